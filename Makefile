@@ -1,0 +1,84 @@
+# `make help` says what there is. Everything a target needs is set up on its first use.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# Options of `make run`, `make test` and `make bench`, as in: make run ARGS="--port 11119"
+ARGS ?=
+# Processor of the functions: arm64 or x86_64.
+ARCHITECTURE ?= arm64
+
+export SAM_CLI_TELEMETRY := 0
+export AWS_DEFAULT_REGION ?= eu-central-1
+export PYTHONPATH := .:layers/core
+
+VENV := .venv/bin
+UV := $(VENV)/python infra/run_uv.py
+SOURCES := layers/core/lenticular gateway functions infra tests
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+
+.PHONY: run
+run: python ## Start the node offline; options in ARGS="--port 11119 --aet CLINIC"
+# On a terminal, Ctrl-C goes to every process in front, make included, which then fails whatever the
+# node returns. With job control the node alone is in front; it drains, and make sees its 0.
+	@[ ! -t 0 ] || set -m; $(VENV)/python -m infra.local $(ARGS); exit $$?
+
+.PHONY: test
+test: python dcmtk ## Run the tests that take seconds; pytest's options in ARGS
+	$(VENV)/python -m pytest -m "not slow" $(ARGS)
+
+.PHONY: test-all
+test-all: test sam ## Run the slow tests too
+	$(VENV)/python -m pytest -m slow $(ARGS)
+
+.PHONY: check
+check: lint test ## Run every check and the tests; must pass before a commit
+
+.PHONY: lint
+lint: python sam ## Run every check but the tests
+	$(VENV)/ruff format --check
+	$(VENV)/ruff check
+	$(VENV)/mypy $(SOURCES)
+	$(VENV)/lint-imports --no-logo
+	$(VENV)/deptry .
+	$(VENV)/codespell
+	$(VENV)/cfn-lint template.yaml
+	.venv-sam/bin/sam validate --lint
+
+.PHONY: fmt
+fmt: python ## Format the code and mend what ruff can
+	$(VENV)/ruff check --fix-only
+	$(VENV)/ruff format
+
+.PHONY: bench
+bench: python dcmtk ## Measure speed beside other servers; options in ARGS
+	$(VENV)/python -m tests.bench $(ARGS)
+
+.PHONY: build
+build: python sam ## Build what sam deploys, into .aws-sam; ARCHITECTURE=arm64 or x86_64
+	UV="$(CURDIR)/$(VENV)/python $(CURDIR)/infra/run_uv.py" ARCHITECTURE=$(ARCHITECTURE) \
+	.venv-sam/bin/sam build --parameter-overrides Architecture=$(ARCHITECTURE) $(ARGS)
+
+LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+    --no-header --no-annotate --no-emit-index-url --no-emit-find-links
+.PHONY: lock
+# The main index alone: another one may hold only some files of a release, and the lock only their hashes.
+lock: export UV_INDEX :=
+lock: export UV_FIND_LINKS :=
+lock: python ## Write the locks anew from pyproject.toml; ARGS="--upgrade" for newer versions
+	$(LOCK) $(ARGS) pyproject.toml --group dev -o requirements/dev.lock
+	$(LOCK) $(ARGS) --group uv -c requirements/dev.lock -o requirements/installer.lock
+	$(LOCK) $(ARGS) --group sam -o requirements/sam.lock
+	$(LOCK) $(ARGS) --group layer -c requirements/dev.lock -o layers/deps/requirements.txt
+
+.PHONY: clean
+clean: ## Remove everything that a target made, environments included
+	rm -rf .venv .venv-sam .aws-sam .lenticular .hypothesis .*_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What targets need.
+.PHONY: python sam dcmtk
+python sam dcmtk:
+	@infra/setup.sh $@

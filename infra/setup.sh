@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# Put in place what a make target needs: infra/setup.sh [python] [sam] [dcmtk] [make]
+#   python  .venv, with everything the project runs and is checked with
+#   sam     .venv-sam: the SAM CLI pins boto3, click and the translator, so it lives apart
+#   dcmtk   the foreign DICOM tools that tests talk with
+#   make    for .ci/run on a bare machine
+# Run again it does nothing. It writes on stderr only, and where it cannot go on it says in one
+# sentence what to do, with exit status 2.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+exec 1>&2
+
+say() { printf '%s\n' "$*"; }
+
+fail() {
+    say "$*"
+    exit 2
+}
+
+# Install Debian packages, where we may.
+debian() {
+    local root=()
+    command -v apt-get >/dev/null || fail "Please install $* with this system's package manager, then try again."
+    if [ "$(id -u)" != 0 ]; then
+        sudo -n true 2>/dev/null || fail "Please run: sudo apt-get install $*"
+        root=(sudo -n)
+    fi
+    say "Installing from Debian: $*"
+    # One unreachable source is no reason to stop: apt-get install tells whether it mattered.
+    "${root[@]}" apt-get -qq update >/dev/null || say "apt-get update failed; trying with the package lists at hand."
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends \
+        -o DPkg::Lock::Timeout=300 install "$@" >/dev/null || fail "apt-get could not install: $*"
+}
+
+# Print the path of a Python that is new enough. PYTHON=... names one.
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    return 1
+}
+
+make_venv() { # directory
+    local python venv_package
+    if ! python=$(find_python); then
+        [ -z "${PYTHON:-}" ] || fail "PYTHON=$PYTHON is no Python of 3.11 or newer."
+        debian python3 python3-venv
+        python=$(find_python) || fail "Please install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3"
+    fi
+    if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+        venv_package=$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+        debian "$venv_package"
+    fi
+    "$python" -m venv --clear "$1" || fail "$python could not create the environment $PWD/$1."
+}
+
+# Bring a virtual environment to exactly what a lock file names, and this project where asked to.
+environment() { # directory, lock file, [what else pip is to install]
+    local venv=$1 lock=$2 stamp made
+    shift 2
+    # A copied or moved tree needs a new one: the scripts in it hold its path.
+    stamp="$PWD/$venv $(cat "$lock" pyproject.toml | cksum)"
+    made=$(cat "$venv/.lock-stamp" 2>/dev/null || true)
+    if [ "$made" = "$stamp" ] && [ -x "$venv/bin/python" ]; then
+        return
+    fi
+    if { [ -n "$made" ] && [ "${made% * *}" != "$PWD/$venv" ]; } ||
+        ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+        make_venv "$venv"
+    fi
+    say "Setting up $venv from $lock: once, for about a minute."
+    rm -f "$venv/.lock-stamp"
+    synchronise "$venv" "$lock"
+    if [ $# -gt 0 ]; then
+        "$venv/bin/python" -m pip install --quiet --no-deps --no-build-isolation "$@" ||
+            fail "pip could not install $* into $venv."
+    fi
+    printf '%s\n' "$stamp" >"$venv/.lock-stamp"
+}
+
+synchronise() { # directory, lock file
+    local venv=$1 lock=$2
+    if .venv/bin/python -m pip install --quiet --require-hashes --no-deps -r requirements/installer.lock &&
+        .venv/bin/python infra/run_uv.py pip sync --quiet --require-hashes --python "$venv/bin/python" "$lock"; then
+        return
+    fi
+    say "uv could not do it; trying pip, which takes longer."
+    "$venv/bin/python" -m pip install --quiet --require-hashes --no-deps -r "$lock" ||
+        fail "The packages of $lock could not be installed: is a package index within reach, and pip set up for it?"
+}
+
+for part in "${@:-python}"; do
+    case $part in
+    python) environment .venv requirements/dev.lock --editable . ;;
+    sam)
+        environment .venv requirements/dev.lock --editable .
+        environment .venv-sam requirements/sam.lock
+        ;;
+    dcmtk) command -v echoscu >/dev/null || debian dcmtk ;;
+    make) command -v make >/dev/null || debian make ;;
+    *) fail "infra/setup.sh knows python, sam, dcmtk and make, not: $part" ;;
+    esac
+done
