@@ -1,0 +1,140 @@
+"""What holds patient data is private, encrypted, versioned, and survives the stack."""
+
+from typing import Any
+
+import pytest
+
+from lenticular.archive import INSTANCES, QUARANTINE
+from tests.template.sam import Document, Template, parts, reference
+
+POLICIES = {
+    "AWS::S3::BucketPolicy": ("AWS::S3::Bucket", "Bucket"),
+    "AWS::SQS::QueuePolicy": ("AWS::SQS::Queue", "Queues"),
+}
+
+
+@pytest.fixture
+def bucket(transformed: Template) -> Document:
+    (properties,) = transformed.properties("AWS::S3::Bucket").values()
+    return properties
+
+
+def statements(template: Template, effect: str) -> list[Document]:
+    """Return every policy statement of the template with this effect."""
+    return [
+        part
+        for part in parts(template.document)
+        if isinstance(part, dict) and part.get("Effect") == effect
+    ]
+
+
+def listed(value: Any) -> list[Any]:  # noqa: ANN401 - a policy element is one value or a list
+    return value if isinstance(value, list) else [value]
+
+
+def test_the_bucket_shuts_the_public_out(bucket: Document) -> None:
+    assert bucket["PublicAccessBlockConfiguration"] == {
+        "BlockPublicAcls": True,
+        "BlockPublicPolicy": True,
+        "IgnorePublicAcls": True,
+        "RestrictPublicBuckets": True,
+    }
+    assert bucket["OwnershipControls"] == {"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]}
+
+
+def test_the_bucket_keeps_versions_and_encrypts(bucket: Document) -> None:
+    assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
+    (rule,) = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert rule["ServerSideEncryptionByDefault"] == {"SSEAlgorithm": "AES256"}
+
+
+def test_the_bucket_forgets_interrupted_uploads_and_deletes_nothing_else(bucket: Document) -> None:
+    (rule,) = bucket["LifecycleConfiguration"]["Rules"]
+    assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
+    assert rule.keys() == {"Id", "Status", "AbortIncompleteMultipartUpload"}
+
+
+def test_bucket_and_table_outlive_the_stack(transformed: Template) -> None:
+    for kind in ("AWS::S3::Bucket", "AWS::DynamoDB::Table"):
+        for resource in transformed.resources(kind).values():
+            assert resource["DeletionPolicy"] in {"Retain", "RetainExceptOnCreate"}
+            assert resource["UpdateReplacePolicy"] == "Retain"
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_plain_text_is_denied(transformed: Template, policy: str) -> None:
+    kind, target = POLICIES[policy]
+    denied = set()
+    for properties in transformed.properties(policy).values():
+        for statement in properties["PolicyDocument"]["Statement"]:
+            if statement.get("Condition") == {"Bool": {"aws:SecureTransport": "false"}}:
+                assert (statement["Effect"], statement["Principal"]) == ("Deny", "*")
+                denied |= {reference(each) for each in listed(properties[target])}
+    assert denied == transformed.resources(kind).keys()
+
+
+def test_queues_encrypt(transformed: Template) -> None:
+    for properties in transformed.properties("AWS::SQS::Queue").values():
+        assert properties["SqsManagedSseEnabled"] is True
+
+
+def test_stored_and_quarantined_objects_alone_are_announced(bucket: Document) -> None:
+    announced = bucket["NotificationConfiguration"]["QueueConfigurations"]
+    assert {each["Filter"]["S3Key"]["Rules"][0]["Value"] for each in announced} == {
+        INSTANCES,
+        QUARANTINE,
+    }
+    for each in announced:
+        assert each["Event"] == "s3:ObjectCreated:*"
+        assert reference(each["Queue"]) == "IndexQueue"
+
+
+def test_only_this_bucket_of_this_account_may_send_to_the_index_queue(
+    transformed: Template, bucket: Document
+) -> None:
+    policy = transformed.properties("AWS::SQS::QueuePolicy")["IndexQueuePolicy"]
+    (allowed,) = (
+        each for each in policy["PolicyDocument"]["Statement"] if each["Effect"] == "Allow"
+    )
+    assert allowed["Action"] == "sqs:SendMessage"
+    assert allowed["Principal"] == {"Service": "s3.amazonaws.com"}
+    source = allowed["Condition"]["ArnEquals"]["aws:SourceArn"]["Fn::Sub"]
+    assert source == "arn:${AWS::Partition}:s3:::" + bucket["BucketName"]["Fn::Sub"]
+    assert allowed["Condition"]["StringEquals"] == {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}
+
+
+def test_nothing_is_allowed_on_everything(transformed: Template) -> None:
+    allowed = statements(transformed, "Allow")
+    assert allowed
+    for statement in allowed:
+        for action in listed(statement["Action"]):
+            assert "*" not in action, statement
+        for resource in listed(statement.get("Resource", [])):
+            # "/*" at the end of a prefix of one bucket is as narrow as S3 gets.
+            text = resource.get("Fn::Sub", "") if isinstance(resource, dict) else resource
+            assert text.removesuffix("/instances/*").removesuffix("/quarantine/*").count("*") == 0
+
+
+def test_no_role_brings_a_policy_that_aws_wrote_for_every_resource(transformed: Template) -> None:
+    for properties in transformed.properties("AWS::IAM::Role").values():
+        assert "ManagedPolicyArns" not in properties
+
+
+def test_a_gateway_writes_items_of_nodes_only(transformed: Template) -> None:
+    (policy,) = transformed.properties("AWS::IAM::ManagedPolicy").values()
+    writing = [
+        statement
+        for statement in policy["PolicyDocument"]["Statement"]
+        if {"dynamodb:PutItem", "dynamodb:DeleteItem"} & set(listed(statement["Action"]))
+    ]
+    assert [each["Condition"] for each in writing] == [
+        {
+            "ForAllValues:StringEquals": {"dynamodb:LeadingKeys": ["NODE"]},
+            "Null": {"dynamodb:LeadingKeys": "false"},
+        }
+    ]
+
+
+def test_nobody_may_delete_an_instance(transformed: Template) -> None:
+    for statement in statements(transformed, "Allow"):
+        assert not any(action.startswith("s3:Delete") for action in listed(statement["Action"]))

@@ -1,0 +1,106 @@
+"""Each function's code is there, is given what it reads, and loads what its layers bring."""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lenticular.settings import FunctionSettings
+from tests.template.sam import ROOT, Template
+
+FUNCTIONS = ["IndexFunction"]
+
+#: What the Python runtime of Lambda has installed: boto3 and what it needs.
+RUNTIME = {"boto3", "botocore", "jmespath", "python-dateutil", "s3transfer", "six", "urllib3"}
+
+LOADED = """
+import sys
+before = set(sys.modules)
+import {module}
+assert callable({module}.{attribute})
+import json, importlib.metadata
+roots = {{name.partition(".")[0] for name in set(sys.modules) - before}}
+providers = importlib.metadata.packages_distributions()
+print(json.dumps(sorted({{each for root in roots for each in providers.get(root, ())}})))
+"""
+
+
+def folder_and_handler(template: Template, function: str) -> tuple[Path, str, str]:
+    properties = template.properties("AWS::Serverless::Function")[function]
+    module, _, attribute = properties["Handler"].rpartition(".")
+    return ROOT / properties["CodeUri"], module, attribute
+
+
+def locked(path: Path) -> set[str]:
+    return set(re.findall(r"^([a-z0-9.-]+)==", path.read_text("utf-8"), re.MULTILINE))
+
+
+def test_every_function_is_looked_at_here(written: Template) -> None:
+    assert sorted(FUNCTIONS) == sorted(written.resources("AWS::Serverless::Function"))
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_function_is_given_exactly_the_settings_it_reads(
+    transformed: Template, function: str
+) -> None:
+    properties = transformed.properties("AWS::Lambda::Function")[function]
+    given = properties["Environment"]["Variables"].keys()
+    read = {each.metadata["variable"] for each in dataclasses.fields(FunctionSettings)}
+    assert {name for name in given if not name.startswith("POWERTOOLS_")} == read
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_the_defaults_of_the_template_are_those_of_the_settings(
+    transformed: Template, function: str
+) -> None:
+    properties = transformed.properties("AWS::Lambda::Function")[function]
+    given = properties["Environment"]["Variables"]
+    for setting in dataclasses.fields(FunctionSettings):
+        if setting.default is not dataclasses.MISSING:
+            assert transformed.default(given[setting.metadata["variable"]]) == setting.default
+
+
+def test_parameters_offer_the_choices_that_the_settings_take(written: Template) -> None:
+    required = {"LENTICULAR_BUCKET": "bucket", "LENTICULAR_TABLE": "table"}
+    for parameter, variable in {
+        "Duplicates": "LENTICULAR_DUPLICATES",
+        "LogLevel": "LENTICULAR_LOG_LEVEL",
+    }.items():
+        for choice in written.document["Parameters"][parameter]["AllowedValues"]:
+            FunctionSettings.from_environment({**required, variable: choice})
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_function_loads_nothing_but_its_layers_and_the_runtime(
+    written: Template, function: str
+) -> None:
+    folder, module, attribute = folder_and_handler(written, function)
+    # With no variable set: loading a handler reads no environment and makes no client.
+    loaded = subprocess.run(
+        [sys.executable, "-c", LOADED.format(module=module, attribute=attribute)],
+        env={"PYTHONPATH": os.pathsep.join(map(str, (folder, ROOT / "layers/core")))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert loaded.returncode == 0, loaded.stderr
+    distributions = {re.sub("[-_.]+", "-", each).lower() for each in json.loads(loaded.stdout)}
+    brought = locked(ROOT / "layers/deps/requirements.txt")
+    assert distributions - {"lenticular"} <= brought | RUNTIME
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_function_has_both_layers_and_a_log_group_that_ends(
+    transformed: Template, function: str
+) -> None:
+    properties = transformed.properties("AWS::Lambda::Function")[function]
+    assert len(properties["Layers"]) == len(transformed.resources("AWS::Lambda::LayerVersion"))
+    group = transformed.properties("AWS::Logs::LogGroup")[
+        properties["LoggingConfig"]["LogGroup"]["Ref"]
+    ]
+    assert transformed.default(group["RetentionInDays"]) > 0

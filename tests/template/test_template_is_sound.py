@@ -1,0 +1,76 @@
+"""The template holds together: what it names exists, and a person can deploy it by its defaults."""
+
+import re
+
+from tests.template.sam import Template, parts
+
+PSEUDO_PARAMETERS = {
+    "AWS::AccountId",
+    "AWS::NoValue",
+    "AWS::Partition",
+    "AWS::Region",
+    "AWS::StackName",
+}
+
+
+def names_used(document: object) -> set[str]:
+    names: set[str] = set()
+    for part in parts(document):
+        match part:
+            case {"Ref": str(name)} | {"Fn::GetAtt": [str(name), *_]}:
+                names.add(name)
+            case {"Fn::Sub": str(text)}:
+                names |= {each.split(".")[0] for each in re.findall(r"\$\{([^!}]+)\}", text)}
+    return names
+
+
+def test_every_reference_leads_to_a_resource_or_a_parameter(transformed: Template) -> None:
+    known = {*transformed.document["Resources"], *transformed.document["Parameters"]}
+    assert names_used(transformed.document) - known <= PSEUDO_PARAMETERS
+
+
+def test_every_dependency_and_condition_exists(transformed: Template) -> None:
+    resources = transformed.document["Resources"]
+    for resource in resources.values():
+        depends = resource.get("DependsOn", [])
+        assert {depends} if isinstance(depends, str) else set(depends) <= resources.keys()
+        assert resource.get("Condition") in {None, *transformed.document["Conditions"]}
+
+
+def test_every_parameter_is_used_described_grouped_and_has_a_default(written: Template) -> None:
+    parameters = written.document["Parameters"]
+    interface = written.document["Metadata"]["AWS::CloudFormation::Interface"]
+    grouped = [name for group in interface["ParameterGroups"] for name in group["Parameters"]]
+    assert sorted(grouped) == sorted(parameters)
+    assert interface["ParameterLabels"].keys() == parameters.keys()
+    assert parameters.keys() <= names_used(
+        [written.document["Resources"], written.document["Conditions"]]
+    )
+    for parameter in parameters.values():
+        assert "Default" in parameter
+        assert parameter["Description"]
+
+
+def test_text_parameters_take_only_what_their_pattern_or_list_allows(written: Template) -> None:
+    for name, parameter in written.document["Parameters"].items():
+        if parameter["Type"] != "String":
+            continue
+        allowed = parameter.get("AllowedValues")
+        if allowed:
+            assert parameter["Default"] in allowed, name
+        else:
+            assert re.fullmatch(parameter["AllowedPattern"], parameter["Default"]), name
+
+
+def test_the_longest_allowed_prefix_still_makes_a_bucket_name(written: Template) -> None:
+    pattern = written.document["Parameters"]["BucketPrefix"]["AllowedPattern"]
+    longest = next(n for n in range(64, 0, -1) if re.fullmatch(pattern, "a" * n))
+    assert len(f"{'a' * longest}-123456789012-ap-southeast-2") <= 63
+
+
+def test_outputs_tell_a_gateway_its_bucket_table_and_policy(written: Template) -> None:
+    outputs = written.document["Outputs"]
+    assert outputs["BucketName"]["Value"] == {"Ref": "ArchiveBucket"}
+    assert outputs["TableName"]["Value"] == {"Ref": "Table"}
+    assert outputs["GatewayPolicyArn"]["Value"] == {"Ref": "GatewayPolicy"}
+    assert all(each["Description"] for each in outputs.values())
