@@ -1,0 +1,202 @@
+"""Answer a query from the index: candidates from the planner, matched, level by level.
+
+Everything is a generator over pages of the table: nothing is held but one study's way down, so
+memory does not grow with the answer, and a peer that cancels stops the reading.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from .attributes import BY_TAG, UNIQUE_KEY, Level, computed_of_level
+from .index import Index
+from .index_items import Item, elements_of, first_text
+from .matching import Matcher, compile_key
+from .planner import plan
+from .query import QUERY_RETRIEVE_LEVEL, SPECIFIC_CHARACTER_SET, Query
+
+_PATIENT_ID: Final = "00100020"
+_ISSUER_OF_PATIENT_ID: Final = "00100021"
+_PATIENT_NAME: Final = "00100010"
+_STUDY_INSTANCE_UID: Final = "0020000D"
+_SERIES_INSTANCE_UID: Final = "0020000E"
+_SOP_INSTANCE_UID: Final = "00080018"
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One entity that matches, with the items above it in the hierarchy."""
+
+    level: Level
+    study: Item
+    series: Item | None = None
+    instance: Item | None = None
+
+    def elements(self) -> dict[str, Any]:
+        """Return the attributes of this entity and of those above it, by tag in hexadecimal."""
+        elements: dict[str, Any] = dict(elements_of(self.study))
+        elements[_STUDY_INSTANCE_UID] = _uid(str(self.study["pk"]).removeprefix("STUDY#"))
+        if self.series is not None:
+            elements |= elements_of(self.series)
+            elements[_SERIES_INSTANCE_UID] = _uid(str(self.series["uid"]))
+        if self.instance is not None:
+            elements |= elements_of(self.instance)
+            elements[_SOP_INSTANCE_UID] = _uid(str(self.instance["uid"]))
+        return elements
+
+
+def find(index: Index, query: Query) -> Iterator[Match]:
+    """Yield every entity of the query's level that matches (PS3.4 C.4.1.3).
+
+    Raises:
+        StoreUnavailable: the table could not be read; what was yielded is not all.
+    """
+    filters = _Filters(query)
+    studies = (study for study in plan(query).studies(index) if filters.keep_study(study))
+    if query.level is Level.PATIENT:
+        yield from _patients(studies)
+        return
+    for study in studies:
+        if query.level is Level.STUDY:
+            yield Match(Level.STUDY, study)
+            continue
+        for series in _series(index, query, study):
+            if not filters.keep(Level.SERIES, series):
+                continue
+            if query.level is Level.SERIES:
+                yield Match(Level.SERIES, study, series)
+                continue
+            for instance in _instances(index, query, study, series):
+                if filters.keep(Level.INSTANCE, instance):
+                    yield Match(Level.INSTANCE, study, series, instance)
+
+
+def instances_to_retrieve(index: Index, query: Query) -> Iterator[Item]:
+    """Yield the item of every instance a retrieval names (PS3.4 C.4.2.2.1)."""
+    for match in find(index, query):
+        if match.instance is not None:
+            yield match.instance
+        elif match.series is not None:
+            yield from index.instances(_study_uid(match.study), str(match.series["uid"]))
+        elif query.level is Level.STUDY:
+            yield from index.instances(_study_uid(match.study))
+        else:
+            patient_id = first_text(elements_of(match.study), _PATIENT_ID)
+            for study in index.by_key("by-patient", ("patient_id", patient_id or "")):
+                yield from index.instances(_study_uid(study))
+
+
+def patient_counts(index: Index, match: Match) -> tuple[int, int, int]:
+    """Count studies, series and instances of a match's patient, PS3.4 C.3.4."""
+    patient_id = first_text(elements_of(match.study), _PATIENT_ID)
+    studies = (
+        list(index.by_key("by-patient", ("patient_id", patient_id)))
+        if patient_id
+        else [match.study]
+    )
+    return (
+        len(studies),
+        sum(_number(study, "series") for study in studies),
+        sum(_number(study, "instances") for study in studies),
+    )
+
+
+class _Filters:
+    """The keys of a query as matchers, by the level whose items have the attribute."""
+
+    def __init__(self, query: Query) -> None:
+        self._by_level: dict[Level, list[tuple[str, Matcher]]] = {level: [] for level in Level}
+        self._computed: list[tuple[Callable[[Item], list[str]], Matcher]] = []
+        for tag, key in query.keys.items():
+            if tag in (QUERY_RETRIEVE_LEVEL, SPECIFIC_CHARACTER_SET) or not key.get("Value"):
+                continue
+            attribute = BY_TAG.get(tag)
+            if attribute is not None:
+                # The instance's own UIDs are in its item whatever level the catalogue gives them.
+                matcher = compile_key(attribute.vr, tag, key)
+                self._by_level[attribute.level].append((f"{tag:08X}", matcher))
+            elif tag in _MATCHED_SETS:
+                computed = computed_of_level(Level.STUDY)[tag]
+                matcher = compile_key(computed.vr, tag, key)
+                self._computed.append((_MATCHED_SETS[tag], matcher))
+
+    def keep_study(self, study: Item) -> bool:
+        """Tell whether patient, study and computed keys match a study's item."""
+        if not all(matcher(values(study)) for values, matcher in self._computed):
+            return False
+        matchers = self._by_level[Level.PATIENT] + self._by_level[Level.STUDY]
+        return _matches(matchers, study, _STUDY_INSTANCE_UID, _study_uid(study))
+
+    def keep(self, level: Level, item: Item) -> bool:
+        """Tell whether the keys of a level match an item of that level."""
+        tag = f"{UNIQUE_KEY[level].tag:08X}"
+        return _matches(self._by_level[level], item, tag, str(item["uid"]))
+
+
+def _matches(
+    matchers: list[tuple[str, Matcher]], item: Item, unique_tag: str, unique_value: str
+) -> bool:
+    if not matchers:
+        return True
+    elements: Mapping[str, Any] = {**elements_of(item), unique_tag: _uid(unique_value)}
+    return all(matcher(elements.get(tag, {}).get("Value", [])) for tag, matcher in matchers)
+
+
+def _patients(studies: Iterator[Item]) -> Iterator[Match]:
+    """Yield one match for each patient; the identity of one is its ID and who issued it."""
+    seen: set[tuple[str | None, ...]] = set()
+    for study in studies:
+        elements = elements_of(study)
+        patient_id = first_text(elements, _PATIENT_ID)
+        identity = (patient_id, first_text(elements, _ISSUER_OF_PATIENT_ID))
+        if patient_id is None:
+            # Patients without an ID are told apart by name; there is nothing else.
+            identity = (None, str(elements.get(_PATIENT_NAME)))
+        if identity not in seen:
+            seen.add(identity)
+            yield Match(Level.PATIENT, study)
+
+
+def _series(index: Index, query: Query, study: Item) -> Iterator[Item]:
+    uids = query.unique_values(Level.SERIES)
+    if not uids:
+        yield from index.series(_study_uid(study))
+        return
+    for uid in dict.fromkeys(uids):
+        if series := index.one_series(_study_uid(study), uid):
+            yield series
+
+
+def _instances(index: Index, query: Query, study: Item, series: Item) -> Iterator[Item]:
+    uids = query.unique_values(Level.INSTANCE)
+    if not uids:
+        yield from index.instances(_study_uid(study), str(series["uid"]))
+        return
+    for uid in dict.fromkeys(uids):
+        if instance := index.instance(_study_uid(study), str(series["uid"]), uid):
+            yield instance
+
+
+def _study_uid(study: Item) -> str:
+    return str(study["pk"]).removeprefix("STUDY#")
+
+
+def _uid(value: str) -> dict[str, Any]:
+    return {"vr": "UI", "Value": [value]}
+
+
+def _number(item: Item, name: str) -> int:
+    return int(str(item[name]))
+
+
+def texts(item: Item, name: str) -> list[str]:
+    """Return a set attribute of an item as a sorted list; empty when the item has none."""
+    value = item.get(name, frozenset())
+    return sorted(value) if isinstance(value, frozenset) else []
+
+
+#: Computed attributes that can be keys: Modalities in Study and SOP Classes in Study.
+_MATCHED_SETS: Final[Mapping[int, Callable[[Item], list[str]]]] = {
+    0x00080061: lambda study: texts(study, "modalities"),
+    0x00080062: lambda study: texts(study, "sop_class_uids"),
+}

@@ -1,0 +1,156 @@
+"""The archive bucket: how its keys are made, and reading from it.
+
+An instance is one object. Its key is made of its study, series and SOP Instance UID and the
+SHA-256 of the file, so the same bytes always have the same key, different bytes under one SOP
+Instance UID never meet, and nothing is ever overwritten:
+
+    instances/{study}/{series}/{sop}/{sha256}.dcm      can be placed in the index
+    quarantine/{sop | unidentified}/{sha256}.dcm       cannot, and is kept all the same
+
+The gateway writes objects (`gateway.custody`); here they are named, listed and read.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from .errors import InstanceMissing, StoreUnavailable
+from .identifiers import is_uid
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+INSTANCES: Final = "instances/"
+QUARANTINE: Final = "quarantine/"
+_SUFFIX: Final = ".dcm"
+_SHA256_HEX_CHARACTERS: Final = 64
+
+#: Names of the user metadata the gateway writes with every object.
+RECEIVED: Final = "received"
+CALLING_AE_TITLE: Final = "calling-aet"
+CALLED_AE_TITLE: Final = "called-aet"
+
+_MISSING_CODES: Final = frozenset({"NoSuchKey", "404", "NotFound"})
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceKey:
+    """The parts of an object key under `instances/`."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    sha256: str
+
+    def __str__(self) -> str:
+        """Write the object key."""
+        return (
+            f"{INSTANCES}{self.study_instance_uid}/{self.series_instance_uid}/"
+            f"{self.sop_instance_uid}/{self.sha256}{_SUFFIX}"
+        )
+
+    @classmethod
+    def parse(cls, key: str) -> "InstanceKey | None":
+        """Read an object key; None when it is not one of an instance that can be placed."""
+        parts = key.removeprefix(INSTANCES).removesuffix(_SUFFIX).split("/")
+        if not (key.startswith(INSTANCES) and key.endswith(_SUFFIX) and len(parts) == 4):  # noqa: PLR2004
+            return None
+        *uids, sha256 = parts
+        if not (all(map(is_uid, uids)) and len(sha256) == _SHA256_HEX_CHARACTERS):
+            return None
+        return cls(uids[0], uids[1], uids[2], sha256)
+
+
+def quarantine_key(sop_instance_uid: str | None, sha256: str) -> str:
+    """Name an object that the index cannot place."""
+    return f"{QUARANTINE}{sop_instance_uid or 'unidentified'}/{sha256}{_SUFFIX}"
+
+
+def received_now() -> str:
+    """Return the present moment as the `received` metadata writes it: UTC, microseconds."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """The first bytes of an object and what S3 says of the whole."""
+
+    key: str
+    size: int
+    received: str
+    calling_ae_title: str
+    head: bytes
+
+
+class Archive:
+    """Reads the bucket. Safe to share between threads."""
+
+    def __init__(self, client: "S3Client", bucket: str) -> None:
+        """Read `bucket` through `client`."""
+        self._client = client
+        self.bucket = bucket
+
+    def head(self, key: str, length: int) -> StoredObject:
+        """Return the first `length` bytes of an object with its metadata.
+
+        Raises:
+            InstanceMissing: the bucket holds no such object.
+            StoreUnavailable: S3 refused or could not be reached.
+        """
+        try:
+            answer = self._client.get_object(
+                Bucket=self.bucket, Key=key, Range=f"bytes=0-{length - 1}"
+            )
+            head = answer["Body"].read()
+        except ClientError as error:
+            raise _failure(error, key) from error
+        except BotoCoreError as error:
+            raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
+        # "bytes 0-99/1234"; a store that ignores Range answers without it, with everything.
+        total = answer.get("ContentRange", "").rpartition("/")[2]
+        metadata = answer.get("Metadata", {})
+        modified = answer["LastModified"].astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        return StoredObject(
+            key=key,
+            size=int(total) if total else len(head),
+            received=metadata.get(RECEIVED, modified),
+            calling_ae_title=metadata.get(CALLING_AE_TITLE, ""),
+            head=head,
+        )
+
+    def holds(self, key: str) -> bool:
+        """Tell whether the bucket holds the object, or raise `StoreUnavailable`."""
+        try:
+            self._client.head_object(Bucket=self.bucket, Key=key)
+        except ClientError as error:
+            failure = _failure(error, key)
+            if isinstance(failure, InstanceMissing):
+                return False
+            raise failure from error
+        except BotoCoreError as error:
+            raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
+        return True
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """List object keys under a prefix in key order, so that a study's come together."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self.bucket, Prefix=prefix
+        )
+        try:
+            for page in pages:
+                for entry in page.get("Contents", []):
+                    yield entry["Key"]
+        except (ClientError, BotoCoreError) as error:
+            raise StoreUnavailable(
+                f"S3 could not list the bucket: {type(error).__name__}"
+            ) from error
+
+
+def _failure(error: ClientError, key: str) -> InstanceMissing | StoreUnavailable:
+    code = error.response.get("Error", {}).get("Code", "")
+    if code in _MISSING_CODES:
+        return InstanceMissing(f"the bucket holds no object {key}")
+    return StoreUnavailable(f"S3 refused: {code or type(error).__name__}")

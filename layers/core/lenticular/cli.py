@@ -1,0 +1,94 @@
+"""The command line of the operator. Every command works on AWS and offline alike."""
+
+import sys
+from collections.abc import Mapping
+from os import environ
+from pathlib import Path
+from typing import Final
+
+import click
+
+from .archive import Archive
+from .aws import dynamodb_client, s3_client
+from .errors import LenticularError, OperatorError
+from .index import Index
+from .indexing import rebuild
+from .nodes import NodeTable, read_nodes_file
+from .settings import FunctionSettings, settings_table
+
+_USAGE_ERROR: Final = 2
+_FAILED: Final = 1
+
+
+class _OneSentence(click.Group):
+    """Shows what we name as a failure as a sentence, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; exit 2 for the person's mistakes, 1 for the store's failures."""
+        try:
+            return super().invoke(ctx)
+        except LenticularError as error:
+            click.echo(str(error), err=True)
+            sys.exit(_USAGE_ERROR if isinstance(error, OperatorError) else _FAILED)
+
+
+@click.group(cls=_OneSentence)
+def main() -> None:
+    """Operate a Lenticular node: LENTICULAR_BUCKET and LENTICULAR_TABLE say which."""
+
+
+@main.group()
+def nodes() -> None:
+    """List the remote nodes, or load them from a nodes file."""
+
+
+@nodes.command("load")
+@click.argument("file", type=click.Path(path_type=Path))
+def load_nodes(file: Path) -> None:
+    """Make the table's nodes equal to those of FILE; the gateway follows within seconds."""
+    loaded = read_nodes_file(file)
+    _node_table(environ).replace_all(loaded)
+    click.echo(f"{len(loaded)} nodes loaded")
+
+
+@nodes.command("list")
+def list_nodes() -> None:
+    """Print AE title, address, port and permissions of every node."""
+    for node in _node_table(environ).all():
+        port = "" if node.port is None else str(node.port)
+        click.echo(f"{node.aet:<16}  {node.address:<40} {port:>5}  {' '.join(sorted(node.may))}")
+
+
+@main.command("rebuild-index")
+def rebuild_index() -> None:
+    """Rebuild the index from the bucket alone; safe to run on a node in use, and to run again."""
+    settings = FunctionSettings.from_environment(environ)
+    index = Index(
+        dynamodb_client(), settings.table, newest_shown=settings.duplicates == "keep-both"
+    )
+    read = rebuild(Archive(s3_client(), settings.bucket), index)
+    click.echo(f"{read} objects read, the index holds what the bucket holds")
+
+
+@main.command()
+def quarantine() -> None:
+    """Print every object that could not be placed in the index, and why."""
+    settings = FunctionSettings.from_environment(environ)
+    for item in Index(dynamodb_client(), settings.table).quarantined():
+        click.echo(
+            f"{item['received']}  {item['calling_ae_title']:<16}  {item['reason']}  {item['sk']}"
+        )
+
+
+@main.command()
+def settings() -> None:
+    """Print every setting of the gateway as a Markdown table."""
+    click.echo(settings_table())
+
+
+def _node_table(environment: Mapping[str, str]) -> NodeTable:
+    return NodeTable(dynamodb_client(), FunctionSettings.from_environment(environment).table)
+
+
+if __name__ == "__main__":
+    main(prog_name="lenticular")

@@ -1,0 +1,167 @@
+"""Read of a stored object what the index keeps of it, from as few of its bytes as that takes.
+
+Everything the index keeps lies before any pixel data. The first range usually holds it all; when it
+does not, more is read, until the data set's outline has been followed far enough.
+"""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from .archive import Archive, InstanceKey, StoredObject
+from .attributes import BY_TAG, CATALOGUE, Level
+from .character_sets import character_sets
+from .dicom_json import (
+    SPECIFIC_CHARACTER_SET,
+    JsonElement,
+    read_character_sets,
+    read_data_set,
+    read_element,
+)
+from .elements import ElementsError, Fault, walk
+from .errors import CannotUnderstand
+from .index_items import Copy
+from .part10 import PREAMBLE_AND_PREFIX_BYTES, data_set_offset
+from .placement import Problem, place
+from .transfer_syntaxes import BY_UID, TransferSyntax
+
+_FIRST_RANGE_BYTES: Final = 64 << 10
+_GROWTH: Final = 4
+#: A header longer than this is not read to its end: what was found so far is indexed.
+_LONGEST_HEADER_BYTES: Final = 64 << 20
+#: An item of the table holds 400 KB. No attribute of the catalogue is this long in good faith.
+_LONGEST_VALUE_BYTES: Final = 16 << 10
+
+_STOP_TAG: Final = CATALOGUE[-1].tag + 1
+_MEDIA_STORAGE_SOP_CLASS_UID: Final = 0x00020002
+_MEDIA_STORAGE_SOP_INSTANCE_UID: Final = 0x00020003
+_TRANSFER_SYNTAX_UID: Final = 0x00020010
+
+
+@dataclass(frozen=True, slots=True)
+class Unplaceable:
+    """An object that stays in quarantine, with the reason an operator reads."""
+
+    reason: str
+    received: str
+    calling_ae_title: str
+
+
+def read_copy(archive: Archive, key: str) -> Copy | Unplaceable:
+    """Read an object's header.
+
+    Raises:
+        InstanceMissing: the bucket holds no such object.
+        StoreUnavailable: S3 refused or could not be reached.
+    """
+    length = _FIRST_RANGE_BYTES
+    while True:
+        stored = archive.head(key, length)
+        whole = len(stored.head) >= min(stored.size, _LONGEST_HEADER_BYTES)
+        try:
+            return _copy(stored, whole=whole)
+        except _MoreWanted as more:
+            length = min(max(length * _GROWTH, more.bytes), _LONGEST_HEADER_BYTES)
+
+
+class _MoreWanted(Exception):
+    """The range read so far ends too early; `bytes` is how many are needed at least."""
+
+    def __init__(self, wanted: int) -> None:
+        super().__init__()
+        self.bytes = wanted
+
+
+def _copy(stored: StoredObject, *, whole: bool) -> Copy | Unplaceable:
+    instance_key = InstanceKey.parse(stored.key)
+    try:
+        start = data_set_offset(stored.head)
+        meta = read_data_set(
+            memoryview(stored.head)[PREAMBLE_AND_PREFIX_BYTES:start],
+            explicit=True,
+            little_endian=True,
+        )
+    except CannotUnderstand as error:
+        return _unplaceable(stored, f"not a file this node wrote: {error}")
+    sop_class_uid = _uid(meta, _MEDIA_STORAGE_SOP_CLASS_UID)
+    transfer_syntax_uid = _uid(meta, _TRANSFER_SYNTAX_UID)
+    data_set = memoryview(stored.head)[start:]
+    placement = place(
+        data_set,
+        sop_class_uid=sop_class_uid,
+        sop_instance_uid=_uid(meta, _MEDIA_STORAGE_SOP_INSTANCE_UID),
+        transfer_syntax_uid=transfer_syntax_uid,
+    )
+    if placement.problem is not None:
+        if not whole and placement.problem in _MAY_END_WITH_MORE:
+            raise _MoreWanted(0)
+        return _unplaceable(stored, placement.problem.value)
+    if instance_key is None or placement.key(instance_key.sha256) != stored.key:
+        return _unplaceable(stored, "the object's key is not that of the instance in it")
+    attributes, defect = _attributes(data_set, BY_UID[transfer_syntax_uid], start, whole=whole)
+    return Copy(
+        instance_key,
+        stored.size,
+        stored.received,
+        sop_class_uid,
+        transfer_syntax_uid,
+        attributes,
+        defect,
+    )
+
+
+#: Problems that the rest of a data set may make go away; a contradiction stays one.
+_MAY_END_WITH_MORE: Final = frozenset(
+    {Problem.UNREADABLE, Problem.NO_STUDY_INSTANCE_UID, Problem.NO_SERIES_INSTANCE_UID}
+)
+
+
+def _attributes(
+    data_set: memoryview, transfer_syntax: TransferSyntax, start: int, *, whole: bool
+) -> tuple[Mapping[Level, dict[str, JsonElement]], str | None]:
+    """Read the catalogued attributes by level, and what kept us from reading them all."""
+    if transfer_syntax.deflated:
+        # Bounded, so that a small stream cannot become a large one in memory.
+        data_set = memoryview(_inflated(data_set))
+        whole = True
+    encoding = {
+        "explicit": transfer_syntax.explicit,
+        "little_endian": transfer_syntax.little_endian,
+    }
+    by_level: dict[Level, dict[str, JsonElement]] = {level: {} for level in Level}
+    sets = character_sets(())
+    defect = None
+    try:
+        for element in walk(data_set, **encoding, stop_tag=_STOP_TAG):
+            if element.tag == SPECIFIC_CHARACTER_SET:
+                sets = read_character_sets(element)
+            attribute = BY_TAG.get(element.tag)
+            if attribute is None:
+                continue
+            if len(element.value) > _LONGEST_VALUE_BYTES:
+                defect = f"{attribute.keyword} is too long for the index"
+                continue
+            read = read_element(element, sets, **encoding)
+            by_level[attribute.level][f"{element.tag:08X}"] = read
+    except ElementsError as error:
+        if error.fault is Fault.TRUNCATED and not whole:
+            raise _MoreWanted(start + error.wanted) from error
+        defect = str(error)
+    return by_level, defect
+
+
+def _inflated(data_set: memoryview) -> bytes:
+    try:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data_set, _FIRST_RANGE_BYTES * 16)
+    except zlib.error:
+        return b""
+
+
+def _unplaceable(stored: StoredObject, reason: str) -> Unplaceable:
+    return Unplaceable(reason, stored.received, stored.calling_ae_title)
+
+
+def _uid(meta: Mapping[int, JsonElement], tag: int) -> str:
+    values = meta[tag].get("Value", []) if tag in meta else []
+    return str(values[0]) if values and values[0] is not None else ""

@@ -1,0 +1,358 @@
+"""What the index holds of a study, as pure values: items, their keys, and how they merge.
+
+A study is one partition: an item for the study, one for each series, one for each instance.
+
+    pk                sk                        says
+    STUDY#{study}     STUDY                     patient and study attributes, counts, modalities
+    STUDY#{study}     SERIES#{series}           series attributes, count
+    STUDY#{study}     INSTANCE#{series}#{sop}   instance attributes, where the object is
+    QUARANTINE        {object key}              why an object has no place above
+
+Events come more than once and in any order, so an item must not depend on how it came about.
+Every attribute of a study or series is a register: its value and the stamp of the copy it came
+from. The newest non-empty value wins (the first, under `keep-first`), which is commutative,
+associative and idempotent. Counts are never incremented; they are taken from the items.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from .archive import InstanceKey
+from .attributes import Level
+from .dicom_json import JsonElement, values_of
+from .matching import fold_person_name
+
+#: Elements by tag, eight upper-case hexadecimal digits.
+Elements = Mapping[str, JsonElement]
+#: An item before DynamoDB's type tags: text, whole number or set of texts by attribute name.
+Item = dict[str, "str | int | frozenset[str]"]
+
+QUARANTINE_PARTITION: Final = "QUARANTINE"
+STUDY_SORT_KEY: Final = "STUDY"
+SERIES_PREFIX: Final = "SERIES#"
+INSTANCE_PREFIX: Final = "INSTANCE#"
+
+#: A longer value is kept as an attribute but leads to nothing: DICOM's own limit is 64 (LO), and
+#: a DynamoDB key holds 1,024 bytes at most.
+_INDEXED_CHARACTERS: Final = 200
+
+_PATIENT_ID: Final = "00100020"
+_PATIENT_NAME: Final = "00100010"
+_ACCESSION_NUMBER: Final = "00080050"
+_STUDY_DATE: Final = "00080020"
+_STUDY_TIME: Final = "00080030"
+_MODALITY: Final = "00080060"
+_DATE_DIGITS: Final = 8
+_TIME_DIGITS: Final = 6
+UNKNOWN_MONTH: Final = "unknown"
+
+
+def study_partition(study_instance_uid: str) -> str:
+    """Name the partition of a study."""
+    return f"STUDY#{study_instance_uid}"
+
+
+def series_sort_key(series_instance_uid: str) -> str:
+    """Name the sort key of a series within its study."""
+    return f"{SERIES_PREFIX}{series_instance_uid}"
+
+
+def instances_sort_prefix(series_instance_uid: str) -> str:
+    """Return what the sort keys of all instances of a series begin with."""
+    return f"{INSTANCE_PREFIX}{series_instance_uid}#"
+
+
+def instance_sort_key(series_instance_uid: str, sop_instance_uid: str) -> str:
+    """Name the sort key of an instance within its study."""
+    return f"{instances_sort_prefix(series_instance_uid)}{sop_instance_uid}"
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """One stored content of an instance, as read from its object."""
+
+    key: InstanceKey
+    size: int
+    received: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    attributes: Mapping[Level, Elements]
+    defect: str | None = None
+
+    @property
+    def stamp(self) -> str:
+        """Order copies by arrival; the content decides between two of one microsecond."""
+        return f"{self.received}/{self.key.sha256[:16]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Registers:
+    """Attributes with the stamp of the copy each value came from."""
+
+    elements: Elements = field(default_factory=dict)
+    stamps: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, elements: Elements, stamp: str) -> "Registers":
+        """Take every non-empty element of one copy."""
+        present = {tag: element for tag, element in elements.items() if element.get("Value")}
+        return cls(present, dict.fromkeys(present, stamp))
+
+    def merged(self, other: "Registers", *, newest: bool) -> "Registers":
+        """Return the winner for each attribute."""
+        elements, stamps = dict(self.elements), dict(self.stamps)
+        for tag, stamp in other.stamps.items():
+            mine = stamps.get(tag)
+            if mine is None or (stamp > mine if newest else stamp < mine):
+                elements[tag], stamps[tag] = other.elements[tag], stamp
+        return Registers(elements, stamps)
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A series as the index keeps it."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    registers: Registers
+    sop_class_uids: frozenset[str]
+    instances: int
+
+    def item(self) -> Item:
+        """Write the series' item."""
+        return _with_registers(self.registers) | {
+            "pk": study_partition(self.study_instance_uid),
+            "sk": series_sort_key(self.series_instance_uid),
+            "uid": self.series_instance_uid,
+            "sop_class_uids": self.sop_class_uids,
+            "instances": self.instances,
+        }
+
+    @classmethod
+    def from_item(cls, item: Item) -> "Series":
+        """Read the series' item."""
+        return cls(
+            str(item["pk"]).removeprefix("STUDY#"),
+            str(item["uid"]),
+            registers_of(item),
+            frozenset(_texts(item, "sop_class_uids")),
+            int(str(item["instances"])),
+        )
+
+    @property
+    def modality(self) -> str | None:
+        """The Modality of the series, None when no instance says."""
+        return first_text(self.registers.elements, _MODALITY)
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A study as the index keeps it."""
+
+    study_instance_uid: str
+    registers: Registers
+    series: int
+    instances: int
+    modalities: frozenset[str]
+    sop_class_uids: frozenset[str]
+
+    def item(self) -> Item:
+        """Write the study's item with the keys of the indexes that lead to it."""
+        return (
+            _with_registers(self.registers)
+            | {
+                "pk": study_partition(self.study_instance_uid),
+                "sk": STUDY_SORT_KEY,
+                "series": self.series,
+                "instances": self.instances,
+                "modalities": self.modalities,
+                "sop_class_uids": self.sop_class_uids,
+            }
+            | _index_keys(self.registers.elements)
+        )
+
+
+def study_of(study_instance_uid: str, registers: Registers, series: Iterable[Series]) -> Study:
+    """Derive a study's item from its attributes and its series."""
+    all_series = list(series)
+    return Study(
+        study_instance_uid,
+        registers,
+        series=len(all_series),
+        instances=sum(each.instances for each in all_series),
+        modalities=frozenset(each.modality for each in all_series if each.modality),
+        sop_class_uids=frozenset().union(*(each.sop_class_uids for each in all_series)),
+    )
+
+
+def series_registers(copy: Copy) -> Registers:
+    """Return what one copy says of its series."""
+    return Registers.of(copy.attributes[Level.SERIES], copy.stamp)
+
+
+def study_registers(copy: Copy) -> Registers:
+    """Return what one copy says of its study and patient."""
+    elements = {**copy.attributes[Level.PATIENT], **copy.attributes[Level.STUDY]}
+    return Registers.of(elements, copy.stamp)
+
+
+def instance_item(shown: Copy, copies: Iterable[InstanceKey]) -> Item:
+    """Write the item of an instance: the copy that is shown and where all copies are."""
+    key = shown.key
+    item: Item = {
+        "pk": study_partition(key.study_instance_uid),
+        "sk": instance_sort_key(key.series_instance_uid, key.sop_instance_uid),
+        "uid": key.sop_instance_uid,
+        "attributes": _json(shown.attributes[Level.INSTANCE]),
+        "sop_class_uid": shown.sop_class_uid,
+        "transfer_syntax_uid": shown.transfer_syntax_uid,
+        "object_key": str(key),
+        "size": shown.size,
+        "stamp": shown.stamp,
+        "copies": frozenset(map(str, copies)),
+    }
+    if shown.defect:
+        item["defect"] = shown.defect
+    return item
+
+
+def study_items(copies: Iterable[Copy], *, newest: bool) -> list[Item]:
+    """Fold every copy of one study into the items the index must hold of it.
+
+    This is what ingest arrives at step by step; a rebuild computes it in one go.
+    """
+    by_instance: dict[tuple[str, str], list[Copy]] = defaultdict(list)
+    for copy in copies:
+        by_instance[copy.key.series_instance_uid, copy.key.sop_instance_uid].append(copy)
+    items: list[Item] = []
+    by_series: dict[str, list[list[Copy]]] = defaultdict(list)
+    for (series_instance_uid, _), of_instance in by_instance.items():
+        by_series[series_instance_uid].append(of_instance)
+        choose = max if newest else min
+        shown = choose(of_instance, key=lambda copy: copy.stamp)
+        items.append(instance_item(shown, (copy.key for copy in of_instance)))
+    all_series = []
+    of_study = Registers()
+    for series_instance_uid, instances in by_series.items():
+        of_series = Registers()
+        every_copy = [copy for of_instance in instances for copy in of_instance]
+        for copy in every_copy:
+            of_series = of_series.merged(series_registers(copy), newest=newest)
+            of_study = of_study.merged(study_registers(copy), newest=newest)
+        series = Series(
+            every_copy[0].key.study_instance_uid,
+            series_instance_uid,
+            of_series,
+            frozenset(copy.sop_class_uid for copy in every_copy),
+            len(instances),
+        )
+        all_series.append(series)
+        items.append(series.item())
+    if all_series:
+        items.append(study_of(all_series[0].study_instance_uid, of_study, all_series).item())
+    return items
+
+
+def quarantine_item(object_key: str, reason: str, received: str, calling_ae_title: str) -> Item:
+    """Write the item that lists an object the index cannot place."""
+    return {
+        "pk": QUARANTINE_PARTITION,
+        "sk": object_key,
+        "reason": reason,
+        "received": received,
+        "calling_ae_title": calling_ae_title,
+    }
+
+
+def registers_of(item: Item) -> Registers:
+    """Read the registers of a study or series item."""
+    return Registers(json.loads(str(item["attributes"])), json.loads(str(item["stamps"])))
+
+
+def elements_of(item: Item) -> Elements:
+    """Read the attributes of any item."""
+    elements: Elements = json.loads(str(item["attributes"]))
+    return elements
+
+
+def to_dynamodb(item: Item) -> dict[str, Any]:
+    """Add DynamoDB's type tags; an empty set or text has no place there and is left out."""
+    tagged: dict[str, Any] = {}
+    for name, value in item.items():
+        if isinstance(value, int):
+            tagged[name] = {"N": str(value)}
+        elif isinstance(value, str):
+            tagged[name] = {"S": value}
+        elif value:
+            tagged[name] = {"SS": sorted(value)}
+    return tagged
+
+
+def from_dynamodb(tagged: Mapping[str, Any]) -> Item:
+    """Take DynamoDB's type tags away."""
+    item: Item = {}
+    for name, attribute in tagged.items():
+        ((kind, value),) = attribute.items()
+        item[name] = int(value) if kind == "N" else frozenset(value) if kind == "SS" else value
+    return item
+
+
+def first_text(elements: Elements, tag: str) -> str | None:
+    """Return the first value of a text element, None when it is absent or empty."""
+    values = values_of(elements.get(tag))
+    return str(values[0]) if values and values[0] not in (None, "") else None
+
+
+def study_moment(elements: Elements) -> tuple[str, str]:
+    """Return the month and moment the by-date index files a study under.
+
+    The moment is `YYYYMMDD` + `THHMMSS`; a date that is absent or not one is in `unknown`.
+    """
+    date = _digits(first_text(elements, _STUDY_DATE))
+    if len(date) != _DATE_DIGITS:
+        return UNKNOWN_MONTH, "00000000T000000"
+    time = _digits(first_text(elements, _STUDY_TIME))
+    return f"{date[:4]}-{date[4:6]}", f"{date}T{time[:_TIME_DIGITS]:0<6}"
+
+
+def _digits(text: str | None) -> str:
+    return "".join(character for character in text or "" if character in "0123456789")
+
+
+def name_index_key(folded: str) -> str:
+    """Return the by-name partition of a folded name or of a prefix of one."""
+    return folded[0]
+
+
+def _index_keys(elements: Elements) -> Item:
+    month, moment = study_moment(elements)
+    keys: Item = {"study_month": month, "study_moment": moment}
+    for tag, name in ((_PATIENT_ID, "patient_id"), (_ACCESSION_NUMBER, "accession_number")):
+        text = first_text(elements, tag)
+        if text and len(text) <= _INDEXED_CHARACTERS:
+            keys[name] = text
+    names = values_of(elements.get(_PATIENT_NAME))
+    person = names[0] if names else None
+    folded = fold_person_name(str(person.get("Alphabetic", ""))) if isinstance(person, dict) else ""
+    if folded:
+        keys |= {
+            "name_initial": name_index_key(folded),
+            "name_folded": folded[:_INDEXED_CHARACTERS],
+        }
+    return keys
+
+
+def _with_registers(registers: Registers) -> Item:
+    return {"attributes": _json(registers.elements), "stamps": _json(registers.stamps)}
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
+
+def _texts(item: Item, name: str) -> Iterable[str]:
+    value = item.get(name, frozenset())
+    return value if isinstance(value, frozenset) else ()

@@ -1,0 +1,196 @@
+"""The remote nodes: the file the operator edits, and the table the gateway reads.
+
+The file is loaded into the table at start and by a command; the gateway reads the table through a
+short cache, so a change needs no restart.
+"""
+
+import ipaddress
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import yaml
+from botocore.exceptions import BotoCoreError, ClientError
+
+from .errors import NodesFileError, StoreUnavailable
+from .identifiers import is_ae_title
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+PERMISSIONS: Final = ("store", "find", "move", "commit", "mpps")
+_FIELDS: Final = frozenset({"aet", "address", "port", "may"})
+_PARTITION: Final = "NODE"
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A remote application entity.
+
+    `address` is a host name, an IP address or a CIDR; `port` is None where we never send to it.
+    """
+
+    aet: str
+    address: str
+    port: int | None
+    may: frozenset[str]
+
+    @property
+    def addresses(self) -> tuple[Network | str, ...]:
+        """The address as a network, or the host name as it is."""
+        try:
+            return (ipaddress.ip_network(self.address, strict=False),)
+        except ValueError:
+            return (self.address,)
+
+
+def read_nodes_file(path: Path) -> list[Node]:
+    """Read a nodes file, or raise `NodesFileError` naming the entry that is wrong."""
+    try:
+        document = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise NodesFileError(f"nodes file {path} cannot be read: {reason}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        raise NodesFileError(f"nodes file {path} is not valid YAML{where}") from error
+    if document is None:
+        return []
+    if not isinstance(document, dict) or set(document) != {"nodes"}:
+        raise NodesFileError(f"nodes file {path} must hold one list named `nodes`")
+    entries = document["nodes"] or []
+    if not isinstance(entries, list):
+        raise NodesFileError(f"nodes file {path}: `nodes` must be a list")
+    nodes: dict[str, Node] = {}
+    for position, entry in enumerate(entries, 1):
+        try:
+            node = _node(entry)
+        except ValueError as error:
+            raise NodesFileError(f"nodes file {path}, node {position}: {error}") from error
+        if node.aet in nodes:
+            raise NodesFileError(f"nodes file {path}, node {position}: {node.aet} is there twice")
+        nodes[node.aet] = node
+    return list(nodes.values())
+
+
+def _node(entry: object) -> Node:
+    if not isinstance(entry, dict):
+        raise ValueError("must be a mapping with aet and address")  # noqa: TRY004 - one error for the file
+    unknown = sorted(str(name) for name in set(entry) - _FIELDS)
+    if unknown:
+        raise ValueError(f"has unknown {', '.join(unknown)}; known are aet, address, port, may")
+    aet, address = entry.get("aet"), entry.get("address")
+    if not (isinstance(aet, str) and is_ae_title(aet)):
+        raise ValueError("aet must be 1 to 16 ASCII characters without a backslash")
+    if not (isinstance(address, str) and address and not any(c.isspace() for c in address)):
+        raise ValueError("address must be an IP address, a CIDR or a host name")
+    port = entry.get("port")
+    if port is not None and not (type(port) is int and 1 <= port <= 65535):  # noqa: PLR2004
+        raise ValueError("port must be a whole number from 1 to 65535")
+    if "/" in address:
+        try:
+            ipaddress.ip_network(address, strict=False)
+        except ValueError as error:
+            raise ValueError("address looks like a CIDR but is not one") from error
+        if port is not None:
+            raise ValueError("address is a CIDR, so we cannot send to it: leave out port")
+    may = entry.get("may", list(PERMISSIONS))
+    if not isinstance(may, list) or not set(may) <= set(PERMISSIONS):
+        raise ValueError(f"may must be a list out of {', '.join(PERMISSIONS)}")
+    return Node(aet, address, port, frozenset(may))
+
+
+class NodeTable:
+    """The nodes in the table. Safe to share between threads.
+
+    `find` answers from a copy at most `cache_seconds` old; when the table cannot be read, the last
+    copy serves on, because a modality must not be refused over a moment's throttling.
+    """
+
+    def __init__(
+        self,
+        client: "DynamoDBClient",
+        table: str,
+        *,
+        cache_seconds: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Read and write nodes in `table`."""
+        self._client = client
+        self._table = table
+        self._cache_seconds = cache_seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._cached: Mapping[str, Node] | None = None
+        self._read_at = 0.0
+
+    def find(self, aet: str) -> Node | None:
+        """Return the node with this AE title, None when there is none."""
+        with self._lock:
+            if self._cached is None or self._clock() - self._read_at >= self._cache_seconds:
+                try:
+                    self._cached = {node.aet: node for node in self.all()}
+                except StoreUnavailable:
+                    if self._cached is None:
+                        raise
+                self._read_at = self._clock()
+            return self._cached.get(aet)
+
+    def all(self) -> list[Node]:
+        """Read every node from the table, in order of AE title."""
+        request: dict[str, Any] = {
+            "TableName": self._table,
+            "KeyConditionExpression": "pk = :node",
+            "ExpressionAttributeValues": {":node": {"S": _PARTITION}},
+            "ConsistentRead": True,
+        }
+        nodes: list[Node] = []
+        try:
+            for page in self._client.get_paginator("query").paginate(**request):
+                nodes += [_from_item(item) for item in page["Items"]]
+        except (ClientError, BotoCoreError) as error:
+            raise StoreUnavailable(f"the nodes cannot be read: {type(error).__name__}") from error
+        return nodes
+
+    def put(self, node: Node) -> None:
+        """Add or replace one node."""
+        item = {"pk": {"S": _PARTITION}, "sk": {"S": node.aet}, "node": {"S": _to_json(node)}}
+        try:
+            self._client.put_item(TableName=self._table, Item=item)
+        except (ClientError, BotoCoreError) as error:
+            raise StoreUnavailable(f"the node was not stored: {type(error).__name__}") from error
+
+    def remove(self, aet: str) -> None:
+        """Remove one node; removing one that is not there is no error."""
+        key = {"pk": {"S": _PARTITION}, "sk": {"S": aet}}
+        try:
+            self._client.delete_item(TableName=self._table, Key=key)
+        except (ClientError, BotoCoreError) as error:
+            raise StoreUnavailable(f"the node was not removed: {type(error).__name__}") from error
+
+    def replace_all(self, nodes: list[Node]) -> None:
+        """Make the table's nodes equal to `nodes`: additions first, then removals."""
+        present = {node.aet: node for node in self.all()}
+        for node in nodes:
+            if present.pop(node.aet, None) != node:
+                self.put(node)
+        for aet in present:
+            self.remove(aet)
+
+
+def _to_json(node: Node) -> str:
+    return json.dumps(
+        {"address": node.address, "port": node.port, "may": sorted(node.may)}, sort_keys=True
+    )
+
+
+def _from_item(item: Mapping[str, Any]) -> Node:
+    fields = json.loads(item["node"]["S"])
+    return Node(item["sk"]["S"], fields["address"], fields["port"], frozenset(fields["may"]))

@@ -1,0 +1,99 @@
+"""Where an instance belongs, decided from its data set's head and the command it came with.
+
+The gateway decides this before it answers, and the index function decides it again from the
+stored file, so both use this one rule. An instance with a problem is kept in quarantine, never
+thrown away.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from .archive import InstanceKey, quarantine_key
+from .elements import ElementsError, Identification, find_uids, walk
+from .identifiers import is_uid
+from .transfer_syntaxes import BY_UID
+
+
+class Problem(Enum):
+    """Why an instance cannot be placed; the value is what the operator reads."""
+
+    UNKNOWN_TRANSFER_SYNTAX = "the transfer syntax is not one this node knows"
+    UNREADABLE = "the data set cannot be read in its transfer syntax"
+    INVALID_SOP_INSTANCE_UID = "the SOP Instance UID of the command is not a UID"
+    SOP_CLASS_DIFFERS = "the SOP Class UID of the data set is not the command's"
+    SOP_INSTANCE_DIFFERS = "the SOP Instance UID of the data set is not the command's"
+    NO_STUDY_INSTANCE_UID = "the data set has no valid Study Instance UID"
+    NO_SERIES_INSTANCE_UID = "the data set has no valid Series Instance UID"
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The study and series of an instance, or the problem that keeps it from one."""
+
+    sop_instance_uid: str | None
+    study_instance_uid: str = ""
+    series_instance_uid: str = ""
+    problem: Problem | None = None
+
+    def key(self, sha256: str) -> str:
+        """Name the object that keeps this instance, given the SHA-256 of its file."""
+        if self.problem or self.sop_instance_uid is None:
+            return quarantine_key(self.sop_instance_uid, sha256)
+        return str(
+            InstanceKey(
+                self.study_instance_uid, self.series_instance_uid, self.sop_instance_uid, sha256
+            )
+        )
+
+
+def place(
+    data_set: bytes | memoryview,
+    *,
+    sop_class_uid: str,
+    sop_instance_uid: str,
+    transfer_syntax_uid: str,
+) -> Placement:
+    """Place an instance by its data set and the UIDs of its command (or file meta information).
+
+    `data_set` may end anywhere behind (0020,000E); nothing behind that is looked at. One that ends
+    before is taken to be whole.
+    """
+    if not is_uid(sop_instance_uid):
+        return Placement(None, problem=Problem.INVALID_SOP_INSTANCE_UID)
+
+    def problem(which: Problem) -> Placement:
+        return Placement(sop_instance_uid, problem=which)
+
+    transfer_syntax = BY_UID.get(transfer_syntax_uid)
+    if transfer_syntax is None:
+        return problem(Problem.UNKNOWN_TRANSFER_SYNTAX)
+    try:
+        found = find_uids(data_set, transfer_syntax)
+        if not (found.complete or found.series_instance_uid) and not transfer_syntax.deflated:
+            # It ended before the head did: in order, or in the middle of an element?
+            for _ in walk(
+                data_set,
+                explicit=transfer_syntax.explicit,
+                little_endian=transfer_syntax.little_endian,
+            ):
+                pass
+    except ElementsError:
+        return problem(Problem.UNREADABLE)
+    if which := _problem_of(found, sop_class_uid, sop_instance_uid):
+        return problem(which)
+    return Placement(
+        sop_instance_uid, found.study_instance_uid or "", found.series_instance_uid or ""
+    )
+
+
+def _problem_of(found: Identification, sop_class_uid: str, sop_instance_uid: str) -> Problem | None:
+    # A UID that is absent from the data set is not a different one: the command's stands for it.
+    if found.sop_class_uid and found.sop_class_uid != sop_class_uid:
+        return Problem.SOP_CLASS_DIFFERS
+    if found.sop_instance_uid and found.sop_instance_uid != sop_instance_uid:
+        return Problem.SOP_INSTANCE_DIFFERS
+    if not is_uid(found.study_instance_uid or ""):
+        return Problem.NO_STUDY_INSTANCE_UID
+    if not is_uid(found.series_instance_uid or ""):
+        return Problem.NO_SERIES_INSTANCE_UID
+    return None

@@ -1,0 +1,100 @@
+"""What a C-FIND, C-MOVE or C-GET asks for, checked against its model. PS3.4 C.4, C.6."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+from typing import Final
+
+from . import sop_classes
+from .attributes import BY_QUERY_RETRIEVE_LEVEL, UNIQUE_KEY, Level
+from .dicom_json import JsonElement, values_of
+from .errors import InvalidIdentifier
+
+QUERY_RETRIEVE_LEVEL: Final = 0x00080052
+SPECIFIC_CHARACTER_SET: Final = 0x00080005
+
+
+class Model(Enum):
+    """An information model and the levels it has, PS3.4 C.6.1, C.6.2, C.6.3."""
+
+    PATIENT_ROOT = (Level.PATIENT, Level.STUDY, Level.SERIES, Level.INSTANCE)
+    STUDY_ROOT = (Level.STUDY, Level.SERIES, Level.INSTANCE)
+    PATIENT_STUDY_ONLY = (Level.PATIENT, Level.STUDY)
+
+
+MODEL_OF: Final[Mapping[str, Model]] = MappingProxyType(
+    {
+        sop_classes.PATIENT_ROOT_FIND: Model.PATIENT_ROOT,
+        sop_classes.PATIENT_ROOT_MOVE: Model.PATIENT_ROOT,
+        sop_classes.PATIENT_ROOT_GET: Model.PATIENT_ROOT,
+        sop_classes.STUDY_ROOT_FIND: Model.STUDY_ROOT,
+        sop_classes.STUDY_ROOT_MOVE: Model.STUDY_ROOT,
+        sop_classes.STUDY_ROOT_GET: Model.STUDY_ROOT,
+        sop_classes.PATIENT_STUDY_ONLY_FIND: Model.PATIENT_STUDY_ONLY,
+        sop_classes.PATIENT_STUDY_ONLY_MOVE: Model.PATIENT_STUDY_ONLY,
+        sop_classes.PATIENT_STUDY_ONLY_GET: Model.PATIENT_STUDY_ONLY,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """An identifier: its level and its keys by tag."""
+
+    level: Level
+    keys: Mapping[int, JsonElement]
+
+    def values(self, tag: int) -> tuple[str, ...]:
+        """Return a key's values that are not empty; a UID list comes as one value each."""
+        values = values_of(self.keys.get(tag))
+        return tuple(value for value in values if isinstance(value, str) and value)
+
+    def unique_values(self, level: Level) -> tuple[str, ...]:
+        """Return the values of a level's unique key that name entities: no wildcards."""
+        values = self.values(UNIQUE_KEY[level].tag)
+        return () if any("*" in value or "?" in value for value in values) else values
+
+
+def read_query(model: Model, keys: Mapping[int, JsonElement], *, relational: bool) -> Query:
+    """Check an identifier of a C-FIND (PS3.4 C.4.1.1.3, C.4.1.2.1).
+
+    Raises:
+        InvalidIdentifier: no such level in the model, or (unless `relational`) a level above
+            without the one value of its unique key. The message names the key, never a value.
+    """
+    query = Query(_level(model, keys), keys)
+    if not relational:
+        _require_unique_keys_above(model, query)
+    return query
+
+
+def read_retrieval(model: Model, keys: Mapping[int, JsonElement]) -> Query:
+    """Check an identifier of a C-MOVE or C-GET (PS3.4 C.4.2.2.1): unique keys only, lists allowed.
+
+    Raises:
+        InvalidIdentifier: as `read_query`, or the level's own unique key names nothing.
+    """
+    query = Query(_level(model, keys), keys)
+    if not query.unique_values(query.level):
+        raise InvalidIdentifier(f"{UNIQUE_KEY[query.level].keyword} must name what to retrieve")
+    _require_unique_keys_above(model, query)
+    return query
+
+
+def _level(model: Model, keys: Mapping[int, JsonElement]) -> Level:
+    values = values_of(keys.get(QUERY_RETRIEVE_LEVEL))
+    level = BY_QUERY_RETRIEVE_LEVEL.get(str(values[0]).strip()) if values else None
+    if level is None or level not in model.value:
+        names = ", ".join(each.query_retrieve_level for each in model.value)
+        raise InvalidIdentifier(f"QueryRetrieveLevel must be one of {names}")
+    return level
+
+
+def _require_unique_keys_above(model: Model, query: Query) -> None:
+    for level in model.value:
+        if level < query.level and len(query.unique_values(level)) != 1:
+            keyword = UNIQUE_KEY[level].keyword
+            raise InvalidIdentifier(
+                f"{keyword} must have one value at level {query.level.query_retrieve_level}"
+            )

@@ -1,0 +1,63 @@
+"""The nodes file: what it may say, and what a person is told when it is wrong."""
+
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from lenticular.errors import NodesFileError
+from lenticular.nodes import PERMISSIONS, Node, read_nodes_file
+
+
+def _file(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "nodes.yaml"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def test_a_node_may_do_everything_by_default(tmp_path: Path) -> None:
+    path = _file(tmp_path, "nodes:\n  - {aet: WORKSTATION, address: 192.168.1.20, port: 104}\n")
+    (node,) = read_nodes_file(path)
+    assert node == Node("WORKSTATION", "192.168.1.20", 104, frozenset(PERMISSIONS))
+    assert node.addresses == (ip_network("192.168.1.20/32"),)
+
+
+def test_a_cidr_is_for_receiving_only(tmp_path: Path) -> None:
+    path = _file(tmp_path, "nodes:\n  - {aet: CT, address: 10.0.0.0/8, may: [store]}\n")
+    (node,) = read_nodes_file(path)
+    assert (node.port, node.may) == (None, frozenset({"store"}))
+
+
+def test_an_empty_file_has_no_nodes(tmp_path: Path) -> None:
+    assert read_nodes_file(_file(tmp_path, "")) == []
+    assert read_nodes_file(_file(tmp_path, "nodes:\n")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("nodes: [\n", "not valid YAML"),
+        ("node: []\n", "one list named `nodes`"),
+        ("nodes: CT\n", "must be a list"),
+        ("nodes: [CT]\n", "node 1: must be a mapping"),
+        ("nodes: [{aet: CT}]\n", "node 1: address must be"),
+        ("nodes: [{aet: 'A\\B', address: a}]\n", "node 1: aet must be"),
+        ("nodes: [{aet: CT, address: a, ports: 1}]\n", "unknown ports"),
+        ("nodes: [{aet: CT, address: a, port: 0}]\n", "port must be"),
+        ("nodes: [{aet: CT, address: a, port: true}]\n", "port must be"),
+        ("nodes: [{aet: CT, address: 10.0.0.0/99}]\n", "not one"),
+        ("nodes: [{aet: CT, address: 10.0.0.0/8, port: 104}]\n", "leave out port"),
+        ("nodes: [{aet: CT, address: a, may: [print]}]\n", "may must be"),
+        ("nodes: [{aet: CT, address: a}, {aet: CT, address: b}]\n", "node 2: CT is there twice"),
+    ],
+)
+def test_a_wrong_file_is_told_in_one_sentence(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(NodesFileError) as caught:
+        read_nodes_file(_file(tmp_path, text))
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_told_by_name(tmp_path: Path) -> None:
+    with pytest.raises(NodesFileError, match=r"nowhere\.yaml cannot be read"):
+        read_nodes_file(tmp_path / "nowhere.yaml")

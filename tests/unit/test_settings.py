@@ -1,0 +1,56 @@
+"""Settings: read once, checked whole, documented in one table."""
+
+from pathlib import Path
+
+import pytest
+
+from lenticular.errors import SettingsError
+from lenticular.settings import GatewaySettings, settings_table
+
+REQUIRED = {"LENTICULAR_BUCKET": "bucket", "LENTICULAR_TABLE": "table"}
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+def test_the_defaults_are_those_of_the_requirements() -> None:
+    settings = GatewaySettings.from_environment(REQUIRED)
+    assert settings.ae_title == "LENTICULAR"
+    assert settings.port == 11112
+    assert settings.max_associations == 10
+    assert settings.access == "known-aet"
+    assert settings.transfer_syntaxes == "prefer-explicit"
+    assert settings.duplicates == "keep-both"
+
+
+def test_every_problem_is_reported_at_once() -> None:
+    with pytest.raises(SettingsError) as caught:
+        GatewaySettings.from_environment(
+            {
+                "LENTICULAR_TABLE": "table",
+                "LENTICULAR_PORT": "eleven",
+                "LENTICULAR_AE_TITLE": "A\\B",
+                "LENTICULAR_ACCESS": "anyone",
+            }
+        )
+    problems = caught.value.problems
+    assert [problem.split()[0] for problem in sorted(problems)] == [
+        "LENTICULAR_ACCESS",
+        "LENTICULAR_AE_TITLE",
+        "LENTICULAR_BUCKET",
+        "LENTICULAR_PORT",
+    ]
+
+
+def test_an_empty_variable_counts_as_not_set() -> None:
+    assert GatewaySettings.from_environment({**REQUIRED, "LENTICULAR_PORT": ""}).port == 11112
+
+
+def test_transfer_syntaxes_may_be_an_ordered_list() -> None:
+    uids = "1.2.840.10008.1.2.4.70, 1.2.840.10008.1.2"
+    settings = GatewaySettings.from_environment(
+        {**REQUIRED, "LENTICULAR_TRANSFER_SYNTAXES": uids}
+    )
+    assert settings.transfer_syntaxes == ("1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2")
+
+
+def test_the_readme_holds_the_table_of_settings() -> None:
+    assert settings_table() in README.read_text("utf-8")
