@@ -1,0 +1,141 @@
+"""Start the gateway: settings, services, server; then serve until told to stop."""
+
+import json
+import logging
+import signal
+import sys
+from os import environ
+from types import FrameType
+from typing import Final
+
+from lenticular import sop_classes, transfer_syntaxes
+from lenticular.aws import dynamodb_client
+from lenticular.errors import LenticularError, OperatorError
+from lenticular.index import Index
+from lenticular.nodes import NodeTable, read_nodes_file
+from lenticular.settings import GatewaySettings
+
+from .acceptance import AccessPolicy, Offer
+from .association import Limits, Service
+from .command_set import CommandField
+from .custody import Custody
+from .find import FindService
+from .logs import configure_logging
+from .move import MoveService
+from .server import Server
+from .storage import StorageService
+from .verification import VerificationService
+
+_log: Final = logging.getLogger(__name__)
+_USAGE_ERROR: Final = 2
+_FAILED: Final = 1
+
+_UNCOMPRESSED: Final = frozenset(
+    {
+        transfer_syntaxes.IMPLICIT_VR_LITTLE_ENDIAN.uid,
+        transfer_syntaxes.EXPLICIT_VR_LITTLE_ENDIAN.uid,
+        transfer_syntaxes.EXPLICIT_VR_BIG_ENDIAN.uid,
+    }
+)
+_FIND: Final = (
+    sop_classes.PATIENT_ROOT_FIND,
+    sop_classes.STUDY_ROOT_FIND,
+    sop_classes.PATIENT_STUDY_ONLY_FIND,
+)
+_MOVE: Final = (
+    sop_classes.PATIENT_ROOT_MOVE,
+    sop_classes.STUDY_ROOT_MOVE,
+    sop_classes.PATIENT_STUDY_ONLY_MOVE,
+)
+
+
+def offers() -> dict[str, Offer]:
+    """Return what the gateway accepts, by abstract syntax."""
+    stored = frozenset(transfer_syntaxes.BY_UID)
+    # Deflated Explicit VR belongs to messages with long data sets, but some peers offer nothing
+    # else beside Implicit VR, and Verification has no data set at all.
+    spoken = _UNCOMPRESSED | {transfer_syntaxes.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN.uid}
+    return {
+        sop_classes.VERIFICATION: Offer(spoken),
+        **{uid: Offer(stored, permission="store") for uid in sop_classes.STORAGE},
+        **{uid: Offer(_UNCOMPRESSED, permission="find") for uid in _FIND},
+        **{uid: Offer(_UNCOMPRESSED, permission="move") for uid in _MOVE},
+    }
+
+
+def build(settings: GatewaySettings) -> Server:
+    """Connect the services to the bucket and the table, and listen.
+
+    Raises:
+        OperatorError: the nodes file is wrong or the address cannot be listened on.
+    """
+    dynamodb = dynamodb_client()
+    nodes = NodeTable(dynamodb, settings.table)
+    if settings.nodes_file is not None:
+        nodes.replace_all(read_nodes_file(settings.nodes_file))
+    custody = Custody(settings.bucket)
+    index = Index(dynamodb, settings.table)
+    services: dict[int, Service] = {
+        CommandField.C_ECHO_RQ: VerificationService(),
+        CommandField.C_STORE_RQ: StorageService(
+            custody, memory_bytes=settings.memory_bytes, scratch_dir=settings.scratch_dir
+        ),
+        CommandField.C_FIND_RQ: FindService(index, settings.ae_title),
+        CommandField.C_MOVE_RQ: MoveService(
+            index,
+            custody,
+            nodes.find,
+            ae_title=settings.ae_title,
+            max_pdu_bytes=settings.max_pdu_bytes,
+            dimse_seconds=settings.dimse_seconds,
+        ),
+    }
+    acceptance = AccessPolicy(
+        ae_title=settings.ae_title,
+        access=settings.access,
+        find_node=nodes.find,
+        offers=offers(),
+        transfer_syntax_policy=settings.transfer_syntaxes,
+    )
+    limits = Limits(
+        max_associations=settings.max_associations,
+        max_pdu_bytes=settings.max_pdu_bytes,
+        artim_seconds=settings.artim_seconds,
+        idle_seconds=settings.idle_seconds,
+        dimse_seconds=settings.dimse_seconds,
+    )
+    try:
+        return Server(
+            settings.bind, settings.port, acceptance=acceptance, services=services, limits=limits
+        )
+    except OSError as error:
+        raise OperatorError(
+            f"cannot listen on {settings.bind}:{settings.port}: {error.strerror}; "
+            "stop what uses the port or set another LENTICULAR_PORT"
+        ) from error
+
+
+def main() -> int:
+    """Run the gateway; return its exit status."""
+    try:
+        settings = GatewaySettings.from_environment(environ)
+        configure_logging(settings.log_level)
+        server = build(settings)
+    except LenticularError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - for the person who started it
+        return _USAGE_ERROR if isinstance(error, OperatorError) else _FAILED
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        server.request_drain(settings.drain_seconds)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    host, port = server.address
+    ready = {"event": "ready", "aet": settings.ae_title, "host": host, "port": port}
+    print(json.dumps(ready), flush=True)  # noqa: T201 - whoever started us waits for this line
+    server.serve()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,304 @@
+"""Connections without an association: those that have not asked for one yet, those that are over.
+
+A load balancer opens and closes connections all day, a scanner leaves them open, a slow-loris sends
+a byte a minute. None of that costs a thread, an association slot or a line in the log: one loop
+holds all of them (Sta2 of PS3.8 9.2) until their A-ASSOCIATE-RQ is whole or ARTIM has run out.
+
+The same loop keeps connections whose last PDU we have sent (Sta13): closing at once would let
+the kernel answer what still arrives with a reset, and the peer might never read our A-ASSOCIATE-RJ
+or A-ABORT.
+"""
+
+import contextlib
+import logging
+import selectors
+import socket
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Final
+
+from .wire import (
+    ASSOCIATE_PDU_MAX_BYTES,
+    PDU_HEADER,
+    AbortReason,
+    AbortSource,
+    Pdu,
+    abort_pdu,
+)
+
+_log: Final = logging.getLogger(__name__)
+
+#: Connections that wait at a time. The oldest leaves for the newest: whoever means it sends its
+#: request at once, so a flood of silent connections pushes out nobody but itself.
+_MAX_ARRIVALS: Final = 256
+_MAX_DEPARTURES: Final = 256
+#: What a peer may still send after its end without having read of it.
+_DEPARTURE_MAX_BYTES: Final = 4 << 20
+#: What an A-ASSOCIATE-RQ has before its items, PS3.8 9.3.2.
+_RQ_FIXED_BYTES: Final = 68
+_READ_BYTES: Final = 64 * 1024
+#: How long to leave the door shut when the process has no file descriptor left.
+_EXHAUSTED_SECONDS: Final = 0.1
+
+
+@dataclass(slots=True, eq=False)
+class _Arrival:
+    """A connection whose association request is not whole yet."""
+
+    sock: socket.socket
+    address: tuple[str, int]
+    deadline: float
+    request: bytearray = field(default_factory=bytearray)
+
+    @property
+    def missing_bytes(self) -> int:
+        if len(self.request) < PDU_HEADER.size:
+            return PDU_HEADER.size - len(self.request)
+        _, length = PDU_HEADER.unpack_from(self.request)
+        return int(PDU_HEADER.size + length - len(self.request))
+
+
+@dataclass(slots=True, eq=False)
+class _Departure:
+    """A connection that the peer is to close."""
+
+    sock: socket.socket
+    deadline: float
+    bytes_left: int = _DEPARTURE_MAX_BYTES
+
+
+class Lobby:
+    """Accepts connections and hands over those whose association request is whole.
+
+    One thread calls `turn` and everything else but `depart` and `wake`, which any thread may call.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        *,
+        artim_seconds: float,
+        on_request: Callable[[socket.socket, tuple[str, int], bytes], None],
+    ) -> None:
+        """Watch a listening socket; `on_request` gets a connection, its peer and the whole PDU."""
+        self._listener: socket.socket | None = listener
+        self._artim_seconds = artim_seconds
+        self._on_request = on_request
+        # ARTIM is the same for all, so each is in order of its deadlines.
+        self._arrivals: dict[socket.socket, _Arrival] = {}
+        self._departures: dict[socket.socket, _Departure] = {}
+        self._leaving: deque[socket.socket] = deque()
+        self._closed = False
+        # Sockets and not a pipe: a late `wake` finds a closed socket, never somebody else's file.
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_read.setblocking(False)
+        self._wake_write.setblocking(False)
+        self._door_opens = 0.0
+        self._crowd_noted = 0.0
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._wake_read, selectors.EVENT_READ, self._on_wake)
+        listener.setblocking(False)
+        self._selector.register(listener, selectors.EVENT_READ, self._accept)
+
+    # Any thread
+
+    def wake(self) -> None:
+        """Make a running `turn` return; safe in a signal handler."""
+        with contextlib.suppress(OSError):  # full of wakes already, or closed
+            self._wake_write.send(b"\0")
+
+    def depart(self, sock: socket.socket) -> None:
+        """Take a connection that its peer is to close."""
+        if self._closed:
+            sock.close()
+            return
+        self._leaving.append(sock)
+        self.wake()
+
+    # The lobby's thread
+
+    def turn(self, max_seconds: float | None) -> None:
+        """Wait for something to happen, at most `max_seconds`, and see to it."""
+        now = monotonic()
+        deadlines = [
+            deadline - now
+            for deadline in (
+                next((arrival.deadline for arrival in self._arrivals.values()), None),
+                next((departure.deadline for departure in self._departures.values()), None),
+                self._door_opens or None,
+            )
+            if deadline is not None
+        ]
+        if max_seconds is not None:
+            deadlines.append(max_seconds)
+        for key, _ in self._selector.select(max(0.0, min(deadlines)) if deadlines else None):
+            key.data()
+        while self._leaving:
+            self._begin_departure(self._leaving.popleft())
+        self._expire(monotonic())
+
+    def shut_door(self) -> None:
+        """Listen no more and let those go who have not asked for an association."""
+        if self._listener is not None:
+            if not self._door_opens:
+                self._selector.unregister(self._listener)
+            self._door_opens = 0.0
+            self._listener.close()
+            self._listener = None
+        for arrival in list(self._arrivals.values()):
+            self._close(arrival.sock)
+
+    def close(self) -> None:
+        """Close every connection and the lobby itself."""
+        self._closed = True
+        self.shut_door()
+        for sock in [*self._departures, *self._leaving]:
+            self._close(sock)
+        self._leaving.clear()
+        self._selector.close()
+        self._wake_read.close()
+        self._wake_write.close()
+
+    def _on_wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wake_read.recv(_READ_BYTES)
+
+    def _accept(self) -> None:
+        """Accept everybody who waits outside."""
+        while self._listener is not None:
+            try:
+                sock, address = self._listener.accept()
+            except BlockingIOError:
+                return
+            except ConnectionError:
+                continue
+            except OSError as error:
+                # Mostly EMFILE. The backlog keeps the rest until associations have ended.
+                _log.error("connections cannot be accepted", extra={"reason": error.strerror})
+                self._selector.unregister(self._listener)
+                self._door_opens = monotonic() + _EXHAUSTED_SECONDS
+                return
+            sock.setblocking(False)
+            if len(self._arrivals) >= _MAX_ARRIVALS:
+                self._push_out()
+            arrival = _Arrival(sock, address[:2], monotonic() + self._artim_seconds)
+            self._arrivals[sock] = arrival
+            self._selector.register(
+                sock, selectors.EVENT_READ, lambda arrival=arrival: self._read(arrival)
+            )
+
+    def _push_out(self) -> None:
+        now = monotonic()
+        if now >= self._crowd_noted + self._artim_seconds:
+            self._crowd_noted = now
+            _log.warning(
+                "too many connections wait without an association request",
+                extra={"waiting": len(self._arrivals)},
+            )
+        self._close(next(iter(self._arrivals)))
+
+    def _read(self, arrival: _Arrival) -> None:
+        """Read on in an association request, never past its end."""
+        if arrival.sock not in self._arrivals:
+            return  # pushed out in this very turn
+        try:
+            received = arrival.sock.recv(min(arrival.missing_bytes, _READ_BYTES))
+        except BlockingIOError:
+            return
+        except OSError:
+            received = b""
+        if not received:
+            self._give_up(arrival, "the peer closed the connection")
+            return
+        arrival.request += received
+        if len(arrival.request) == PDU_HEADER.size:
+            problem = _problem(arrival.request)
+            if problem is not None:
+                self._refuse(arrival, problem)
+                return
+        if not arrival.missing_bytes:
+            self._forget(arrival.sock)
+            self._on_request(arrival.sock, arrival.address, bytes(arrival.request))
+
+    def _give_up(self, arrival: _Arrival, reason: str) -> None:
+        # Half a request is worth knowing of; a connection without a byte is a probe.
+        _log.log(
+            logging.WARNING if arrival.request else logging.DEBUG,
+            "connection without an association request",
+            extra={
+                "address": arrival.address[0],
+                "reason": reason,
+                "bytes_received": len(arrival.request),
+            },
+        )
+        self._close(arrival.sock)
+
+    def _refuse(self, arrival: _Arrival, reason: str) -> None:
+        """Answer something that is no association request: AA-1, or AA-2 to an A-ABORT."""
+        if arrival.request[0] == Pdu.ABORT:
+            self._give_up(arrival, reason)
+            return
+        _log.warning(
+            "connection without an association request",
+            extra={"address": arrival.address[0], "reason": reason},
+        )
+        self._forget(arrival.sock)
+        with contextlib.suppress(OSError):
+            arrival.sock.send(abort_pdu(AbortSource.SERVICE_USER, AbortReason.NOT_SPECIFIED))
+        self._begin_departure(arrival.sock)
+
+    def _begin_departure(self, sock: socket.socket) -> None:
+        if len(self._departures) >= _MAX_DEPARTURES:
+            self._close(next(iter(self._departures)))
+        sock.setblocking(False)
+        departure = _Departure(sock, monotonic() + self._artim_seconds)
+        self._departures[sock] = departure
+        self._selector.register(sock, selectors.EVENT_READ, lambda: self._drain(departure))
+
+    def _drain(self, departure: _Departure) -> None:
+        """Throw away what a peer still sends, until it closes or has sent too much."""
+        if departure.sock not in self._departures:
+            return
+        try:
+            received = len(departure.sock.recv(_READ_BYTES))
+        except BlockingIOError:
+            return
+        except OSError:
+            received = 0
+        departure.bytes_left -= received
+        if not received or departure.bytes_left <= 0:
+            self._close(departure.sock)
+
+    def _expire(self, now: float) -> None:
+        """End what ARTIM has run out for, and open the door again."""
+        for arrival in list(self._arrivals.values()):
+            if arrival.deadline > now:
+                break
+            self._give_up(arrival, "ARTIM expired")
+        for departure in list(self._departures.values()):
+            if departure.deadline > now:
+                break
+            self._close(departure.sock)
+        if self._door_opens and self._door_opens <= now and self._listener is not None:
+            self._door_opens = 0.0
+            self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+
+    def _forget(self, sock: socket.socket) -> None:
+        if self._arrivals.pop(sock, None) or self._departures.pop(sock, None):
+            self._selector.unregister(sock)
+
+    def _close(self, sock: socket.socket) -> None:
+        self._forget(sock)
+        sock.close()
+
+
+def _problem(header: bytearray) -> str | None:
+    """Say why a PDU that begins so cannot be an association request."""
+    kind, length = PDU_HEADER.unpack_from(header)
+    if kind != Pdu.ASSOCIATE_RQ:
+        return f"PDU type {kind:02X} came first"
+    if not _RQ_FIXED_BYTES <= length <= ASSOCIATE_PDU_MAX_BYTES:
+        return f"the A-ASSOCIATE-RQ says it is {length} bytes long"
+    return None

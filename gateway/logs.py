@@ -1,0 +1,71 @@
+"""Log lines: one JSON object each, on stderr, without patient data.
+
+Messages are constant and the facts are fields (`extra=`). What an exception says is written only
+for kinds whose messages we know: libraries that read data sets quote values in theirs.
+"""
+
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Final
+
+from lenticular.errors import LenticularError
+
+#: Exceptions whose messages carry no values of a data set.
+_MAY_SPEAK: Final = (LenticularError, OSError)
+#: Libraries whose log lines and warnings quote values of data sets.
+_SILENCED: Final = ("pydicom", "pynetdicom", "py.warnings")
+_OWN_FIELDS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+
+class JsonLines(logging.Formatter):
+    """Formats a record as one line of JSON."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return time, level, logger, message, the record's extra fields and its exception."""
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line.update(
+            (name, value) for name, value in vars(record).items() if name not in _OWN_FIELDS
+        )
+        if record.exc_info and record.exc_info[1] is not None:
+            line["exception"] = [_described(error) for error in _chain(record.exc_info[1])]
+        return json.dumps(line, default=str)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _described(error: BaseException) -> dict[str, object]:
+    frames = [
+        f"{frame.filename}:{frame.lineno} {frame.name}"
+        for frame in traceback.extract_tb(error.__traceback__)
+    ]
+    described: dict[str, object] = {"type": type(error).__qualname__, "frames": frames}
+    if isinstance(error, _MAY_SPEAK):
+        described["says"] = str(error)
+    return described
+
+
+def configure_logging(level: str) -> None:
+    """Send every logger's lines as JSON to stderr, `level` and above."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    logging.captureWarnings(capture=True)
+    for name in _SILENCED:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)

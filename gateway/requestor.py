@@ -1,0 +1,281 @@
+"""Associations that we open: C-STORE sub-operations, C-ECHO, N-EVENT-REPORT.
+
+The same wire and messages as the acceptor's, from the other side. Every failure is one exception
+with one sentence that names the peer.
+"""
+
+import contextlib
+import socket
+import ssl
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType, TracebackType
+from typing import Final, Self
+
+from .command_set import CommandField, CommandSet, Priority
+from .messages import MessageExchange, PresentationContext
+from .negotiation import (
+    MAX_CONTEXTS,
+    REJECT_REASONS,
+    Answer,
+    ContextResult,
+    MalformedPdu,
+    ProposedContext,
+    RejectResult,
+    Roles,
+    decode_acceptance,
+    encode_request,
+)
+from .wire import (
+    AssociationAborted,
+    AssociationRefused,
+    ConnectionFailed,
+    Outcome,
+    Pdu,
+    PeerTimeout,
+    State,
+    Wire,
+    tune,
+)
+
+__all__ = [
+    "AssociationAborted",
+    "AssociationRefused",
+    "ConnectionFailed",
+    "PeerTimeout",
+    "RequestedAssociation",
+    "open_association",
+]
+
+_VERIFICATION: Final = "1.2.840.10008.1.1"
+_NO_ROLES: Final[Mapping[str, Roles]] = MappingProxyType({})
+
+
+class RequestedAssociation:
+    """An association we opened; used by one thread at a time.
+
+    A context manager: leaving the block releases, or aborts when an exception leaves it.
+
+    Attributes:
+        accepted: contexts by (abstract syntax, transfer syntax)
+        roles: what the acceptor answered to proposed roles, by SOP class
+        peer_name: the called AE title and where it is, for messages
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        contexts: Sequence[PresentationContext],
+        roles: Mapping[str, Roles],
+        *,
+        peer_name: str,
+        dimse_seconds: float,
+    ) -> None:
+        """Take over an established association."""
+        self.accepted: Mapping[tuple[str, str], PresentationContext] = {
+            (context.abstract_syntax, context.transfer_syntax): context for context in contexts
+        }
+        self.roles = roles
+        self.peer_name = peer_name
+        self._wire = wire
+        self._dimse_seconds = dimse_seconds
+        self._exchange = MessageExchange(
+            wire, {context.context_id: context for context in contexts}
+        )
+
+    @property
+    def is_established(self) -> bool:
+        """Whether requests can still be sent; a failed one may have ended it."""
+        return self._wire.state is State.DATA_TRANSFER
+
+    def context_for(self, abstract_syntax: str) -> PresentationContext | None:
+        """Return an accepted context for an abstract syntax, whatever its transfer syntax."""
+        return next(
+            (
+                context
+                for (abstract, _), context in self.accepted.items()
+                if abstract == abstract_syntax
+            ),
+            None,
+        )
+
+    def store(  # noqa: PLR0913 - the parameters of the C-STORE service, PS3.7 9.1.1.1
+        self,
+        context: PresentationContext,
+        *,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        data: bytes | Iterable[bytes | memoryview],
+        priority: int = Priority.MEDIUM,
+        move_originator: tuple[str, int] | None = None,
+    ) -> CommandSet:
+        """Send one encoded data set and return the C-STORE-RSP; its `status` is never `None`.
+
+        Chunks of `data` must not change once given. When it raises, half an instance has been
+        sent: the association is aborted and the exception goes on.
+        """
+        originator_aet, originator_message_id = move_originator or (None, None)
+        response, _ = self.request(
+            context,
+            CommandSet(
+                CommandField.C_STORE_RQ,
+                affected_sop_class_uid=sop_class_uid,
+                affected_sop_instance_uid=sop_instance_uid,
+                priority=priority,
+                move_originator_ae_title=originator_aet,
+                move_originator_message_id=originator_message_id,
+            ),
+            data,
+        )
+        return response
+
+    def echo(self) -> CommandSet:
+        """Send C-ECHO-RQ on the accepted Verification context, or raise `AssociationRefused`."""
+        context = self.context_for(_VERIFICATION)
+        if context is None:
+            raise ConnectionFailed(f"{self.peer_name} did not accept Verification")
+        response, _ = self.request(
+            context, CommandSet(CommandField.C_ECHO_RQ, affected_sop_class_uid=_VERIFICATION)
+        )
+        return response
+
+    def request(
+        self,
+        context: PresentationContext,
+        command: CommandSet,
+        data: bytes | Iterable[bytes | memoryview] | None = None,
+    ) -> tuple[CommandSet, bytes | None]:
+        """Send a request and return its response; `message_id` is filled in when `None`."""
+        return self._exchange.request(
+            context, command, data, response_seconds=self._dimse_seconds
+        )
+
+    def release(self) -> None:
+        """End the association in order; the peer has `artim_seconds` to agree.
+
+        Nothing is raised when it does not: every response is here already.
+        """
+        if self.is_established:
+            with contextlib.suppress(AssociationAborted):
+                self._wire.release()
+        self._wire.close()
+
+    def abort(self) -> None:
+        """End the association at once."""
+        self._wire.abort()
+        self._wire.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.release()
+        else:
+            self.abort()
+
+
+def open_association(  # noqa: PLR0913 - each is negotiated or limits what a peer can do to us
+    address: str,
+    port: int,
+    *,
+    calling_aet: str,
+    called_aet: str,
+    contexts: Sequence[tuple[str, Sequence[str]]],
+    max_pdu_bytes: int = 128 * 1024,
+    connect_seconds: float = 10,
+    artim_seconds: float = 30,
+    dimse_seconds: float = 60,
+    roles: Mapping[str, Roles] = _NO_ROLES,
+    tls: ssl.SSLContext | None = None,
+) -> RequestedAssociation:
+    """Connect, negotiate `contexts`: pairs of abstract syntax and transfer syntaxes, 128 at most.
+
+    `roles` proposes SCP/SCU roles by SOP class. An association on which no context was accepted is
+    returned like any other: `accepted` is empty.
+
+    Raises:
+        ConnectionFailed: nobody listens there, or TLS failed.
+        AssociationRefused: the peer rejected it; the sentence names the reason.
+        AssociationAborted: it ended instead of being answered.
+        PeerTimeout: there was no answer in `artim_seconds`.
+    """
+    if not 1 <= len(contexts) <= MAX_CONTEXTS:
+        raise ValueError(f"an association has 1 to {MAX_CONTEXTS} contexts, not {len(contexts)}")
+    peer_name = f"{called_aet} at {address}:{port}"
+    proposed = [
+        ProposedContext(2 * position + 1, abstract, tuple(transfer))
+        for position, (abstract, transfer) in enumerate(contexts)
+    ]
+    wire = Wire(
+        _connect(address, port, peer_name, connect_seconds, tls),
+        State.CONNECTED,
+        max_pdu_bytes=max_pdu_bytes,
+        dimse_seconds=dimse_seconds,
+        artim_seconds=artim_seconds,
+    )
+    try:
+        wire.send_pdu(
+            Pdu.ASSOCIATE_RQ,
+            encode_request(
+                calling_aet=calling_aet,
+                called_aet=called_aet,
+                contexts=proposed,
+                roles=roles,
+                max_pdu_bytes=max_pdu_bytes,
+            ),
+        )
+        answer = _answer(wire, peer_name)
+    except BaseException:
+        wire.close()
+        raise
+    wire.set_peer_max_pdu(answer.max_pdu_bytes)
+    return RequestedAssociation(
+        wire, _accepted(proposed, answer), answer.roles,
+        peer_name=peer_name, dimse_seconds=dimse_seconds,
+    )  # fmt: skip
+
+
+def _connect(
+    address: str, port: int, peer_name: str, connect_seconds: float, tls: ssl.SSLContext | None
+) -> socket.socket:
+    try:
+        sock = socket.create_connection((address, port), timeout=connect_seconds)
+        tune(sock)
+        return sock if tls is None else tls.wrap_socket(sock, server_hostname=address)
+    except OSError as error:
+        reason = "no answer in time" if isinstance(error, TimeoutError) else error.strerror or error
+        raise ConnectionFailed(f"{peer_name} cannot be reached: {reason}") from error
+
+
+def _answer(wire: Wire, peer_name: str) -> Answer:
+    pdu, encoded = wire.read_association_answer()
+    if pdu is Pdu.ASSOCIATE_RJ:
+        result, source, reason = encoded[7:10]
+        lasting = "for now" if result == RejectResult.TRANSIENT else "permanently"
+        why = REJECT_REASONS.get((source, reason), f"source {source}, reason {reason}")
+        raise AssociationRefused(
+            f"{peer_name} refused the association {lasting}: {why}", result, source, reason
+        )
+    try:
+        return decode_acceptance(encoded)
+    except MalformedPdu as error:
+        wire.abort()
+        raise AssociationAborted(
+            f"{peer_name} sent an A-ASSOCIATE-AC that cannot be read", Outcome.VIOLATION
+        ) from error
+
+
+def _accepted(proposed: Sequence[ProposedContext], answer: Answer) -> list[PresentationContext]:
+    """Return the contexts the peer accepted with a transfer syntax that we proposed."""
+    return [
+        PresentationContext(context.context_id, context.abstract_syntax, accepted.transfer_syntax)
+        for context in proposed
+        if (accepted := answer.contexts.get(context.context_id)) is not None
+        and accepted.result is ContextResult.ACCEPTANCE
+        and accepted.transfer_syntax in context.transfer_syntaxes
+    ]

@@ -1,0 +1,218 @@
+"""C-STORE SCP, PS3.4 annex B: take an instance into custody, then say so.
+
+The data set is kept bit for bit. While it arrives it is hashed and held in memory, or in a scratch
+file when it is long; when it is whole it becomes one object, and only then is 0000 sent.
+"""
+
+import hashlib
+import mmap
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO, Final
+
+from lenticular import archive
+from lenticular.errors import StoreUnavailable
+from lenticular.part10 import file_head
+from lenticular.placement import Placement, Problem, place
+from lenticular.status import Status, StoreStatus
+
+from .association import Association
+from .command_set import CommandField, CommandSet
+from .custody import Custody
+from .messages import DataSetSink, Message
+
+#: What a sender hears of a problem; PS3.4 B.2.3. One that only the index has (no study to put the
+#: instance in) is no failure of the sender's: the instance is kept, and an operator sees it.
+STATUS_OF: Final[Mapping[Problem | None, Status | StoreStatus]] = MappingProxyType(
+    {
+        None: Status.SUCCESS,
+        Problem.NO_STUDY_INSTANCE_UID: Status.SUCCESS,
+        Problem.NO_SERIES_INSTANCE_UID: Status.SUCCESS,
+        Problem.UNKNOWN_TRANSFER_SYNTAX: StoreStatus.CANNOT_UNDERSTAND,
+        Problem.UNREADABLE: StoreStatus.CANNOT_UNDERSTAND,
+        Problem.INVALID_SOP_INSTANCE_UID: StoreStatus.CANNOT_UNDERSTAND,
+        Problem.SOP_CLASS_DIFFERS: StoreStatus.DATA_SET_DOES_NOT_MATCH_SOP_CLASS,
+        Problem.SOP_INSTANCE_DIFFERS: StoreStatus.DATA_SET_DOES_NOT_MATCH_SOP_CLASS,
+    }
+)
+#: Error Comment (0000,0902) is an LO, PS3.7 C.1.
+_COMMENT_CHARACTERS: Final = 64
+
+
+class IncomingFile:
+    """The file of an instance that is arriving: head and data set, with its running SHA-256."""
+
+    def __init__(self, head: bytes, memory_bytes: int, scratch_dir: Path | None) -> None:
+        """Start with the file's head; go to a file in `scratch_dir` beyond `memory_bytes`."""
+        self._digest = hashlib.sha256(head)
+        self._buffer = bytearray(head)
+        self._head_bytes = len(head)
+        self._memory_bytes = memory_bytes
+        self._scratch_dir = scratch_dir
+        self.scratch: IO[bytes] | None = None
+        self.size = len(head)
+
+    def write(self, view: memoryview) -> None:
+        """Take the next fragment.
+
+        Raises:
+            StoreUnavailable: the scratch disk is full or failing.
+        """
+        self._digest.update(view)
+        self.size += len(view)
+        try:
+            if self.scratch is not None:
+                self.scratch.write(view)
+                return
+            self._buffer += view
+            if len(self._buffer) > self._memory_bytes:
+                # Unlinked from the start, so that nothing is left behind however we end.
+                self.scratch = tempfile.TemporaryFile(dir=self._scratch_dir)  # noqa: SIM115 - closed by discard
+                self.scratch.write(self._buffer)
+                self._buffer = bytearray()
+        except OSError as error:
+            raise StoreUnavailable(f"the scratch disk failed: {error.strerror}") from error
+
+    def complete(self) -> None:
+        """Make the last bytes readable."""
+        if self.scratch is not None:
+            try:
+                self.scratch.flush()
+            except OSError as error:
+                raise StoreUnavailable(f"the scratch disk failed: {error.strerror}") from error
+
+    def discard(self) -> None:
+        """Free memory and disk."""
+        if self.scratch is not None:
+            self.scratch.close()
+        self._buffer = bytearray()
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the whole file so far, hexadecimal."""
+        return self._digest.hexdigest()
+
+    def place(self, command: CommandSet, transfer_syntax_uid: str) -> Placement:
+        """Decide where the instance belongs."""
+        mapped = None
+        if self.scratch is not None:
+            mapped = mmap.mmap(self.scratch.fileno(), 0, access=mmap.ACCESS_READ)
+        try:
+            # The views must be gone before the map can close.
+            with memoryview(mapped or self._buffer) as whole, whole[self._head_bytes :] as data_set:
+                return place(
+                    data_set,
+                    sop_class_uid=command.affected_sop_class_uid or "",
+                    sop_instance_uid=command.affected_sop_instance_uid or "",
+                    transfer_syntax_uid=transfer_syntax_uid,
+                )
+        finally:
+            if mapped is not None:
+                mapped.close()
+
+    def keep(self, custody: Custody, key: str, metadata: Mapping[str, str]) -> bool:
+        """Put the file into the bucket; see `Custody.keep`."""
+        if self.scratch is None:
+            return custody.keep(key, self._buffer, metadata)
+        self.scratch.seek(0)
+        return custody.keep_large(key, self.scratch, metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal(DataSetSink):
+    """A data set that is read to its end and thrown away, because the command alone is wrong."""
+
+    status: Status | StoreStatus
+    comment: str
+
+    def write(self, view: memoryview) -> None:
+        """Throw the fragment away."""
+
+    def complete(self) -> None:
+        """Do nothing."""
+
+    def discard(self) -> None:
+        """Do nothing."""
+
+
+class StorageService:
+    """Serves C-STORE."""
+
+    failure_status = StoreStatus.INTERNAL_ERROR
+
+    def __init__(self, custody: Custody, *, memory_bytes: int, scratch_dir: Path | None) -> None:
+        """Keep instances in `custody`; hold at most `memory_bytes` of one in memory."""
+        self._custody = custody
+        self._memory_bytes = memory_bytes
+        self._scratch_dir = scratch_dir
+
+    def begin(self, association: Association, message: Message) -> DataSetSink:  # noqa: ARG002 - the interface of a service
+        """Open the file that the data set goes to."""
+        command, context = message.command, message.context
+        if command.affected_sop_class_uid != context.abstract_syntax:
+            return Refusal(
+                Status.SOP_CLASS_NOT_SUPPORTED,
+                "SOP class is not the one negotiated for this context",
+            )
+        head = file_head(
+            context.abstract_syntax,
+            command.affected_sop_instance_uid or "",
+            context.transfer_syntax,
+        )
+        return IncomingFile(head, self._memory_bytes, self._scratch_dir)
+
+    def handle(self, association: Association, message: Message, sink: DataSetSink | None) -> None:
+        """Answer Success only after the bytes are durable."""
+        if isinstance(sink, Refusal):
+            _respond(association, message, sink.status, sink.comment)
+            return
+        if not isinstance(sink, IncomingFile):
+            _respond(association, message, StoreStatus.CANNOT_UNDERSTAND, "no data set came")
+            return
+        try:
+            status, comment = self._take(association, message, sink)
+        finally:
+            sink.discard()
+        _respond(association, message, status, comment)
+
+    def _take(
+        self, association: Association, message: Message, file: IncomingFile
+    ) -> tuple[Status | StoreStatus, str | None]:
+        placement = file.place(message.command, message.context.transfer_syntax)
+        key = placement.key(file.sha256)
+        metadata = {
+            archive.RECEIVED: archive.received_now(),
+            archive.CALLING_AE_TITLE: association.peer.calling_aet,
+            archive.CALLED_AE_TITLE: association.peer.called_aet,
+        }
+        try:
+            file.keep(self._custody, key, metadata)
+        except StoreUnavailable as error:
+            association.log.warning(
+                "instance not stored", extra={"reason": str(error), "bytes": file.size}
+            )
+            return StoreStatus.OUT_OF_RESOURCES, "storage is unavailable, send again later"
+        if placement.problem is None:
+            return Status.SUCCESS, None
+        association.log.warning(
+            "instance quarantined", extra={"reason": placement.problem.value, "object_key": key}
+        )
+        return STATUS_OF[placement.problem], placement.problem.value
+
+
+def _respond(association: Association, message: Message, status: int, comment: str | None) -> None:
+    command = message.command
+    association.send_response(
+        message.context,
+        CommandSet(
+            command_field=CommandField.C_STORE_RSP,
+            message_id_being_responded_to=command.message_id,
+            affected_sop_class_uid=command.affected_sop_class_uid,
+            affected_sop_instance_uid=command.affected_sop_instance_uid,
+            status=status,
+            error_comment=comment[:_COMMENT_CHARACTERS] if comment else None,
+        ),
+    )

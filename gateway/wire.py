@@ -1,0 +1,747 @@
+"""PDUs on one TCP connection: the DICOM upper layer (PS3.8), blocking, one thread.
+
+Theory of operation
+===================
+
+Who may send what, and when, is the state machine of PS3.8 9.2. It stands below as two tables:
+`RECEIVED` for PDUs that arrive and `SENT` for those that leave. A PDU that its state's row does not
+list is a violation: the peer gets an A-ABORT and the connection ends. Nothing else in the gateway
+knows about states.
+
+PS3.8 describes thirteen states because it allows for a user who thinks in parallel to the
+network. We do not: the thread that reads a request also serves it, and no second thread reads on.
+That is enough because we answer the asynchronous operations window with (1,1), so a peer may
+send only C-CANCEL-RQ, A-ABORT or nothing while an operation is under way. Some states are therefore
+left at once and some never entered (Sta4: the connection is made before there is a `Wire`).
+
+A `Wire` reads as much as the kernel has into one buffer and parses it in place. Callers get views
+of it: `next_pdv` gives the header of the next fragment, `take` its bytes as they come, whether
+or not the rest has arrived. So nothing is copied on the way to a sink, and memory is the buffer's
+size whatever length fields claim; those are only compared with what was negotiated:
+
+    peer ──▶ kernel ──recv_into──▶ │ PDU │PDV ▓▓▓▓▓▓▓▓▓▓│PDU │PDV ▓▓▓▓▓▓│......│
+                                        start ──▲  view         end ──▲
+
+Time is bounded too. Before an association there is ARTIM. Between messages `wait` bounds the
+silence. Within a message a peer must bring the rest of it, or `_PROGRESS_BYTES`, in every
+`dimse_seconds`: a byte now and then is no progress. The same bounds each write.
+
+Writing gathers the PDUs of a message and hands them to the kernel in one call, or one for each
+`_BATCH_BYTES`. TCP_NODELAY is on, so nothing waits for an acknowledgement.
+"""
+
+import contextlib
+import select
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum, IntEnum
+from time import monotonic
+from typing import Final, NamedTuple, NoReturn
+
+from lenticular.errors import LenticularError
+
+
+class Pdu(IntEnum):
+    """PDU types, PS3.8 9.3."""
+
+    ASSOCIATE_RQ = 1
+    ASSOCIATE_AC = 2
+    ASSOCIATE_RJ = 3
+    P_DATA_TF = 4
+    RELEASE_RQ = 5
+    RELEASE_RP = 6
+    ABORT = 7
+
+
+class State(Enum):
+    """States of PS3.8 9.2.1 that we rest in; the values are the standard's names."""
+
+    CLOSED = "Sta1"
+    AWAITING_ASSOCIATE_RQ = "Sta2"
+    AWAITING_OUR_ANSWER = "Sta3"
+    CONNECTED = "Sta4"
+    AWAITING_ASSOCIATE_AC = "Sta5"
+    DATA_TRANSFER = "Sta6"
+    AWAITING_RELEASE_RP = "Sta7"
+    AWAITING_OUR_RELEASE_RP = "Sta8"
+    COLLISION_REQUESTOR_ANSWERS = "Sta9"
+    COLLISION_ACCEPTOR_WAITS = "Sta10"
+    COLLISION_REQUESTOR_WAITS = "Sta11"
+    COLLISION_ACCEPTOR_ANSWERS = "Sta12"
+    AWAITING_CLOSE = "Sta13"
+
+
+# PS3.8 tables 9-6 to 9-10, the rows of PDUs received. An A-ABORT that comes is listed in every
+# state (AA-2, AA-3). A pair that is not listed is a violation: AA-1 in Sta2, AA-8 elsewhere.
+# A release collision (both sides ask at once) goes on by who asked for the association.
+_COLLISION: Final = State.COLLISION_ACCEPTOR_WAITS
+RECEIVED: Final[Mapping[State, Mapping[Pdu, State]]] = {
+    State.AWAITING_ASSOCIATE_RQ: {
+        Pdu.ASSOCIATE_RQ: State.AWAITING_OUR_ANSWER,  # AE-6
+        Pdu.ABORT: State.CLOSED,
+    },
+    State.AWAITING_OUR_ANSWER: {
+        Pdu.ABORT: State.CLOSED,
+    },
+    State.AWAITING_ASSOCIATE_AC: {
+        Pdu.ASSOCIATE_AC: State.DATA_TRANSFER,  # AE-3
+        Pdu.ASSOCIATE_RJ: State.CLOSED,  # AE-4
+        Pdu.ABORT: State.CLOSED,
+    },
+    State.DATA_TRANSFER: {
+        Pdu.P_DATA_TF: State.DATA_TRANSFER,  # DT-2
+        Pdu.RELEASE_RQ: State.AWAITING_OUR_RELEASE_RP,  # AR-2
+        Pdu.ABORT: State.CLOSED,
+    },
+    State.AWAITING_RELEASE_RP: {
+        Pdu.P_DATA_TF: State.AWAITING_RELEASE_RP,  # AR-6; it comes too late and is thrown away
+        Pdu.RELEASE_RQ: _COLLISION,  # AR-8
+        Pdu.RELEASE_RP: State.CLOSED,  # AR-3
+        Pdu.ABORT: State.CLOSED,
+    },
+    State.COLLISION_ACCEPTOR_WAITS: {
+        Pdu.RELEASE_RP: State.COLLISION_ACCEPTOR_ANSWERS,  # AR-10
+        Pdu.ABORT: State.CLOSED,
+    },
+    State.COLLISION_REQUESTOR_WAITS: {
+        Pdu.RELEASE_RP: State.CLOSED,  # AR-3
+        Pdu.ABORT: State.CLOSED,
+    },
+}
+
+# The rows of PDUs that our own side sends. A pair that is not listed would be a mistake of ours.
+SENT: Final[Mapping[State, Mapping[Pdu, State]]] = {
+    State.CONNECTED: {Pdu.ASSOCIATE_RQ: State.AWAITING_ASSOCIATE_AC},  # AE-2
+    State.AWAITING_OUR_ANSWER: {
+        Pdu.ASSOCIATE_AC: State.DATA_TRANSFER,  # AE-7
+        Pdu.ASSOCIATE_RJ: State.AWAITING_CLOSE,  # AE-8
+        Pdu.ABORT: State.AWAITING_CLOSE,
+    },
+    State.AWAITING_ASSOCIATE_AC: {Pdu.ABORT: State.AWAITING_CLOSE},  # AA-1
+    State.DATA_TRANSFER: {
+        Pdu.P_DATA_TF: State.DATA_TRANSFER,  # DT-1
+        Pdu.RELEASE_RQ: State.AWAITING_RELEASE_RP,  # AR-1
+        Pdu.ABORT: State.AWAITING_CLOSE,
+    },
+    State.AWAITING_RELEASE_RP: {Pdu.ABORT: State.AWAITING_CLOSE},
+    State.AWAITING_OUR_RELEASE_RP: {
+        Pdu.RELEASE_RP: State.AWAITING_CLOSE,  # AR-4
+        Pdu.ABORT: State.AWAITING_CLOSE,
+    },
+    State.COLLISION_REQUESTOR_ANSWERS: {
+        Pdu.RELEASE_RP: State.COLLISION_REQUESTOR_WAITS,  # AR-9
+        Pdu.ABORT: State.AWAITING_CLOSE,
+    },
+    State.COLLISION_ACCEPTOR_WAITS: {Pdu.ABORT: State.AWAITING_CLOSE},
+    State.COLLISION_REQUESTOR_WAITS: {Pdu.ABORT: State.AWAITING_CLOSE},
+    State.COLLISION_ACCEPTOR_ANSWERS: {
+        Pdu.RELEASE_RP: State.AWAITING_CLOSE,  # AR-4
+        Pdu.ABORT: State.AWAITING_CLOSE,
+    },
+}
+
+
+class AbortSource(IntEnum):
+    """PS3.8 table 9-26."""
+
+    SERVICE_USER = 0
+    SERVICE_PROVIDER = 2
+
+
+class AbortReason(IntEnum):
+    """PS3.8 table 9-26; meant for source SERVICE_PROVIDER."""
+
+    NOT_SPECIFIED = 0
+    UNRECOGNIZED_PDU = 1
+    UNEXPECTED_PDU = 2
+    UNRECOGNIZED_PDU_PARAMETER = 4
+    UNEXPECTED_PDU_PARAMETER = 5
+    INVALID_PDU_PARAMETER_VALUE = 6
+
+
+# Bits of the message control header of a PDV, PS3.8 E.2; the others are never checked. Plain
+# integers, because enumerations are slow and these are looked at for every fragment.
+COMMAND_FRAGMENT: Final = 0x01
+DATA_SET_FRAGMENT: Final = 0x00
+LAST_FRAGMENT: Final = 0x02
+
+
+class Pdv(NamedTuple):
+    """Header of one presentation data value; `length` counts the fragment's bytes alone."""
+
+    context_id: int
+    control: int
+    length: int
+
+
+class Outcome(Enum):
+    """How an association ended."""
+
+    RELEASED = "released"
+    RELEASED_IDLE = "released by us, idle"
+    ABORTED_BY_PEER = "aborted by peer"
+    ABORTED_BY_US = "aborted by us"
+    VIOLATION = "aborted by us, protocol violation"
+    TIMED_OUT = "aborted by us, time-out"
+    CONNECTION_LOST = "connection lost"
+
+
+class AssociationAborted(LenticularError):
+    """The association is gone: the peer or we aborted it, or the connection broke."""
+
+    def __init__(self, message: str, outcome: Outcome) -> None:
+        """Say what happened in one sentence and by whom."""
+        super().__init__(message)
+        self.outcome = outcome
+
+
+class PeerTimeout(AssociationAborted):
+    """The peer did not answer, or paused within a message, for too long."""
+
+    def __init__(self, message: str) -> None:
+        """Say what was waited for."""
+        super().__init__(message, Outcome.TIMED_OUT)
+
+
+class ProtocolViolation(AssociationAborted):
+    """The peer broke a rule of PS3.7 or PS3.8; it has been sent the A-ABORT."""
+
+    def __init__(self, message: str) -> None:
+        """Say which rule."""
+        super().__init__(message, Outcome.VIOLATION)
+
+
+class ConnectionFailed(LenticularError):
+    """No TCP connection or TLS session to the peer could be made."""
+
+
+class AssociationRefused(LenticularError):
+    """The peer answered A-ASSOCIATE-RJ."""
+
+    def __init__(self, message: str, result: int, source: int, reason: int) -> None:
+        """Keep the peer's own codes, PS3.8 table 9-21."""
+        super().__init__(message)
+        self.result = result
+        self.source = source
+        self.reason = reason
+
+
+_PDUS: Final = {int(pdu): pdu for pdu in Pdu}
+PDU_HEADER: Final = struct.Struct(">BxI")
+_PDV_HEADER: Final = struct.Struct(">IBB")
+_P_DATA_HEADER: Final = struct.Struct(">BxIIBB")
+_SHORT_PDU: Final = struct.Struct(">BxIxxBB")
+
+#: Length field of RJ, RELEASE and ABORT PDUs, PS3.8 9.3.4 and 9.3.6 to 9.3.8.
+_SHORT_PDU_BYTES: Final = 4
+#: Context ID and control header, which a PDV's length counts, PS3.8 9.3.5.1.
+_PDV_OVERHEAD: Final = 2
+#: A PDV's length field, context ID and control header, which a PDU's length counts.
+_FRAGMENT_OVERHEAD: Final = 6
+
+#: Longest A-ASSOCIATE PDU we read. 128 contexts (all the odd IDs there are) that each offer the 45
+#: transfer syntaxes known today need 170 KB, so nobody honest is cut off.
+ASSOCIATE_PDU_MAX_BYTES: Final = 256 * 1024
+
+#: Half of a usual second-level cache. Larger ones save few calls and lose the cache.
+_BUFFER_BYTES: Final = 256 * 1024
+#: One write takes at most about this much, so that gigabytes are not gathered in memory.
+_BATCH_BYTES: Final = 512 * 1024
+#: Longest PDU we send, also to peers that set no limit; longer ones gain nothing.
+_SENT_PDU_MAX_BYTES: Final = 128 * 1024
+#: Even a peer that claims to take less must take this: PDUs of a byte would be our own slow-loris.
+_SENT_FRAGMENT_MIN_BYTES: Final = 64
+#: What a slow peer must at least bring in each `dimse_seconds`.
+_PROGRESS_BYTES: Final = 64 * 1024
+#: An A-ABORT is a courtesy: it does not wait longer for a peer that does not read.
+_ABORT_SECONDS: Final = 1.0
+
+_QUICK_ACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
+_KEEP_ALIVE: Final = (
+    (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
+    # Below the 60 s after which the shortest middleboxes forget an idle connection.
+    (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 45),
+    (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 15),
+    (socket.IPPROTO_TCP, "TCP_KEEPCNT", 4),
+)
+
+
+def tune(sock: socket.socket) -> None:
+    """Switch Nagle's algorithm off and keep-alive on."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for level, option, value in _KEEP_ALIVE:
+        if hasattr(socket, option):
+            sock.setsockopt(level, getattr(socket, option), value)
+
+
+def _bound_each_call(sock: socket.socket, seconds: float) -> None:
+    """Let no read or write take longer; it then raises `TimeoutError` or `BlockingIOError`."""
+    if isinstance(sock, ssl.SSLSocket):
+        sock.settimeout(seconds)
+        return
+    # Python's own time-outs poll before each call. The kernel's cost nothing, and each system
+    # call spared is one time less that associations wrestle for the interpreter lock.
+    sock.settimeout(None)
+    timeval = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+
+
+def abort_pdu(source: AbortSource, reason: AbortReason) -> bytes:
+    """Encode an A-ABORT, PS3.8 9.3.8."""
+    return _SHORT_PDU.pack(Pdu.ABORT, _SHORT_PDU_BYTES, source, reason)
+
+
+class Wire:
+    """One connection and its association's state. Used by one thread, but for `cut`.
+
+    Every method that touches the network raises `AssociationAborted` when the association is gone.
+
+    Attributes:
+        state: where PS3.8 says we are
+        bytes_received, bytes_sent: on the connection since it was given to us
+    """
+
+    def __init__(  # noqa: PLR0913 - a connection and the five limits put on it
+        self,
+        sock: socket.socket,
+        state: State,
+        *,
+        max_pdu_bytes: int,
+        dimse_seconds: float,
+        artim_seconds: float,
+        wake: int | None = None,
+    ) -> None:
+        """Take over a connection that is in `state`.
+
+        `wake` is a file descriptor; `wait` returns early once it is readable.
+        """
+        self.state = state
+        self.bytes_received = 0
+        self.bytes_sent = 0
+        self._sock = sock
+        self._is_requestor = state is State.CONNECTED
+        self._max_pdu_bytes = max_pdu_bytes
+        self._dimse_seconds = dimse_seconds
+        self._artim_seconds = artim_seconds
+        self._sent_fragment_bytes = _SENT_FRAGMENT_MIN_BYTES
+        self._view = memoryview(bytearray(_BUFFER_BYTES))
+        self._start = 0
+        self._end = 0
+        self._pdu_left = 0
+        self._progress_bytes = 0
+        self._progress_deadline = 0.0
+        # Where a reply that was cut short would be continued by an A-ABORT, none is sent.
+        self._write_broken = False
+        self._write_lock = threading.Lock()
+        self._cut_because: str | None = None
+        self._wake = wake
+        self._poller = select.poll()
+        self._poller.register(sock, select.POLLIN)
+        if wake is not None:
+            self._poller.register(wake, select.POLLIN)
+        self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
+        _bound_each_call(sock, dimse_seconds)
+
+    # Reading
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the peer to begin a message; tell whether it did.
+
+        False also means that `wake` has become readable, which is told once.
+        """
+        if self._start < self._end or self._pdu_left:
+            return True
+        if self._tls is not None and self._tls.pending():
+            return True
+        ready = [fd for fd, _ in self._poller.poll(seconds * 1000)]
+        if self._wake is not None and self._wake in ready:
+            self._poller.unregister(self._wake)
+            self._wake = None
+        return self._sock.fileno() in ready
+
+    def begin_message(self) -> None:
+        """Know that a message begins: from now on the peer must make progress with it."""
+        self._restart_progress()
+        # Peers that leave Nagle's algorithm on (DCMTK as Debian builds it) hold the end of a message
+        # back until we acknowledge what came before, which the kernel puts off for 40 ms unless it
+        # is told not to. The kernel forgets this soon, so it is told for every message.
+        if _QUICK_ACK is not None:
+            with contextlib.suppress(OSError):
+                self._sock.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
+
+    def _restart_progress(self) -> None:
+        self._progress_bytes = 0
+        self._progress_deadline = monotonic() + self._dimse_seconds
+
+    def next_pdv(self) -> Pdv | None:
+        """Read the header of the next fragment; `None` when the peer asks for release instead.
+
+        The fragment before must have been taken whole.
+        """
+        while not self._pdu_left:
+            pdu, self._pdu_left = self._next_pdu()
+            if pdu is Pdu.RELEASE_RQ:
+                self._skip(self._pdu_left)
+                self._pdu_left = 0
+                return None
+            if self._pdu_left < _FRAGMENT_OVERHEAD:
+                self.violation(AbortReason.INVALID_PDU_PARAMETER_VALUE, "a P-DATA-TF PDU is empty")
+        self._need(_FRAGMENT_OVERHEAD)
+        length, context_id, control = _PDV_HEADER.unpack_from(self._view, self._start)
+        self._start += _FRAGMENT_OVERHEAD
+        length -= _PDV_OVERHEAD
+        left = self._pdu_left - _FRAGMENT_OVERHEAD - length
+        if length < 0 or left < 0 or 0 < left < _FRAGMENT_OVERHEAD:
+            self.violation(
+                AbortReason.INVALID_PDU_PARAMETER_VALUE,
+                "the length of a PDV does not fit into its PDU",
+            )
+        self._pdu_left = left
+        return Pdv(context_id, control, length)
+
+    def take(self, limit: int) -> memoryview:
+        """Return between 1 and `limit` bytes of the fragment, valid until the next call."""
+        if self._start == self._end:
+            self._fill()
+        end = min(self._end, self._start + limit)
+        view = self._view[self._start : end]
+        self._start = end
+        return view
+
+    def peek_fragment(self) -> tuple[Pdv, memoryview] | None:
+        """Look, without waiting, at a PDU that holds one whole fragment and nothing else.
+
+        `None` where nothing or anything else has come; it stays where it is. An A-ABORT or a closed
+        connection raises `AssociationAborted`. `drop_peeked` removes what was seen.
+        """
+        self._fill_if_ready()
+        if self._pdu_left or self._end - self._start < PDU_HEADER.size:
+            return None
+        kind, length = PDU_HEADER.unpack_from(self._view, self._start)
+        end = self._start + PDU_HEADER.size + length
+        if end > self._end:
+            return None
+        if kind == Pdu.ABORT:
+            self._next_pdu()
+        if kind != Pdu.P_DATA_TF or length < _FRAGMENT_OVERHEAD:
+            return None
+        fragment = self._start + PDU_HEADER.size + _FRAGMENT_OVERHEAD
+        pdv_length, context_id, control = _PDV_HEADER.unpack_from(
+            self._view, self._start + PDU_HEADER.size
+        )
+        if pdv_length - _PDV_OVERHEAD != end - fragment:
+            return None
+        return Pdv(context_id, control, end - fragment), self._view[fragment:end]
+
+    def drop_peeked(self, pdv: Pdv) -> None:
+        """Remove the fragment that `peek_fragment` showed."""
+        self._start += PDU_HEADER.size + _FRAGMENT_OVERHEAD + pdv.length
+
+    def read_association_answer(self) -> tuple[Pdu, bytes]:
+        """Read the whole A-ASSOCIATE-AC or -RJ that answers our request, header included."""
+        self._progress_deadline = monotonic() + self._artim_seconds
+        self._progress_bytes = 0
+        if not self.wait(self._artim_seconds):
+            self.time_out("did not answer the association request")
+        pdu, length = self._next_pdu()
+        answer = bytearray(PDU_HEADER.pack(pdu, length))
+        while length:
+            view = self.take(length)
+            answer += view
+            length -= len(view)
+        return pdu, bytes(answer)
+
+    def _next_pdu(self) -> tuple[Pdu, int]:
+        """Read a PDU's header, step the state and bound its length."""
+        self._need(PDU_HEADER.size)
+        kind, length = PDU_HEADER.unpack_from(self._view, self._start)
+        self._start += PDU_HEADER.size
+        pdu = _PDUS.get(kind)
+        if pdu is None:
+            self.violation(AbortReason.UNRECOGNIZED_PDU, f"PDU type {kind:02X} does not exist")
+        following = RECEIVED.get(self.state, {}).get(pdu)
+        if following is None:
+            self.violation(
+                AbortReason.UNEXPECTED_PDU, f"a {pdu.name} PDU came in {self.state.value}"
+            )
+        if not self._length_is_allowed(pdu, length):
+            self.violation(
+                AbortReason.INVALID_PDU_PARAMETER_VALUE,
+                f"a {pdu.name} PDU says it is {length} bytes long",
+            )
+        if following is _COLLISION and self._is_requestor:
+            following = State.COLLISION_REQUESTOR_ANSWERS
+        self.state = following
+        if pdu is Pdu.ABORT:
+            self._need(length)
+            source, reason = self._view[self._start + 2], self._view[self._start + 3]
+            raise AssociationAborted(
+                f"the peer aborted the association (source {source}, reason {reason})",
+                Outcome.ABORTED_BY_PEER,
+            )
+        return pdu, length
+
+    def _length_is_allowed(self, pdu: Pdu, length: int) -> bool:
+        if pdu is Pdu.P_DATA_TF:
+            return length <= self._max_pdu_bytes
+        if pdu in (Pdu.ASSOCIATE_RQ, Pdu.ASSOCIATE_AC):
+            return length <= ASSOCIATE_PDU_MAX_BYTES
+        return length == _SHORT_PDU_BYTES
+
+    def _need(self, count: int) -> None:
+        """Have at least `count` bytes in one piece at the start; never more than a header's few."""
+        while self._end - self._start < count:
+            if len(self._view) - self._start < count:
+                left = self._end - self._start
+                self._view[:left] = self._view[self._start : self._end]
+                self._start, self._end = 0, left
+            self._fill()
+
+    def _skip(self, count: int) -> None:
+        while count:
+            count -= len(self.take(count))
+
+    def _fill(self) -> None:
+        """Read what has come, at least a byte; bound the waiting and the dawdling."""
+        if self._start == self._end:
+            self._start = self._end = 0
+        try:
+            count = self._sock.recv_into(self._view[self._end :])
+        except (TimeoutError, BlockingIOError):
+            self.time_out("paused within a message")
+        except OSError as error:
+            self._lost(error)
+        self._filled(count)
+
+    def _fill_if_ready(self) -> None:
+        """Read what has come, perhaps nothing, without waiting."""
+        if self._start == self._end:
+            self._start = self._end = 0
+        if self._end == len(self._view):
+            return
+        self._restart_progress()
+        try:
+            if self._tls is None:
+                count = self._sock.recv_into(self._view[self._end :], 0, socket.MSG_DONTWAIT)
+            else:
+                self._tls.settimeout(0)
+                try:
+                    count = self._tls.recv_into(self._view[self._end :])
+                finally:
+                    self._tls.settimeout(self._dimse_seconds)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return
+        except OSError as error:
+            self._lost(error)
+        self._filled(count)
+
+    def _filled(self, count: int) -> None:
+        if not count:
+            self._lost(None)
+        self._end += count
+        self.bytes_received += count
+        self._progress_bytes += count
+        if self._progress_bytes >= _PROGRESS_BYTES:
+            self._restart_progress()
+        elif monotonic() > self._progress_deadline:
+            self.time_out("was too slow with a message")
+
+    # Writing
+
+    def set_peer_max_pdu(self, max_pdu_bytes: int) -> None:
+        """Cut what we send to the peer's limit, PS3.8 D.1; 0 means that it has none."""
+        limit = min(max_pdu_bytes or _SENT_PDU_MAX_BYTES, _SENT_PDU_MAX_BYTES)
+        # Even, because fragments hold whole elements' bytes for old receivers (PS3.5 7.1.1).
+        self._sent_fragment_bytes = max(limit - _FRAGMENT_OVERHEAD, _SENT_FRAGMENT_MIN_BYTES) & ~1
+
+    def send_pdu(self, pdu: Pdu, encoded: bytes) -> None:
+        """Send an encoded association PDU and step the state."""
+        following = SENT[self.state][pdu]
+        self._write(encoded)
+        self.state = following
+
+    def send_message(
+        self,
+        context_id: int,
+        command: bytes,
+        data: bytes | Iterable[bytes | memoryview] | None = None,
+    ) -> None:
+        """Send a command set and, unless `data` is `None`, its data set.
+
+        The chunks of `data` must not change once given. An exception of the iterable leaves half a
+        message on the wire; the association is then aborted and the exception goes on.
+        """
+        if Pdu.P_DATA_TF not in SENT.get(self.state, {}):
+            raise AssociationAborted("the association has ended", Outcome.ABORTED_BY_US)
+        if isinstance(data, bytes):
+            data = (data,)
+        size = self._sent_fragment_bytes
+        batch: list[bytes | memoryview] = list(
+            _pdus(context_id, COMMAND_FRAGMENT, (command,), size)
+        )
+        if data is not None:
+            batched = 0
+            pieces = _pdus(context_id, DATA_SET_FRAGMENT, data, size)
+            while True:
+                try:
+                    piece = next(pieces, None)
+                except Exception:
+                    self.abort()
+                    raise
+                if piece is None:
+                    break
+                batch.append(piece)
+                batched += len(piece)
+                if batched >= _BATCH_BYTES:
+                    self._write(b"".join(batch))
+                    batch.clear()
+                    batched = 0
+        self._write(b"".join(batch))
+
+    def _write(self, encoded: bytes) -> None:
+        rest = memoryview(encoded)
+        progress_bytes = 0
+        deadline = monotonic() + self._dimse_seconds
+        with self._write_lock:
+            try:
+                while rest and monotonic() < deadline:
+                    count = self._sock.send(rest)
+                    rest = rest[count:]
+                    progress_bytes += count
+                    if progress_bytes >= _PROGRESS_BYTES:
+                        progress_bytes = 0
+                        deadline = monotonic() + self._dimse_seconds
+            except (TimeoutError, BlockingIOError):
+                pass
+            except OSError as error:
+                self._write_broken = True
+                self._lost(error)
+        self.bytes_sent += len(encoded) - len(rest)
+        if rest:
+            self._write_broken = True
+            self.time_out("does not read what we send")
+
+    # Ending
+
+    def answer_release(self) -> None:
+        """Agree to the peer's A-RELEASE-RQ."""
+        self.send_pdu(Pdu.RELEASE_RP, _SHORT_PDU.pack(Pdu.RELEASE_RP, _SHORT_PDU_BYTES, 0, 0))
+
+    def release(self) -> None:
+        """Ask for release and wait for the peer to agree; raise `PeerTimeout` if it does not."""
+        self.send_pdu(Pdu.RELEASE_RQ, _SHORT_PDU.pack(Pdu.RELEASE_RQ, _SHORT_PDU_BYTES, 0, 0))
+        deadline = monotonic() + self._artim_seconds
+        self._skip(self._pdu_left)
+        self._pdu_left = 0
+        while self.state not in (State.CLOSED, State.AWAITING_CLOSE):
+            if self.state in (
+                State.COLLISION_REQUESTOR_ANSWERS,
+                State.COLLISION_ACCEPTOR_ANSWERS,
+            ):
+                self.answer_release()
+                continue
+            self.begin_message()
+            if not self.wait(max(0.0, deadline - monotonic())):
+                self.time_out("did not answer the release request")
+            _, length = self._next_pdu()
+            self._skip(length)
+
+    def abort(
+        self,
+        source: AbortSource = AbortSource.SERVICE_USER,
+        reason: AbortReason = AbortReason.NOT_SPECIFIED,
+    ) -> None:
+        """Send an A-ABORT if there is still somebody to send it to; never raises."""
+        following = SENT.get(self.state, {}).get(Pdu.ABORT)
+        if following is None:
+            return
+        self.state = following
+        if self._write_broken:
+            return
+        with contextlib.suppress(OSError):
+            self._sock.settimeout(_ABORT_SECONDS)
+            self._sock.sendall(abort_pdu(source, reason))
+            self.bytes_sent += PDU_HEADER.size + _SHORT_PDU_BYTES
+
+    def violation(self, reason: AbortReason, rule: str) -> NoReturn:
+        """Abort because the peer broke a rule of the upper layer (AA-8)."""
+        self.abort(AbortSource.SERVICE_PROVIDER, reason)
+        raise ProtocolViolation(rule)
+
+    def message_violation(self, rule: str) -> NoReturn:
+        """Abort because the peer broke a rule of PS3.7, which is for the service user to judge."""
+        self.abort()
+        raise ProtocolViolation(rule)
+
+    def time_out(self, what: str) -> NoReturn:
+        """Abort because the peer took too long: `what` completes "the peer ..."."""
+        self.abort()
+        raise PeerTimeout(f"the peer {what}")
+
+    def cut(self, because: str) -> None:
+        """End the association from another thread; its own thread finds it gone."""
+        self._cut_because = because
+        # A TLS session is not for two threads at once, and half a PDU is no place for an A-ABORT.
+        if self._tls is None and self._write_lock.acquire(blocking=False):
+            try:
+                with contextlib.suppress(OSError):
+                    self._sock.send(
+                        abort_pdu(AbortSource.SERVICE_USER, AbortReason.NOT_SPECIFIED),
+                        socket.MSG_DONTWAIT,
+                    )
+            finally:
+                self._write_lock.release()
+        with contextlib.suppress(OSError):
+            # SSLSocket.shutdown would take the session away under its thread's feet.
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+
+    def detach(self) -> socket.socket | None:
+        """Give the connection away if the peer is to close it (Sta13); close it otherwise."""
+        if self.state is State.AWAITING_CLOSE and self._cut_because is None:
+            return self._sock if self._tls is None else socket.socket(fileno=self._tls.detach())
+        self.close()
+        return None
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.state = State.CLOSED
+        self._sock.close()
+
+    def _lost(self, error: OSError | None) -> NoReturn:
+        self.state = State.CLOSED
+        if self._cut_because is not None:
+            raise AssociationAborted(self._cut_because, Outcome.ABORTED_BY_US) from error
+        how = "closed the connection" if error is None else f"is gone ({error.strerror or error})"
+        raise AssociationAborted(f"the peer {how}", Outcome.CONNECTION_LOST) from error
+
+
+def _pdus(
+    context_id: int, kind: int, chunks: Iterable[bytes | memoryview], size: int
+) -> Iterator[bytes | memoryview]:
+    """Yield the P-DATA-TF PDUs of one command or data set, one PDV each, in pieces to be joined."""
+    pending: list[memoryview] = []
+    pending_bytes = 0
+    for chunk in chunks:
+        rest = memoryview(chunk).cast("B")
+        while rest:
+            if pending_bytes == size:
+                yield _p_data_header(context_id, kind, size)
+                yield from pending
+                pending.clear()
+                pending_bytes = 0
+            piece = rest[: size - pending_bytes]
+            pending.append(piece)
+            pending_bytes += len(piece)
+            rest = rest[len(piece) :]
+    yield _p_data_header(context_id, kind | LAST_FRAGMENT, pending_bytes)
+    yield from pending
+
+
+def _p_data_header(context_id: int, control: int, length: int) -> bytes:
+    return _P_DATA_HEADER.pack(
+        Pdu.P_DATA_TF, length + _FRAGMENT_OVERHEAD, length + _PDV_OVERHEAD, context_id, control
+    )
