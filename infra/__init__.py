@@ -1,0 +1,1 @@
+"""What surrounds the product: the offline stand-in and the decisions on record."""
