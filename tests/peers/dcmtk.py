@@ -1,0 +1,112 @@
+"""DCMTK's programs as clients and servers of a node: not ours, from Debian."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.peers.node_process import Node
+
+#: DCMTK looks nothing up, and answers in English.
+_ENVIRONMENT = {**os.environ, "LC_ALL": "C", "TCP_NODELAY": "1"}
+_SECONDS = 120
+_STATUS = re.compile(r"0x([0-9A-Fa-f]{4})")
+
+
+class PeerFailed(AssertionError):
+    """A DCMTK program said that something went wrong."""
+
+
+def run(program: str, *arguments: str | Path, check: bool = True) -> str:
+    """Run a program to its end and return what it printed."""
+    path = shutil.which(program)
+    assert path, f"{program} is not installed: apt-get install dcmtk"
+    done = subprocess.run(
+        [path, *map(str, arguments)],
+        env=_ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=_SECONDS,
+        check=False,
+    )
+    # Values come in the peer's character set; as Latin-1 they can at least be looked at.
+    output = done.stdout.decode("latin-1")
+    if check and done.returncode != 0:
+        raise PeerFailed(f"{program} ended with {done.returncode}: {output[-2000:]}")
+    return output
+
+
+def echo(node: Node, *options: str) -> str:
+    """Verify the connection."""
+    return run("echoscu", "-v", "-aec", node.aet, *options, node.host, str(node.port))
+
+
+def store(node: Node, *files: Path, options: tuple[str, ...] = ()) -> list[int]:
+    """Send files and return the status of each C-STORE-RSP."""
+    output = run(
+        "storescu", "-d", "-aec", node.aet, *options, node.host, str(node.port), *files, check=False
+    )
+    responses = output.split("Message Type                  : C-STORE RSP")[1:]
+    return [int(_status_of(response), 16) for response in responses]
+
+
+def _status_of(response: str) -> str:
+    found = _STATUS.search(response.partition("DIMSE Status")[2])
+    assert found, response[:500]
+    return found.group(1)
+
+
+def find(node: Node, level: str, *keys: str, model: str = "-S") -> list[dict[str, str]]:
+    """Query, and return each answer as texts by tag, `(0020,000d)`; empty values are empty texts."""
+    arguments = [part for key in keys for part in ("-k", key)]
+    output = run(
+        "findscu", "-v", model, "-aec", node.aet, "-k", f"QueryRetrieveLevel={level}", *arguments,
+        node.host, str(node.port),
+    )  # fmt: skip
+    if "Failed" in output or "Refused" in output or "Error" in output:
+        raise PeerFailed(output)
+    answers = re.split(r"Find Response: \d+ \(Pending[^)]*\)", output)[1:]
+    return [_elements(answer) for answer in answers]
+
+
+def _elements(dump: str) -> dict[str, str]:
+    elements = {}
+    for line in dump.splitlines():
+        found = re.search(r"\(([0-9a-f]{4},[0-9a-f]{4})\) ([A-Z]{2}) (.*?)\s+# +\d+", line)
+        if found:
+            tag, _, value = found.groups()
+            elements[tag] = "" if value.startswith("(no value") else value.strip("[] \0")
+    return elements
+
+
+def move(node: Node, destination: str, level: str, *keys: str, model: str = "-S") -> str:
+    """Ask the node to send what the keys name, and return what movescu printed."""
+    arguments = [part for key in keys for part in ("-k", key)]
+    return run(
+        "movescu", "-d", model, "-aec", node.aet, "-aem", destination,
+        "-k", f"QueryRetrieveLevel={level}", *arguments, node.host, str(node.port), check=False,
+    )  # fmt: skip
+
+
+@contextmanager
+def receiver(folder: Path, aet: str, port: int, *options: str) -> Iterator[Path]:
+    """Run storescp on a port; it accepts every transfer syntax and writes bit for bit."""
+    path = shutil.which("storescp")
+    assert path, "storescp is not installed: apt-get install dcmtk"
+    folder.mkdir(exist_ok=True)
+    log = folder.parent / f"{folder.name}.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [path, "-v", "+xa", "+B", "-aet", aet, "-od", str(folder), *options, str(port)],
+            env=_ENVIRONMENT,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield folder
+    finally:
+        process.terminate()
+        process.wait(10)
