@@ -9,13 +9,16 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from infra.local.children import Child, Ended, Events, Ready
 from infra.local.cloud import Clients, clients, create
 from infra.local.functions import drives
 from infra.local.node import aws_environment, moto, worker
 from infra.local.template import Site, Stack, read_template
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
 
 DATA: Final = Path(__file__).with_name("data")
 
@@ -63,8 +66,8 @@ class RecorderStack:
     events: Events = field(default_factory=queue.SimpleQueue)
 
     @property
-    def sqs(self) -> Any:
-        """SQS, untyped as in the stand-in itself."""
+    def sqs(self) -> "SQSClient":
+        """SQS as the functions meet it."""
         return self.cloud.clients.sqs
 
     def url(self, logical_id: str) -> str:
@@ -116,9 +119,7 @@ class RecorderStack:
         self, function: str = "Recorder", environment: Mapping[str, str] = os.environ
     ) -> Iterator[Child]:
         """Run a function on its event source until the end of the block."""
-        [drive] = [
-            drive for drive in drives(self.stack, DATA) if drive.logical_id == function
-        ]
+        [drive] = [drive for drive in drives(self.stack, DATA) if drive.logical_id == function]
         child = worker(drive, self.cloud.environment, environment, self.events)
         child.start()
         ready = self.events.get(timeout=30)

@@ -28,7 +28,7 @@ def test_a_stored_object_reaches_the_handler_as_an_s3_event_in_an_sqs_record(
     stack = recorder()
     bucket = stack.stack.name("Bucket")
     with stack.running():
-        stack.cloud.clients.s3.put_object(Bucket=bucket, Key="instances/1.2/a.dcm", Body=b"x")  # type: ignore[attr-defined]
+        stack.cloud.clients.s3.put_object(Bucket=bucket, Key="instances/1.2/a.dcm", Body=b"x")
         [record] = eventually(stack.records)
         _emptied(stack)
     [notified] = json.loads(record["body"])["Records"]
@@ -42,7 +42,7 @@ def test_both_prefixes_notify_and_others_do_not(recorder: Recorder) -> None:
     bucket = stack.stack.name("Bucket")
     with stack.running():
         for key in ("elsewhere/1", "instances/2", "quarantine/3"):
-            stack.cloud.clients.s3.put_object(Bucket=bucket, Key=key, Body=b"x")  # type: ignore[attr-defined]
+            stack.cloud.clients.s3.put_object(Bucket=bucket, Key=key, Body=b"x")
         bodies = eventually(stack.bodies, until=lambda bodies: len(bodies) == 2)
         _emptied(stack)
     keys = {json.loads(body)["Records"][0]["s3"]["object"]["key"] for body in bodies}
@@ -269,9 +269,7 @@ def test_nothing_is_lost_while_messages_come_and_go_at_once(recorder: Recorder) 
     count = 600
 
     def put(number: int) -> None:
-        stack.cloud.clients.s3.put_object(  # type: ignore[attr-defined]
-            Bucket=bucket, Key=f"instances/{number}", Body=b""
-        )
+        stack.cloud.clients.s3.put_object(Bucket=bucket, Key=f"instances/{number}", Body=b"")
 
     with stack.running(), ThreadPoolExecutor(8) as putting:
         list(putting.map(put, range(count)))
@@ -290,9 +288,7 @@ def test_five_thousand_objects_at_once_are_all_delivered(
     count = 5_000
 
     def put(number: int) -> None:
-        stack.cloud.clients.s3.put_object(  # type: ignore[attr-defined]
-            Bucket=bucket, Key=f"instances/{number}", Body=b""
-        )
+        stack.cloud.clients.s3.put_object(Bucket=bucket, Key=f"instances/{number}", Body=b"")
 
     started = time.monotonic()
     with ThreadPoolExecutor(8) as putting:

@@ -1,20 +1,33 @@
 """Real files of many makers go through the node and come back bit for bit, with DCMTK as the peer."""
 
+import contextlib
+import hashlib
 import re
 from collections import Counter
 from pathlib import Path
 from time import monotonic
 
 import pytest
+from lenticular.part10 import file_head
+from lenticular.sop_classes import STORAGE
+from lenticular.transfer_syntaxes import BY_UID
 from tests.peers import dcmtk
 from tests.peers.conftest import WORKSTATION, Clinic
 from tests.peers.corpus import STORESCU_OPTIONS, CorpusFile, corpus_files, data_set_of
 from tests.peers.node_process import Node
+from tests.peers.pynetdicom_peer import association, store_bytes
 
-pytestmark = pytest.mark.peers
+pytestmark = [
+    pytest.mark.peers,
+    # pydicom, as the client, says so of the UIDs it is made to send.
+    pytest.mark.filterwarnings("ignore::UserWarning:pydicom"),
+]
 
 SUCCESS = 0x0000
 MISMATCH = 0xA900
+CANNOT_UNDERSTAND = 0xC000
+CT = "1.2.840.10008.5.1.4.1.1.2"
+EXPLICIT = "1.2.840.10008.1.2.1"
 UID_CHARACTERS = 64
 #: Of the corpus as it is, so that a test that sends nothing cannot pass.
 SENDABLE = 180
@@ -102,3 +115,45 @@ def test_every_file_dcmtk_can_send_is_found_and_comes_back_bit_identical(
 def _data_set(file: bytes) -> bytes:
     group_length = int.from_bytes(file[140:144], "little")
     return file[144 + group_length :]
+
+
+def test_every_data_set_sent_as_it_is_is_kept_bit_for_bit(clinic: Clinic) -> None:
+    node = clinic.node
+    expected: dict[str, bytes] = {}
+    for file in corpus_files():
+        known = file.sop_class_uid in STORAGE and file.transfer_syntax_uid in BY_UID
+        if file.hostile or not known or not 0 < len(file.sop_instance_uid) <= UID_CHARACTERS:
+            continue
+        data_set = data_set_of(file.path)
+        with association(node, [(file.sop_class_uid, file.transfer_syntax_uid)]) as opened:
+            status = store_bytes(opened, file.sop_class_uid, file.sop_instance_uid, data_set)
+        assert status == SUCCESS, (status, file.path)
+        head = file_head(file.sop_class_uid, file.sop_instance_uid, file.transfer_syntax_uid)
+        expected[hashlib.sha256(head + data_set).hexdigest()] = head + data_set
+    assert len(expected) >= SENDABLE
+    keys = {key.rpartition("/")[2].removesuffix(".dcm"): key for key in node.object_keys()}
+    s3 = node.client("s3")
+    for sha256, content in expected.items():
+        kept = s3.get_object(Bucket=node.bucket, Key=keys[sha256])["Body"].read()
+        assert kept == content
+
+
+def test_hostile_files_get_a_status_and_the_node_serves_on(clinic: Clinic) -> None:
+    node = clinic.node
+    answered: Counter[int | None] = Counter()
+    hostile = [file for file in corpus_files() if file.hostile]
+    for number, file in enumerate(hostile):
+        # Whatever the file is, it goes out as the data set of a CT image.
+        content = file.path.read_bytes()
+        data_set = content[132:] if content[128:132] == b"DICM" else content
+        if not data_set:
+            continue
+        with association(node, [(CT, EXPLICIT)]) as opened:
+            answered[store_bytes(opened, CT, f"1.2.3.{number}", data_set)] += 1
+        with contextlib.suppress(Exception):
+            whole = data_set_of(file.path)
+            with association(node, [(CT, EXPLICIT)]) as opened:
+                answered[store_bytes(opened, CT, file.sop_instance_uid or "1.2.3", whole)] += 1
+    assert sum(answered.values()) > len(hostile)
+    assert answered.keys() <= {SUCCESS, MISMATCH, CANNOT_UNDERSTAND}
+    dcmtk.echo(node)

@@ -3,8 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lenticular.character_sets import PERSON_NAME_DELIMITERS, character_sets
 from pydicom import charset
+
+from lenticular.character_sets import PERSON_NAME_DELIMITERS, character_sets
 
 LATIN = "".join(map(chr, range(0xA1, 0x100)))
 CYRILLIC = "АБВГДЕЖЗИЙКЛМНОПРСТУФХЦЧШЩ"
@@ -81,11 +82,9 @@ def test_we_read_what_pydicom_writes(
     assert character_sets(terms).decode(encoded, PERSON_NAME_DELIMITERS) == text
 
 
-@pytest.mark.parametrize(("terms", "alphabet"), ALPHABETS)
+@pytest.mark.parametrize("terms", [terms for terms, _ in ALPHABETS])
 @given(text=st.text(max_size=20))
-def test_a_set_carries_a_text_or_says_that_it_cannot(
-    terms: tuple[str, ...], alphabet: str, text: str
-) -> None:
+def test_a_set_carries_a_text_or_says_that_it_cannot(terms: tuple[str, ...], text: str) -> None:
     sets = character_sets(terms)
 
     if sets.can_encode(text):

@@ -2,19 +2,23 @@
 
 import json
 from io import BytesIO
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lenticular.dicom_json import read_data_set, write_data_set
-from lenticular.elements import ElementsError, encode_data_set
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian
+
+from lenticular.dicom_json import read_data_set, write_data_set
+from lenticular.elements import ElementsError, encode_data_set
+
+DataSet = dict[int, dict[str, Any]]
 
 ENCODINGS = [(True, True), (True, False), (False, True)]
 words = st.text(st.characters(codec="utf-8", exclude_characters="\\=^", exclude_categories=["C"]))
 words = words.map(lambda text: text.strip(" \0"))
-values = {
+values: dict[str, st.SearchStrategy[Any]] = {
     "CS": st.from_regex(r"[A-Z0-9_]{1,16}", fullmatch=True),
     "DA": st.dates().map(lambda day: day.strftime("%Y%m%d")),
     "DS": st.decimals(-99999, 99999, places=3).map(str),
@@ -43,11 +47,12 @@ TAGS = {
 
 
 def json_data_sets(
-    children: st.SearchStrategy, *, empty: bool
-) -> st.SearchStrategy[dict[int, dict]]:
+    children: st.SearchStrategy[DataSet], *, empty: bool
+) -> st.SearchStrategy[DataSet]:
     """Make data sets; `empty` values among others are None, all of them empty no Value."""
 
-    def element(vr: str) -> st.SearchStrategy:
+    def element(vr: str) -> st.SearchStrategy[dict[str, Any]]:
+        several: st.SearchStrategy[list[Any]]
         if vr == "SQ":
             items = children.map(lambda each: {f"{tag:08X}": value for tag, value in each.items()})
             several = st.lists(items, max_size=2)
@@ -61,7 +66,7 @@ def json_data_sets(
     return st.fixed_dictionaries({}, optional={tag: element(vr) for tag, vr in TAGS.items()})
 
 
-def nested(*, empty: bool) -> st.SearchStrategy[dict[int, dict]]:
+def nested(*, empty: bool) -> st.SearchStrategy[DataSet]:
     return st.recursive(
         st.just({}), lambda children: json_data_sets(children, empty=empty), max_leaves=8
     )
@@ -69,7 +74,7 @@ def nested(*, empty: bool) -> st.SearchStrategy[dict[int, dict]]:
 
 @pytest.mark.parametrize(("explicit", "little_endian"), ENCODINGS)
 @given(data_set=nested(empty=True))
-def test_json_returns_as_it_went(explicit: bool, little_endian: bool, data_set: dict) -> None:
+def test_json_returns_as_it_went(explicit: bool, little_endian: bool, data_set: DataSet) -> None:
     written = write_data_set(data_set, explicit=explicit, little_endian=little_endian)
 
     returned = read_data_set(written, explicit=explicit, little_endian=little_endian)
@@ -82,7 +87,7 @@ def test_json_returns_as_it_went(explicit: bool, little_endian: bool, data_set: 
 # pydicom cannot make JSON of an empty name among others, and warns of values it finds too long.
 @pytest.mark.filterwarnings("ignore")
 @given(data_set=nested(empty=False))
-def test_pydicom_reads_the_same(data_set: dict) -> None:
+def test_pydicom_reads_the_same(data_set: DataSet) -> None:
     written = write_data_set(data_set)
     meta = b"\0" * 128 + b"DICM" + b"\2\0\x10\0UI\x14\0" + ExplicitVRLittleEndian.encode() + b"\0"
 
@@ -93,10 +98,10 @@ def test_pydicom_reads_the_same(data_set: dict) -> None:
     assert simplified(by_pydicom) == simplified(expected)
 
 
-def simplified(data_set: dict) -> dict:
+def simplified(data_set: dict[str, Any]) -> dict[str, Any]:
     """Take IS and DS as numbers, as pydicom does, and leave out groups that are empty text."""
 
-    def value_of(vr: str, value: object) -> object:
+    def value_of(vr: str, value: Any) -> object:
         if vr in {"IS", "DS"}:
             return float(str(value))
         if vr == "SQ":

@@ -1,6 +1,8 @@
 """The catalogue holds what the seeds require and agrees with the standard's dictionary."""
 
 import pytest
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+
 from lenticular.attributes import (
     BY_KEYWORD,
     BY_QUERY_RETRIEVE_LEVEL,
@@ -8,11 +10,11 @@ from lenticular.attributes import (
     CATALOGUE,
     COMPUTED,
     UNIQUE_KEY,
+    Attribute,
     Level,
     computed_of_level,
     of_level,
 )
-from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 # Tag, VR, level, M when mandatory, keyword: the seeds' tables with their misprinted tags corrected.
 REQUIRED = """
@@ -98,7 +100,7 @@ def test_all_53_required_rows_are_checked() -> None:
 
 
 @pytest.mark.parametrize("attribute", [*CATALOGUE, *COMPUTED], ids=lambda each: each.keyword)
-def test_tag_and_vr_are_the_dictionarys(attribute) -> None:
+def test_tag_and_vr_are_the_dictionarys(attribute: Attribute) -> None:
     assert tag_for_keyword(attribute.keyword) == attribute.tag
     assert dictionary_VR(attribute.tag) == attribute.vr
 

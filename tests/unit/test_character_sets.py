@@ -1,6 +1,7 @@
 """Text of every Specific Character Set is read, and written as the standard's examples are."""
 
 import pytest
+
 from lenticular.character_sets import (
     PERSON_NAME_DELIMITERS,
     TEXT_DELIMITERS,

@@ -1,9 +1,11 @@
 """Elements become DICOM JSON and return to bytes without loss of what an index needs."""
 
 import pytest
+
 from lenticular.character_sets import character_sets
 from lenticular.dicom_json import (
     MAX_DEPTH,
+    JsonElement,
     character_set_terms,
     encode_values,
     read_data_set,
@@ -12,10 +14,16 @@ from lenticular.dicom_json import (
     vr_of,
     write_data_set,
 )
-from lenticular.elements import ElementsError, encode_data_set, encode_element, walk
+from lenticular.elements import (
+    ElementsError,
+    EncodableElement,
+    encode_data_set,
+    encode_element,
+    walk,
+)
 
 
-def read(tag: int, vr: str, value: bytes, terms: tuple[str, ...] = ()) -> dict:
+def read(tag: int, vr: str, value: bytes, terms: tuple[str, ...] = ()) -> JsonElement:
     encoded = encode_element(tag, vr, value)
     (element,) = walk(encoded, explicit=True, little_endian=True)
     return read_element(element, character_sets(terms), explicit=True, little_endian=True)
@@ -41,7 +49,9 @@ def read(tag: int, vr: str, value: bytes, terms: tuple[str, ...] = ()) -> dict:
         (0x00090010, "UC", b" leading\\two ", [" leading", "two"]),
     ],
 )
-def test_a_value_is_read_without_its_padding(tag: int, vr: str, raw: bytes, values: list) -> None:
+def test_a_value_is_read_without_its_padding(
+    tag: int, vr: str, raw: bytes, values: list[object]
+) -> None:
     assert read(tag, vr, raw) == {"vr": vr, "Value": values}
 
 
@@ -98,7 +108,7 @@ def test_implicit_vr_is_looked_up(tag: int, vr: str) -> None:
     assert vr_of(tag, None) == vr
 
 
-def code(value: str) -> list:
+def code(value: str) -> list[EncodableElement]:
     return [(0x00080100, "SH", value.encode()), (0x00080102, "SH", b"99X")]
 
 
@@ -131,7 +141,7 @@ def test_a_sequence_hidden_in_unknown_is_read_as_implicit() -> None:
 
 
 def test_an_item_may_have_a_character_set_of_its_own() -> None:
-    name = (0x00100010, "PN", "王".encode())
+    name: EncodableElement = (0x00100010, "PN", "王".encode())
     encoded = encode_data_set(
         [
             (0x00080005, "CS", b"ISO_IR 100"),
@@ -157,7 +167,7 @@ def test_no_character_set_has_no_terms_and_an_empty_first_one_stays() -> None:
 
 
 def test_nesting_is_read_to_a_bound() -> None:
-    nested: list = []
+    nested: list[EncodableElement] = []
     for _ in range(MAX_DEPTH + 50):
         nested = [(0x0040A043, "SQ", [nested])]
 
@@ -170,9 +180,15 @@ def test_nesting_is_read_to_a_bound() -> None:
     assert depth == MAX_DEPTH
 
 
-def test_a_sequence_that_cannot_be_followed_is_an_error() -> None:
+def test_a_sequence_that_cannot_be_followed_comes_out_empty() -> None:
+    assert read(0x00400275, "SQ", b"not items at all") == {"vr": "SQ"}
+
+
+def test_a_data_set_with_a_sequence_that_cannot_be_followed_is_refused() -> None:
+    encoded = encode_element(0x00400275, "SQ", b"not items at all")
+
     with pytest.raises(ElementsError):
-        read(0x00400275, "SQ", b"not items at all")
+        read_data_set(encoded, explicit=True, little_endian=True)
 
 
 def test_group_lengths_are_left_out() -> None:
@@ -233,7 +249,7 @@ def test_an_answer_in_ascii_to_nothing_requested_names_no_character_set() -> Non
         ({"vr": "LO"}, b""),
     ],
 )
-def test_values_are_encoded(element: dict, encoded: bytes) -> None:
+def test_values_are_encoded(element: JsonElement, encoded: bytes) -> None:
     assert encode_values(element, character_sets(())) == encoded
 
 
@@ -247,6 +263,10 @@ def test_numbers_turn_round_in_big_endian() -> None:
 
 
 def test_only_text_that_the_character_set_applies_to_counts() -> None:
-    elements = [{"vr": "CS", "Value": ["é"]}, {"vr": "LO", "Value": ["x", None]}, {"vr": "LO"}]
+    elements: list[JsonElement] = [
+        {"vr": "CS", "Value": ["é"]},
+        {"vr": "LO", "Value": ["x", None]},
+        {"vr": "LO"},
+    ]
 
     assert list(texts_of(elements)) == ["x", ""]

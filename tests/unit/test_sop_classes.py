@@ -1,11 +1,12 @@
 """Every SOP class of the seeds can be stored, and every one of the current standard."""
 
 import pytest
+from pydicom._uid_dict import UID_dictionary
+from pynetdicom import sop_class as pynetdicom_sop_class
+
 from lenticular import sop_classes
 from lenticular.identifiers import is_uid
-from lenticular.sop_classes import STORAGE
-from pydicom.uid import UID_dictionary
-from pynetdicom import sop_class as pynetdicom_sop_class
+from lenticular.sop_classes import STORAGE, SOPClass
 
 # UID, what is special about it, name in the registry.
 REQUIRED = """
@@ -163,7 +164,7 @@ def test_every_storage_class_of_the_current_standard_can_be_stored() -> None:
 
 
 @pytest.mark.parametrize("sop_class", STORAGE.values(), ids=lambda each: each.uid)
-def test_what_the_registry_knows_is_named_as_there(sop_class) -> None:
+def test_what_the_registry_knows_is_named_as_there(sop_class: SOPClass) -> None:
     assert is_uid(sop_class.uid)
     if sop_class.uid in UID_dictionary:
         name, _, _, retired, _ = UID_dictionary[sop_class.uid]

@@ -1,6 +1,9 @@
 """Every transfer syntax of the seeds is known, with the properties its name implies."""
 
 import pytest
+from pydicom._uid_dict import UID_dictionary
+from pydicom.uid import UID
+
 from lenticular.transfer_syntaxes import (
     ALL,
     BY_UID,
@@ -10,7 +13,6 @@ from lenticular.transfer_syntaxes import (
     IMPLICIT_VR_LITTLE_ENDIAN,
     TransferSyntax,
 )
-from pydicom.uid import UID, UID_dictionary
 
 REQUIRED = """
 1.2.840.10008.1.2 Implicit VR Little Endian
@@ -105,8 +107,9 @@ def test_a_syntax_says_whether_pixels_may_be_lost(uid: str, lossy: bool) -> None
 
 
 def test_the_four_encodings_of_a_data_set_differ_as_the_standard_says() -> None:
-    assert IMPLICIT_VR_LITTLE_ENDIAN == TransferSyntax(
-        "1.2.840.10008.1.2", "Implicit VR Little Endian", explicit=False
+    assert (
+        TransferSyntax("1.2.840.10008.1.2", "Implicit VR Little Endian", explicit=False)
+        == IMPLICIT_VR_LITTLE_ENDIAN
     )
     assert EXPLICIT_VR_LITTLE_ENDIAN.uid == "1.2.840.10008.1.2.1"
     assert DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN.deflated

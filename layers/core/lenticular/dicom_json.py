@@ -12,8 +12,7 @@ An element is {"vr": "PN", "Value": [...]}, without "Value" when it is empty. In
 Bulk data (OB, OW, UN and their like) has no place in an index: such elements come out empty, and
 inside of sequences not at all.
 
-Reading never fails over a value: what cannot be decoded is replaced or left out. Only an outline
-that cannot be followed raises ElementsError.
+Reading never fails over a value: what cannot be decoded is replaced or left out.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +28,7 @@ from .character_sets import (
     character_sets,
     choose_character_set,
 )
-from .elements import Element, EncodableElement, encode_data_set, items, walk
+from .elements import Element, ElementsError, EncodableElement, encode_data_set, items, walk
 
 #: An element of the model, as above.
 JsonElement: TypeAlias = Mapping[str, Any]
@@ -74,28 +73,24 @@ def read_data_set(
     """Read the elements of a data set, by tag, up to the first at or above `stop_tag`.
 
     Specific Character Set is applied and is among the elements. Group lengths are left out.
-    Raises ElementsError when the outline breaks off or makes no sense.
+    Raises ElementsError when the outline, of a sequence too, breaks off or makes no sense.
     """
     outline = walk(data, explicit=explicit, little_endian=little_endian, stop_tag=stop_tag)
     return _read_elements(outline, _ASCII_ONLY, explicit=explicit, little_endian=little_endian)
 
 
 def read_element(
-    element: Element, sets: CharacterSets, *, explicit: bool, little_endian: bool, depth: int = 0
+    element: Element, sets: CharacterSets, *, explicit: bool, little_endian: bool
 ) -> JsonElement:
     """Read one element as the VR that the data set, the catalogue or the dictionary gives it.
 
-    `sets` are the data set's. Raises ElementsError when a sequence's outline cannot be followed.
+    `sets` are the data set's. A sequence whose outline cannot be followed comes out empty: what
+    stands behind it in the data set is not to suffer for it.
     """
-    vr = vr_of(element.tag, element.vr)
-    if element.vr == "UN":  # whatever the data set is written in, PS3.5 6.2.2
-        explicit, little_endian = False, True
-    if vr == "SQ":
-        nested = _read_items(
-            element.value, sets, explicit=explicit, little_endian=little_endian, depth=depth
-        )
-        return {"vr": vr, "Value": nested} if nested else {"vr": vr}
-    return _json_element(vr, _read_values(vr, element.value, sets, little_endian=little_endian))
+    try:
+        return _read_element(element, sets, explicit=explicit, little_endian=little_endian)
+    except ElementsError:
+        return {"vr": vr_of(element.tag, element.vr)}
 
 
 def read_character_sets(element: Element) -> CharacterSets:
@@ -205,6 +200,20 @@ def _vr_in_dictionary(tag: int) -> str:
         return "UN"
 
 
+def _read_element(
+    element: Element, sets: CharacterSets, *, explicit: bool, little_endian: bool, depth: int = 0
+) -> JsonElement:
+    vr = vr_of(element.tag, element.vr)
+    if element.vr == "UN":  # whatever the data set is written in, PS3.5 6.2.2
+        explicit, little_endian = False, True
+    if vr == "SQ":
+        nested = _read_items(
+            element.value, sets, explicit=explicit, little_endian=little_endian, depth=depth
+        )
+        return {"vr": vr, "Value": nested} if nested else {"vr": vr}
+    return _json_element(vr, _read_values(vr, element.value, sets, little_endian=little_endian))
+
+
 def _read_elements(
     outline: Iterable[Element],
     sets: CharacterSets,
@@ -220,7 +229,7 @@ def _read_elements(
         if element.tag == SPECIFIC_CHARACTER_SET:
             # Precedes all text in tag order; holds in nested items unless they have their own.
             sets = read_character_sets(element)
-        elements[element.tag] = read_element(
+        elements[element.tag] = _read_element(
             element, sets, explicit=explicit, little_endian=little_endian, depth=depth
         )
     return elements

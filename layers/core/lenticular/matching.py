@@ -27,6 +27,7 @@ from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 from .attributes import BY_TAG
+from .dicom_json import values_of
 from .errors import InvalidIdentifier
 
 #: Tells whether the values of an attribute ("Value" in the JSON model) match a key.
@@ -63,7 +64,7 @@ def compile_key(vr: str, tag: int, key: Mapping[str, Any]) -> Matcher:
     """
     if tag in _QUALIFIERS:
         return _always
-    values = [value for value in key.get("Value", ()) if value not in (None, "", {})]
+    values = [value for value in values_of(key) if value not in (None, "", {})]
     if vr == "SQ":
         return _compile_sequence(values)
     if not values or any(map(_is_universal, values)):
@@ -453,7 +454,7 @@ def _read_range(kind: _Kind, text: str) -> _Range | None:
 
 def _only_range(kind: _Kind, key: Mapping[str, Any]) -> _Range | None:
     """Return the range of a key that is one range and no single value."""
-    values = [value for value in key.get("Value", ()) if value]
+    values = [value for value in values_of(key) if value]
     if len(values) != 1 or kind.read(str(values[0])) is not None:
         return None
     return _read_range(kind, str(values[0]))
@@ -486,12 +487,7 @@ def _compile_sequence(items: list[Any]) -> Matcher:
 def _item_matches(keys: Mapping[str, Matcher], item: object) -> bool:
     if not isinstance(item, Mapping):
         return False
-    return all(matches(_values_of(item.get(tag))) for tag, matches in keys.items())
-
-
-def _values_of(element: Mapping[str, Any] | None) -> Sequence[Any]:
-    values: Sequence[Any] = element.get("Value", ()) if element else ()
-    return values
+    return all(matches(values_of(item.get(tag))) for tag, matches in keys.items())
 
 
 _COMPILERS: Final[Mapping[str, Callable[[str, int, object], _ValueMatcher]]] = {

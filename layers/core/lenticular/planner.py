@@ -20,6 +20,8 @@ _PATIENT_ID: Final = 0x00100020
 _ACCESSION_NUMBER: Final = 0x00080050
 _STUDY_DATE: Final = 0x00080020
 _WILDCARDS: Final = ("*", "?")
+#: Two quotation marks ask for an attribute that is empty (PS3.4 C.2.2.2.7); no index has those.
+_EMPTY: Final = '""'
 #: A query of the by-date index for each month of a longer range costs more than one scan of it.
 _MOST_MONTHS: Final = 36
 _DATE_CHARACTERS: Final = 8
@@ -127,7 +129,7 @@ def plan(query: Query) -> Plan:
         (_PATIENT_ID, "by-patient", "patient_id"),
     ):
         values = tuple(value.strip(" ") for value in query.values(tag))
-        if values and all(values) and not _any_wildcard(values):
+        if values and all(values) and _EMPTY not in values and not _any_wildcard(values):
             return ByValue(index_name, key_name, values)
     if prefix := _name_prefix(query):
         return ByNamePrefix(prefix)
@@ -151,7 +153,7 @@ def _name_prefix(query: Query) -> str | None:
     if not isinstance(name, dict) or set(name) != {"Alphabetic"}:
         return None
     pattern = str(name["Alphabetic"])
-    if not pattern.isascii() or "=" in pattern:
+    if not pattern.isascii() or "=" in pattern or pattern.strip(" ") == _EMPTY:
         return None
     literal = pattern
     for wildcard in _WILDCARDS:

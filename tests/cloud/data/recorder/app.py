@@ -4,12 +4,13 @@ import json
 import os
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
-import recording
+import recording  # type: ignore[import-not-found] # its layer
 
 
-def handler(event: dict[str, Any], context: Any) -> object:  # noqa: ANN401 - Lambda's
+def handler(event: dict[str, Any], context: Any) -> object:
     """Write the event down; a message that is a JSON object tells what to do, see `_ACTIONS`."""
     recording.write(
         {
@@ -53,5 +54,5 @@ def _order(body: str) -> dict[str, Any]:
 
 def _wait_for(path: str) -> None:
     pause = threading.Event()
-    while not os.path.exists(path):
+    while not Path(path).exists():
         pause.wait(0.01)

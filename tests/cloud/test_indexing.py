@@ -1,0 +1,232 @@
+"""The index follows the bucket, whatever the events do."""
+
+import hashlib
+import importlib.util
+import json
+import random
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from lenticular.attributes import Level
+from lenticular.elements import encode_element
+from lenticular.header import read_copy
+from lenticular.index_items import Copy, from_dynamodb, study_items
+from lenticular.indexing import index_objects, rebuild
+from tests.cloud.standin import OfflineCloud
+from tests.cloud.stored_instances import ROOT, Store, study
+
+
+@pytest.fixture
+def store(cloud: OfflineCloud) -> Store:
+    """Return an empty bucket and an empty table."""
+    return Store.in_cloud(cloud)
+
+
+def _expected(store: Store, keys: list[str], *, newest: bool = True) -> dict[Any, Any]:
+    """Fold what is in the bucket into items, study by study, without the index."""
+    copies: dict[str, list[Copy]] = {}
+    for key in set(keys):
+        copy = read_copy(store.archive, key)
+        assert isinstance(copy, Copy)
+        copies.setdefault(copy.key.study_instance_uid, []).append(copy)
+    return {
+        (item["pk"], item["sk"]): {
+            name: value for name, value in item.items() if value != frozenset()
+        }
+        for of_study in copies.values()
+        for item in study_items(of_study, newest=newest)
+    }
+
+
+def _without_fingerprints(items: dict[Any, Any]) -> dict[Any, Any]:
+    return {
+        key: {name: value for name, value in from_dynamodb(item).items() if name != "fingerprint"}
+        for key, item in items.items()
+    }
+
+
+@pytest.mark.parametrize("newest", [True, False])
+def test_duplicate_and_reordered_events_give_the_index_of_the_bucket(
+    store: Store, newest: bool
+) -> None:
+    keys = [store.put(**attributes) for number in (1, 2) for attributes in study(number)]
+    # The same instance with other content: one is shown, both are listed.
+    changed = {**study(1)[0], "PatientName": "Mueller^Juergen", "StudyDescription": ""}
+    keys.append(store.put(**changed))
+    events = keys * 2
+    random.Random(7).shuffle(events)  # noqa: S311 - an order, not a secret
+    index = store.index(newest_shown=newest)
+    for start in range(0, len(events), 5):
+        assert index_objects(store.archive, index, events[start : start + 5]) == []
+    assert _without_fingerprints(store.items()) == _expected(store, keys, newest=newest)
+
+
+def test_batches_that_race_on_one_study_count_exactly(store: Store) -> None:
+    keys = [store.put(**attributes) for attributes in study(1, series=2, instances=20)]
+    batches = [keys[start::8] for start in range(8)]
+    with ThreadPoolExecutor(len(batches)) as pool:
+        failed = list(
+            pool.map(lambda batch: index_objects(store.archive, store.index(), batch), batches)
+        )
+    assert failed == [[]] * len(batches)
+    found = store.index().study("1.2.1")
+    assert found is not None
+    assert (found["series"], found["instances"]) == (2, 40)
+    assert found["modalities"] == frozenset({"CT", "MR"})
+    assert _without_fingerprints(store.items()) == _expected(store, keys)
+
+
+def test_a_rebuild_of_an_empty_table_equals_what_ingest_made(
+    store: Store, cloud: OfflineCloud
+) -> None:
+    keys = [store.put(**attributes) for number in (1, 2, 3) for attributes in study(number)]
+    keys.append(store.put(**{**study(2)[1], "PatientID": "P2b"}))
+    keys.append(store.put(SOPInstanceUID="1.2.9", PatientID="P9"))
+    store.put_bytes("instances/1.2.8/1.2.8.1/1.2.8.1.1/" + "0" * 64 + ".dcm", b"not DICOM")
+    keys.append("instances/1.2.8/1.2.8.1/1.2.8.1.1/" + "0" * 64 + ".dcm")
+    random.Random(3).shuffle(keys)  # noqa: S311 - an order, not a secret
+    for key in keys:
+        assert index_objects(store.archive, store.index(), [key]) == []
+    ingested = store.items()
+    fresh = Store(cloud, store.bucket, Store.in_cloud(cloud).table)
+    assert rebuild(fresh.archive, fresh.index()) == len(keys)
+    assert fresh.items() == ingested
+    assert {sk for pk, sk in ingested if pk == "QUARANTINE"} == {
+        key for key in keys if key.startswith("quarantine/") or "1.2.8.1.1" in key
+    }
+
+
+def test_a_rebuild_mends_a_table_in_use_and_leaves_the_nodes_alone(store: Store) -> None:
+    keys = [store.put(**attributes) for number in (1, 2) for attributes in study(number)]
+    index = store.index()
+    index_objects(store.archive, index, keys)
+    right = store.items()
+    dynamodb: Any = store.cloud.clients.dynamodb
+    node = {"pk": {"S": "NODE"}, "sk": {"S": "CT1"}, "node": {"S": "{}"}}
+    dynamodb.put_item(TableName=store.table, Item=node)
+    # A count that is wrong, an instance that is missing, a study whose objects are gone.
+    wrong = {**right["STUDY#1.2.1", "STUDY"], "instances": {"N": "99"}}
+    dynamodb.put_item(TableName=store.table, Item=wrong)
+    gone = ("STUDY#1.2.2", "INSTANCE#1.2.2.0#1.2.2.0.1")
+    dynamodb.delete_item(TableName=store.table, Key={"pk": {"S": gone[0]}, "sk": {"S": gone[1]}})
+    stray = [store.put(**attributes) for attributes in study(3)]
+    index_objects(store.archive, index, stray)
+    s3: Any = store.cloud.clients.s3
+    for key in stray:
+        s3.delete_object(Bucket=store.bucket, Key=key)
+    rebuild(store.archive, index)
+    assert store.items() == {**right, ("NODE", "CT1"): node}
+
+
+def test_a_rebuild_of_a_right_table_writes_nothing(store: Store) -> None:
+    keys = [store.put(**attributes) for attributes in study(1)]
+    index_objects(store.archive, store.index(), keys)
+    before = store.items()
+    assert rebuild(store.archive, store.index()) == len(keys)
+    assert store.items() == before
+
+
+def test_an_object_that_cannot_be_read_fails_alone(store: Store) -> None:
+    good = [store.put(**attributes) for attributes in study(1)]
+    # S3 refuses to give an object that lies in Glacier, until somebody restores it.
+    cold = store.put(storage_class="GLACIER", **study(2)[0])
+    assert index_objects(store.archive, store.index(), [*good, cold]) == [cold]
+    assert _without_fingerprints(store.items()) == _expected(store, good)
+
+
+def test_an_object_that_is_gone_is_no_failure(store: Store) -> None:
+    key = store.put(**study(1)[0])
+    s3: Any = store.cloud.clients.s3
+    s3.delete_object(Bucket=store.bucket, Key=key)
+    assert index_objects(store.archive, store.index(), [key]) == []
+    assert store.items() == {}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        ({}, "Study Instance UID"),
+        ({"StudyInstanceUID": "1.2.1"}, "Series Instance UID"),
+        ({"StudyInstanceUID": "../etc"}, "Study Instance UID"),
+        ({"SOPClassUID": "1.2.3"}, "SOP Class UID"),
+    ],
+)
+def test_what_cannot_be_placed_is_listed_with_the_reason(
+    store: Store, attributes: dict[str, str], reason: str
+) -> None:
+    key = store.put(SOPInstanceUID="1.2.3", PatientName="Secret^Name", **attributes)
+    assert key.startswith("quarantine/")
+    assert index_objects(store.archive, store.index(), [key]) == []
+    (listed,) = store.index().quarantined()
+    assert listed["sk"] == key
+    assert reason in str(listed["reason"])
+    assert listed["calling_ae_title"] == "CT1"
+    assert "Secret" not in json.dumps(listed)
+
+
+def test_a_header_longer_than_the_first_range_is_read_to_its_end(store: Store) -> None:
+    key = store.put(**study(1)[0])
+    s3: Any = store.cloud.clients.s3
+    file: bytes = s3.get_object(Bucket=store.bucket, Key=key)["Body"].read()
+    patient_name = file.index(b"\x10\x00\x10\x00PN")
+    private = encode_element(0x00091010, "OB", bytes(300_000))
+    long = file[:patient_name] + private + file[patient_name:]
+    long_key = f"{key.rpartition('/')[0]}/{hashlib.sha256(long).hexdigest()}.dcm"
+    store.put_bytes(long_key, long)
+    copy = read_copy(store.archive, long_key)
+    assert isinstance(copy, Copy)
+    assert (copy.defect, copy.size) == (None, len(long))
+    assert copy.attributes[Level.PATIENT]["00100020"]["Value"] == ["P1"]
+
+
+def _handler(monkeypatch: pytest.MonkeyPatch, store: Store) -> ModuleType:
+    """Load the function as Lambda does, in the environment the template gives it."""
+    for name, value in {
+        **store.cloud.environment,
+        "LENTICULAR_BUCKET": store.bucket,
+        "LENTICULAR_TABLE": store.table,
+        "POWERTOOLS_SERVICE_NAME": "index",
+    }.items():
+        monkeypatch.setenv(name, value)
+    path = ROOT / "functions/index/app.py"
+    spec = importlib.util.spec_from_file_location("index_function", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class _Context:
+    function_name = "index"
+    memory_limit_in_mb = 512
+    invoked_function_arn = "arn:aws:lambda:us-east-1:123456789012:function:index"
+    aws_request_id = "request"
+
+
+def test_only_the_messages_that_failed_are_reported(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def body(*keys: str) -> str:
+        records = [
+            {"eventName": "ObjectCreated:Put", "s3": {"object": {"key": key}}} for key in keys
+        ]
+        return json.dumps({"Records": records})
+
+    good = [store.put(**attributes) for attributes in study(1)]
+    cold = store.put(storage_class="GLACIER", **study(2)[0])
+    bodies = {
+        "test-event": json.dumps({"Event": "s3:TestEvent"}),
+        "good": body(*good[:3]),
+        "cold": body(good[3], cold),
+        "again": body(*good[2:]),
+        "nonsense": "{",
+    }
+    event = {"Records": [{"messageId": name, "body": each} for name, each in bodies.items()]}
+    answer = _handler(monkeypatch, store).handler(event, _Context())
+    failed = {failure["itemIdentifier"] for failure in answer["batchItemFailures"]}
+    assert failed == {"cold", "nonsense"}
+    assert _without_fingerprints(store.items()) == _expected(store, good)

@@ -1,0 +1,58 @@
+"""pynetdicom as a client that sends data sets as they are, well formed or not."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+
+from pynetdicom import AE, build_context
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
+from tests.peers.node_process import Node
+
+
+@contextmanager
+def association(
+    node: Node, contexts: Sequence[tuple[str, str]], calling_aet: str = "PYNETDICOM"
+) -> Iterator[Association]:
+    """Open an association for pairs of abstract and transfer syntax; release it at the end."""
+    ae = AE(ae_title=calling_aet)
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 20
+    opened = ae.associate(
+        node.host,
+        node.port,
+        contexts=[build_context(abstract, transfer) for abstract, transfer in contexts],
+        ae_title=node.aet,
+    )
+    assert opened.is_established, "the node refused the association"
+    try:
+        yield opened
+    finally:
+        if opened.is_established:
+            opened.release()
+
+
+def store_bytes(
+    opened: Association, sop_class_uid: str, sop_instance_uid: str, data_set: bytes
+) -> int | None:
+    """Send an encoded data set without a look at it; return the status, None when aborted."""
+    (context,) = [
+        each for each in opened.accepted_contexts if each.abstract_syntax == sop_class_uid
+    ]
+    request = C_STORE()
+    request.MessageID = 1
+    request.AffectedSOPClassUID = sop_class_uid
+    request.AffectedSOPInstanceUID = sop_instance_uid
+    request.Priority = 0
+    request.DataSet = BytesIO(data_set)
+    # As its own send_c_store does: otherwise its reactor takes the response for a request.
+    opened._reactor_checkpoint.clear()
+    while not opened._is_paused:
+        assert opened.is_alive(), "the association ended by itself"
+        time.sleep(0.001)
+    try:
+        opened.dimse.send_msg(request, context.context_id)
+        _, response = opened.dimse.get_msg(block=True)
+    finally:
+        opened._reactor_checkpoint.set()
+    return None if response is None else int(response.Status)

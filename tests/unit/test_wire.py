@@ -1,0 +1,214 @@
+"""The upper layer's state machine: each PDU in each state, and two of them against each other."""
+
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from gateway.wire import (
+    RECEIVED,
+    SENT,
+    AssociationAborted,
+    Outcome,
+    Pdu,
+    PeerTimeout,
+    ProtocolViolation,
+    State,
+    Wire,
+)
+
+READING = [
+    State.DATA_TRANSFER,
+    State.AWAITING_RELEASE_RP,
+    State.COLLISION_ACCEPTOR_WAITS,
+    State.COLLISION_REQUESTOR_WAITS,
+]
+SHORT = {Pdu.RELEASE_RQ, Pdu.RELEASE_RP, Pdu.ABORT, Pdu.ASSOCIATE_RJ}
+
+
+def wire(sock: socket.socket, state: State, seconds: float = 5) -> Wire:
+    return Wire(sock, state, max_pdu_bytes=4096, dimse_seconds=seconds, artim_seconds=seconds)
+
+
+@contextmanager
+def connected(ours: State, theirs: State, seconds: float = 5) -> Iterator[tuple[Wire, Wire]]:
+    left, right = socket.socketpair()
+    with left, right:
+        yield wire(left, ours, seconds), wire(right, theirs, seconds)
+
+
+def pdu(kind: Pdu) -> bytes:
+    if kind is Pdu.P_DATA_TF:
+        return struct.pack(">BxIIBB", kind, 6, 2, 1, 2)
+    return struct.pack(">BxI", kind, 4) + bytes(4)
+
+
+@pytest.mark.parametrize("kind", list(Pdu))
+@pytest.mark.parametrize("state", READING)
+def test_each_pdu_leads_where_its_states_row_says_or_to_an_abort(state: State, kind: Pdu) -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        ours = wire(left, state)
+        right.sendall(pdu(kind))
+        expected = RECEIVED[state].get(kind)
+        ours.begin_message()
+        if expected is None:
+            with pytest.raises(ProtocolViolation):
+                ours._next_pdu()
+            assert ours.state is State.AWAITING_CLOSE
+            assert right.recv(10) == struct.pack(">BxIxxBB", 7, 4, 2, 2)
+        elif kind is Pdu.ABORT:
+            with pytest.raises(AssociationAborted) as aborted:
+                ours._next_pdu()
+            assert aborted.value.outcome is Outcome.ABORTED_BY_PEER
+            assert ours.state is State.CLOSED
+        else:
+            assert ours._next_pdu() == (kind, 6 if kind is Pdu.P_DATA_TF else 4)
+            assert ours.state is expected
+
+
+def test_every_state_that_is_entered_is_left() -> None:
+    entered = {state for row in (*RECEIVED.values(), *SENT.values()) for state in row.values()}
+    at_rest = {State.CLOSED, State.AWAITING_CLOSE}
+    assert entered - at_rest <= set(RECEIVED) | set(SENT)
+    assert all(Pdu.ABORT in row for row in RECEIVED.values())
+    assert all(Pdu.ABORT in row for state, row in SENT.items() if state is not State.CONNECTED)
+
+
+def test_a_release_takes_both_sides_to_their_ends() -> None:
+    with connected(State.DATA_TRANSFER, State.DATA_TRANSFER) as (ours, theirs):
+
+        def answer() -> None:
+            theirs.begin_message()
+            assert theirs.next_pdv() is None
+            theirs.answer_release()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        ours.release()
+        thread.join()
+        assert (ours.state, theirs.state) == (State.CLOSED, State.AWAITING_CLOSE)
+
+
+def test_releases_that_collide_take_both_sides_to_their_ends() -> None:
+    with connected(State.DATA_TRANSFER, State.CONNECTED) as (acceptor, requestor):
+        requestor.state = State.DATA_TRANSFER
+        thread = threading.Thread(target=acceptor.release)
+        thread.start()
+        requestor.release()
+        thread.join()
+        assert (requestor.state, acceptor.state) == (State.CLOSED, State.AWAITING_CLOSE)
+
+
+def test_data_that_crosses_our_release_is_thrown_away() -> None:
+    with connected(State.DATA_TRANSFER, State.DATA_TRANSFER) as (ours, theirs):
+        theirs.set_peer_max_pdu(4096)
+        theirs.send_message(1, b"\0" * 100, [b"\1" * 10_000])
+
+        def answer() -> None:
+            theirs.begin_message()
+            assert theirs.next_pdv() is None
+            theirs.answer_release()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        ours.release()
+        thread.join()
+        assert ours.state is State.CLOSED
+
+
+def test_nothing_is_sent_after_an_abort() -> None:
+    with connected(State.DATA_TRANSFER, State.DATA_TRANSFER) as (ours, theirs):
+        ours.abort()
+        with pytest.raises(AssociationAborted):
+            ours.send_message(1, b"command")
+        ours.abort()
+        theirs.begin_message()
+        with pytest.raises(AssociationAborted):
+            theirs.next_pdv()
+
+
+@pytest.mark.parametrize(
+    ("limit", "most"), [(0, 131072), (4096, 4096), (16385, 16384), (1 << 30, 131072), (7, 70)]
+)
+def test_pdus_are_no_longer_than_the_peer_takes_nor_than_is_good(limit: int, most: int) -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        ours = wire(left, State.DATA_TRANSFER)
+        ours.set_peer_max_pdu(limit)
+        thread = threading.Thread(target=ours.send_message, args=(1, b"c", [bytes(300_000)]))
+        thread.start()
+        lengths: list[int] = []
+        control = 0
+        with right.makefile("rb") as stream:
+            while control != 2:
+                _, length = struct.unpack(">BxI", stream.read(6))
+                control = stream.read(length)[5]
+                lengths.append(length)
+        thread.join()
+        assert max(lengths) == most
+        assert sum(lengths) - 6 * len(lengths) == 300_001
+
+
+def test_cutting_wakes_a_thread_that_waits_and_tells_the_peer() -> None:
+    with connected(State.DATA_TRANSFER, State.DATA_TRANSFER) as (ours, theirs):
+        timer = threading.Timer(0.1, ours.cut, ["the gateway stops"])
+        timer.start()
+        assert ours.wait(5)
+        ours.begin_message()
+        with pytest.raises(AssociationAborted, match="the gateway stops"):
+            ours.next_pdv()
+        timer.join()
+        theirs.begin_message()
+        with pytest.raises(AssociationAborted, match="aborted"):
+            theirs.next_pdv()
+
+
+def test_waiting_ends_when_the_wake_is_readable_and_only_once() -> None:
+    left, right = socket.socketpair()
+    wake, waker = socket.socketpair()
+    with left, right, wake, waker:
+        ours = Wire(
+            left,
+            State.DATA_TRANSFER,
+            max_pdu_bytes=4096,
+            dimse_seconds=5,
+            artim_seconds=5,
+            wake=wake.fileno(),
+        )
+        waker.send(b"\0")
+        assert not ours.wait(5)
+        right.send(b"\x04")
+        assert ours.wait(5)
+
+
+def test_peeking_finds_a_whole_fragment_and_leaves_the_rest() -> None:
+    with connected(State.DATA_TRANSFER, State.DATA_TRANSFER) as (ours, theirs):
+        assert ours.peek_fragment() is None
+        theirs.send_message(5, b"cancel")
+        peeked = None
+        while peeked is None:
+            peeked = ours.peek_fragment()
+        pdv, view = peeked
+        assert (pdv, bytes(view)) == ((5, 3, 6), b"cancel")
+        assert ours.peek_fragment() is not None
+        ours.drop_peeked(pdv)
+        assert ours.peek_fragment() is None
+
+
+def test_peeking_notices_that_the_peer_has_gone() -> None:
+    with connected(State.DATA_TRANSFER, State.DATA_TRANSFER) as (ours, theirs):
+        theirs.abort()
+        with pytest.raises(AssociationAborted):  # noqa: PT012 - it may take a moment to arrive
+            while True:
+                ours.peek_fragment()
+
+
+def test_a_peer_that_stops_reading_is_not_waited_for() -> None:
+    with connected(State.DATA_TRANSFER, State.DATA_TRANSFER, seconds=0.2) as (ours, _):
+        with pytest.raises(PeerTimeout, match="does not read"):
+            ours.send_message(1, b"c", [bytes(50_000_000)])
+        assert ours.state is State.AWAITING_CLOSE
