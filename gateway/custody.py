@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import boto3
 import obstore
 from obstore.auth.boto3 import Boto3CredentialProvider
-from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
+from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import S3Store
 
 from lenticular.aws import s3_client
@@ -21,12 +21,15 @@ from lenticular.errors import InstanceMissing, StoreUnavailable
 
 _CONNECT_TIMEOUT: Final = timedelta(seconds=5)
 _REQUEST_TIMEOUT: Final = timedelta(seconds=60)
-#: After this the peer hears A700 and keeps its copy; modalities wait 30 s and more for an answer.
-_RETRY_TIMEOUT: Final = timedelta(seconds=20)
-_MOST_RETRIES: Final = 5
+_FIRST_PAUSE: Final = timedelta(milliseconds=100)
+_LONGEST_PAUSE: Final = timedelta(seconds=3)
+#: More than the retry time has room for, so that time alone decides.
+_MOST_RETRIES: Final = 10_000
 _PART_BYTES: Final = 16 << 20
 _PARTS_AT_A_TIME: Final = 4
 _AWS_SUFFIXES: Final = (".amazonaws.com", ".amazonaws.com.cn")
+#: What obstore raises: a bucket or an object that is not there is not among its own errors.
+_FAILURES: Final = (BaseError, FileNotFoundError)
 
 
 class Buffered(Protocol):
@@ -39,8 +42,11 @@ class Buffered(Protocol):
 class Custody:
     """Puts files into the bucket and gets them from it. Safe to share between threads."""
 
-    def __init__(self, bucket: str) -> None:
-        """Use `bucket` at the endpoint, region and credentials that boto3 finds."""
+    def __init__(self, bucket: str, *, retry_seconds: int) -> None:
+        """Use `bucket` at the endpoint, region and credentials that boto3 finds.
+
+        What S3 throttles or fails to do is tried again for `retry_seconds`.
+        """
         client = s3_client()
         endpoint = client.meta.endpoint_url
         host = urlsplit(endpoint).hostname or ""
@@ -61,7 +67,15 @@ class Custody:
                 "connect_timeout": _CONNECT_TIMEOUT,
                 "timeout": _REQUEST_TIMEOUT,
             },
-            retry_config={"max_retries": _MOST_RETRIES, "retry_timeout": _RETRY_TIMEOUT},
+            retry_config={
+                "max_retries": _MOST_RETRIES,
+                "retry_timeout": timedelta(seconds=retry_seconds),
+                "backoff": {
+                    "init_backoff": _FIRST_PAUSE,
+                    "max_backoff": _LONGEST_PAUSE,
+                    "base": 2,
+                },
+            },
         )
 
     def keep(self, key: str, file: Buffered | bytearray, metadata: Mapping[str, str]) -> bool:
@@ -81,9 +95,13 @@ class Custody:
                 mode="create",
                 use_multipart=False,
             )
-        except AlreadyExistsError:
-            return False
-        except BaseError as error:
+        except AlreadyExistsError as error:
+            # S3 says so in two ways, which the library does not tell apart. 412: the object is
+            # there. 409: another request for the key was under way, and it need not be there.
+            if self._holds(key):
+                return False
+            raise StoreUnavailable("S3 is busy with another request for the same file") from error
+        except _FAILURES as error:
             raise StoreUnavailable(f"S3 did not take the file: {_reason(error)}") from error
         return True
 
@@ -93,13 +111,7 @@ class Custody:
         A part that fails leaves nothing visible: S3 shows an object when all parts are there, and
         the bucket's lifecycle removes parts that never became one.
         """
-        try:
-            obstore.head(self._store, key)
-        except NotFoundError:
-            pass
-        except BaseError as error:
-            raise StoreUnavailable(f"S3 did not answer: {_reason(error)}") from error
-        else:
+        if self._holds(key):
             return False
         try:
             obstore.put(
@@ -111,8 +123,17 @@ class Custody:
                 chunk_size=_PART_BYTES,
                 max_concurrency=_PARTS_AT_A_TIME,
             )
-        except BaseError as error:
+        except _FAILURES as error:
             raise StoreUnavailable(f"S3 did not take the file: {_reason(error)}") from error
+        return True
+
+    def _holds(self, key: str) -> bool:
+        try:
+            obstore.head(self._store, key)
+        except FileNotFoundError:
+            return False
+        except BaseError as error:
+            raise StoreUnavailable(f"S3 did not answer: {_reason(error)}") from error
         return True
 
     def get(self, key: str) -> memoryview:
@@ -124,7 +145,7 @@ class Custody:
         """
         try:
             return memoryview(obstore.get(self._store, key).bytes())
-        except NotFoundError as error:
+        except FileNotFoundError as error:
             raise InstanceMissing(f"the bucket holds no object {key}") from error
         except BaseError as error:
             raise StoreUnavailable(f"S3 did not give the file: {_reason(error)}") from error
@@ -134,6 +155,6 @@ def _attributes(metadata: Mapping[str, str]) -> dict[str, str]:
     return {"Content-Type": "application/dicom", **metadata}
 
 
-def _reason(error: BaseError) -> str:
+def _reason(error: Exception) -> str:
     """Name the failure without the URL and headers that the library's message goes on with."""
     return type(error).__name__

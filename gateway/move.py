@@ -232,10 +232,9 @@ class MoveService:
                     move_originator=answer.originator,
                 )
                 status = response.status
-            except (InstanceMissing, StoreUnavailable) as error:
-                answer.log.error(
-                    "stored instance not readable",
-                    extra={"object_key": stored.object_key, "reason": str(error)},
+            except (InstanceMissing, StoreUnavailable):
+                answer.log.exception(
+                    "stored instance not readable", extra={"object_key": stored.object_key}
                 )
         progress.remaining -= 1
         if status == Status.SUCCESS:

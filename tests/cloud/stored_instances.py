@@ -53,7 +53,7 @@ class Store:
     @property
     def archive(self) -> Archive:
         """The bucket as the functions read it."""
-        return Archive(self.cloud.clients.s3, self.bucket)  # type: ignore[arg-type]
+        return Archive(self.cloud.clients.s3, self.bucket)
 
     def index(self, *, newest_shown: bool = True) -> Index:
         """Return the table as the functions write it."""

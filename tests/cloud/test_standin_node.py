@@ -297,6 +297,16 @@ def test_a_bad_nodes_file_is_told_in_a_sentence(tmp_path: Path) -> None:
     assert "node 1: port must be a whole number" in _refusal(*_FREE, "--nodes", str(nodes))
 
 
+def test_packages_that_are_not_installed_are_told_in_a_sentence() -> None:
+    # Without site-packages.
+    command = [sys.executable, "-S", "-E", "-m", "infra.local"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert re.fullmatch(
+        r"missing Python packages: .*boto3, .*`make run` installs them\n", ended.stderr
+    )
+
+
 def test_another_s3_is_refused_because_nothing_would_be_indexed() -> None:
     sentence = _refusal(*_FREE, AWS_ENDPOINT_URL_S3="http://127.0.0.1:1")
     assert sentence.startswith("AWS_ENDPOINT_URL_S3 is set, but only moto's S3 tells")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from tests.peers import dcmtk
 from tests.peers.node_process import Node, running_node
 

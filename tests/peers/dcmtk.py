@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.peers.node_process import Node
 
 #: DCMTK looks nothing up, and answers in English.
-_ENVIRONMENT = {**os.environ, "LC_ALL": "C", "TCP_NODELAY": "1"}
+ENVIRONMENT = {**os.environ, "LC_ALL": "C", "TCP_NODELAY": "1"}
 _SECONDS = 120
 _STATUS = re.compile(r"0x([0-9A-Fa-f]{4})")
 
@@ -26,7 +26,7 @@ def run(program: str, *arguments: str | Path, check: bool = True) -> str:
     assert path, f"{program} is not installed: apt-get install dcmtk"
     done = subprocess.run(
         [path, *map(str, arguments)],
-        env=_ENVIRONMENT,
+        env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         timeout=_SECONDS,
@@ -101,7 +101,7 @@ def receiver(folder: Path, aet: str, port: int, *options: str) -> Iterator[Path]
     with log.open("w") as output:
         process = subprocess.Popen(
             [path, "-v", "+xa", "+B", "-aet", aet, "-od", str(folder), *options, str(port)],
-            env=_ENVIRONMENT,
+            env=ENVIRONMENT,
             stdout=output,
             stderr=subprocess.STDOUT,
         )

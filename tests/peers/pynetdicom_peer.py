@@ -8,6 +8,7 @@ from io import BytesIO
 from pynetdicom import AE, build_context
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
+
 from tests.peers.node_process import Node
 
 
@@ -35,7 +36,10 @@ def association(
 def store_bytes(
     opened: Association, sop_class_uid: str, sop_instance_uid: str, data_set: bytes
 ) -> int | None:
-    """Send an encoded data set without a look at it; return the status, None when aborted."""
+    """Send an encoded data set without a look at it; return the status, None when aborted.
+
+    Once an association: pynetdicom's reactor may take the next response for a request.
+    """
     (context,) = [
         each for each in opened.accepted_contexts if each.abstract_syntax == sop_class_uid
     ]
@@ -51,8 +55,8 @@ def store_bytes(
         assert opened.is_alive(), "the association ended by itself"
         time.sleep(0.001)
     try:
-        opened.dimse.send_msg(request, context.context_id)
+        opened.dimse.send_msg(request, context.context_id or 0)
         _, response = opened.dimse.get_msg(block=True)
     finally:
         opened._reactor_checkpoint.set()
-    return None if response is None else int(response.Status)
+    return None if response is None else int(response.Status or 0)

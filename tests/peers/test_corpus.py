@@ -1,4 +1,4 @@
-"""Real files of many makers go through the node and come back bit for bit, with DCMTK as the peer."""
+"""Real files of many makers go through the node and come back bit for bit."""
 
 import contextlib
 import hashlib
@@ -8,6 +8,7 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
+
 from lenticular.part10 import file_head
 from lenticular.sop_classes import STORAGE
 from lenticular.transfer_syntaxes import BY_UID
@@ -31,6 +32,7 @@ EXPLICIT = "1.2.840.10008.1.2.1"
 UID_CHARACTERS = 64
 #: Of the corpus as it is, so that a test that sends nothing cannot pass.
 SENDABLE = 180
+HOSTILE = 60
 #: The requirement is two seconds for one instance; the machine of a CI run is given more.
 FINDABLE_SECONDS = 30
 
@@ -89,7 +91,9 @@ def test_every_file_dcmtk_can_send_is_found_and_comes_back_bit_identical(
     for key in node.object_keys("instances/"):
         body = s3.get_object(Bucket=node.bucket, Key=key)["Body"].read()
         stored.setdefault(key.split("/")[3], []).append(_data_set(body))
-    placeable = {file for file in files if file.path in statuses and file.sop_instance_uid in stored}
+    placeable = {
+        file for file in files if file.path in statuses and file.sop_instance_uid in stored
+    }
     found = _find_until(node, {file.sop_instance_uid for file in placeable})
     missing = {file.sop_instance_uid for file in placeable} - found.keys()
     assert not missing
@@ -104,8 +108,8 @@ def test_every_file_dcmtk_can_send_is_found_and_comes_back_bit_identical(
     )
     with capsys.disabled():
         print(
-            f"\ncorpus: {len(statuses)} of {len(files)} sent by storescu, {len(placeable)} placed, "
-            f"{len(found)} found, {sum(received.values())} moved, {identical} bit-identical to what "
+            f"\ncorpus: {len(statuses)} of {len(files)} sent by storescu, {len(placeable)} placed, {len(found)} "
+            f"found, {sum(received.values())} moved, {identical} bit-identical to what "
             f"is stored, {unchanged} stored as they are in the file"
         )
     shown = {uid: contents for uid, contents in stored.items() if uid in found}
@@ -141,19 +145,14 @@ def test_every_data_set_sent_as_it_is_is_kept_bit_for_bit(clinic: Clinic) -> Non
 def test_hostile_files_get_a_status_and_the_node_serves_on(clinic: Clinic) -> None:
     node = clinic.node
     answered: Counter[int | None] = Counter()
-    hostile = [file for file in corpus_files() if file.hostile]
-    for number, file in enumerate(hostile):
-        # Whatever the file is, it goes out as the data set of a CT image.
-        content = file.path.read_bytes()
-        data_set = content[132:] if content[128:132] == b"DICM" else content
-        if not data_set:
-            continue
-        with association(node, [(CT, EXPLICIT)]) as opened:
-            answered[store_bytes(opened, CT, f"1.2.3.{number}", data_set)] += 1
+    for number, file in enumerate(file for file in corpus_files() if file.hostile):
+        # As a CT image: the file behind its preamble, meta information and all, and its data set.
+        data_sets = [file.path.read_bytes()[132:]]
         with contextlib.suppress(Exception):
-            whole = data_set_of(file.path)
+            data_sets.append(data_set_of(file.path))
+        for data_set in filter(None, data_sets):
             with association(node, [(CT, EXPLICIT)]) as opened:
-                answered[store_bytes(opened, CT, file.sop_instance_uid or "1.2.3", whole)] += 1
-    assert sum(answered.values()) > len(hostile)
+                answered[store_bytes(opened, CT, f"1.2.3.{number}", data_set)] += 1
+    assert sum(answered.values()) > HOSTILE
     assert answered.keys() <= {SUCCESS, MISMATCH, CANNOT_UNDERSTAND}
     dcmtk.echo(node)

@@ -38,7 +38,7 @@ def copies(draw: st.DrawFn) -> Copy:
         ),
         size=draw(st.integers(0, 1 << 40)),
         received=f"2026-01-01T00:00:00.{draw(st.integers(0, 9)):06}Z",
-        sop_class_uid=draw(st.sampled_from(["1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"])),
+        sop_class_uid=draw(st.sampled_from(["1.2.840.1", "1.2.840.2"])),
         transfer_syntax_uid="1.2.840.10008.1.2.1",
         attributes={level: draw(elements) for level in Level},
     )  # fmt: skip

@@ -46,9 +46,7 @@ def test_an_empty_variable_counts_as_not_set() -> None:
 
 def test_transfer_syntaxes_may_be_an_ordered_list() -> None:
     uids = "1.2.840.10008.1.2.4.70, 1.2.840.10008.1.2"
-    settings = GatewaySettings.from_environment(
-        {**REQUIRED, "LENTICULAR_TRANSFER_SYNTAXES": uids}
-    )
+    settings = GatewaySettings.from_environment({**REQUIRED, "LENTICULAR_TRANSFER_SYNTAXES": uids})
     assert settings.transfer_syntaxes == ("1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2")
 
 

@@ -194,6 +194,13 @@ class GatewaySettings(_Shared):
         "time running associations get to finish after SIGTERM",
         100,
     )
+    retry_seconds: int = _setting(
+        "LENTICULAR_RETRY_SECONDS",
+        _whole(0, 300),
+        "time for which S3 is asked again when it throttles or fails, before the sender of an "
+        "instance hears A700 and keeps its copy",
+        20,
+    )
     memory_bytes: int = _setting(
         "LENTICULAR_MEMORY_BYTES",
         _whole(64 * 1024, 1024 * _MIB),

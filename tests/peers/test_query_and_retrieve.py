@@ -1,0 +1,222 @@
+"""Querying and retrieving with DCMTK: what a viewer does with a node, and what fails for it."""
+
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.cloud.deadline import eventually
+from tests.peers import dcmtk
+from tests.peers.conftest import WORKSTATION, Clinic, free_port
+from tests.peers.ct_files import ct_file
+
+pytestmark = pytest.mark.peers
+
+STUDY, OTHER_STUDY = "1.2.826.0.1.77.1", "1.2.826.0.1.77.2"
+PATIENT_NAME = "0010,0010"
+STUDY_UID = "0020,000d"
+SERIES_UID = "0020,000e"
+SOP_UID = "0008,0018"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Two studies in the node: two series of two instances, and one of one."""
+
+    clinic: Clinic
+    files: list[Path]
+
+
+@pytest.fixture(scope="module")
+def stored(clinic: Clinic, tmp_path_factory: pytest.TempPathFactory) -> Stored:
+    """Store both studies and wait until they can be found."""
+    folder = tmp_path_factory.mktemp("files")
+    files = [
+        ct_file(
+            folder, STUDY, f"{STUDY}.{series}", f"{STUDY}.{series}.{number}",
+            PatientName="Müller^Jürgen", PatientID="P77", AccessionNumber="ACC77",
+            StudyDate="20260105", StudyTime="101500", SeriesNumber=str(series),
+            InstanceNumber=str(number), StudyDescription="Thorax nativ",
+        )
+        for series in (1, 2) for number in (1, 2)
+    ]  # fmt: skip
+    files.append(
+        ct_file(
+            folder, OTHER_STUDY, f"{OTHER_STUDY}.1", f"{OTHER_STUDY}.1.1",
+            PatientName="Müller^Jürgen", PatientID="P77", AccessionNumber="ACC78",
+            StudyDate="20260210", StudyTime="080000",
+        )
+    )  # fmt: skip
+    node = clinic.node
+    assert dcmtk.store(node, *files) == [0] * len(files)
+    eventually(
+        lambda: dcmtk.find(node, "STUDY", "PatientID=P77", "NumberOfStudyRelatedInstances"),
+        until=lambda answers: sorted(each["0020,1208"] for each in answers) == ["1", "4"],
+    )
+    return Stored(clinic, files)
+
+
+@pytest.mark.parametrize(
+    ("keys", "studies"),
+    [
+        (["PatientID=P77"], {STUDY, OTHER_STUDY}),
+        (["AccessionNumber=ACC77"], {STUDY}),
+        ([f"StudyInstanceUID={STUDY}"], {STUDY}),
+        ([f"StudyInstanceUID={STUDY}\\{OTHER_STUDY}"], {STUDY, OTHER_STUDY}),
+        (["PatientName=MULLER*", "PatientID=P77"], {STUDY, OTHER_STUDY}),
+        (["PatientName=muller^j*"], {STUDY, OTHER_STUDY}),
+        (["PatientName=M?ller^J*", "PatientID=P7*"], {STUDY, OTHER_STUDY}),
+        (["StudyDate=20260101-20260131", "PatientID=P77"], {STUDY}),
+        (["StudyDate=20260105"], {STUDY}),
+        (["StudyDate=20260106-", "PatientID=P77"], {OTHER_STUDY}),
+        (["StudyDescription=*nativ*", "ModalitiesInStudy=CT"], {STUDY}),
+        (["PatientID=P77", "ModalitiesInStudy=MR"], set()),
+        (["PatientID=nobody"], set()),
+    ],
+)
+def test_studies_are_found_by(stored: Stored, keys: list[str], studies: set[str]) -> None:
+    if not any("StudyInstanceUID" in key for key in keys):
+        keys = [*keys, "StudyInstanceUID"]
+    answers = dcmtk.find(stored.clinic.node, "STUDY", *keys)
+    assert {answer[STUDY_UID] for answer in answers} == studies
+    assert len(answers) == len(studies)
+
+
+def test_series_and_images_are_found_below_their_study(stored: Stored) -> None:
+    node = stored.clinic.node
+    in_study = f"StudyInstanceUID={STUDY}"
+    series = dcmtk.find(
+        node, "SERIES", in_study, "SeriesInstanceUID", "Modality", "NumberOfSeriesRelatedInstances"
+    )
+    assert {answer[SERIES_UID] for answer in series} == {f"{STUDY}.1", f"{STUDY}.2"}
+    assert {(answer["0008,0060"], answer["0020,1209"]) for answer in series} == {("CT", "2")}
+    images = dcmtk.find(
+        node, "IMAGE", in_study, f"SeriesInstanceUID={STUDY}.1", "SOPInstanceUID", "InstanceNumber"
+    )
+    assert {(answer[SOP_UID], answer["0020,0013"]) for answer in images} == {
+        (f"{STUDY}.1.1", "1"),
+        (f"{STUDY}.1.2", "2"),
+    }
+
+
+def test_a_patient_is_found_once_with_all_studies_counted(stored: Stored) -> None:
+    (answer,) = dcmtk.find(
+        stored.clinic.node, "PATIENT", "PatientID=P77", "PatientName",
+        "NumberOfPatientRelatedStudies", "NumberOfPatientRelatedInstances", model="-P",
+    )  # fmt: skip
+    assert (answer["0020,1200"], answer["0020,1204"]) == ("2", "5")
+
+
+def test_the_answer_comes_in_the_character_set_of_the_question(stored: Stored) -> None:
+    (answer,) = dcmtk.find(
+        stored.clinic.node, "STUDY", "SpecificCharacterSet=ISO_IR 100", "AccessionNumber=ACC77",
+        "PatientName",
+    )  # fmt: skip
+    # dcmtk.run reads what findscu prints as Latin-1, which is the set that was asked for.
+    assert answer[PATIENT_NAME] == "Müller^Jürgen"
+
+
+def test_a_query_that_breaks_the_hierarchy_is_refused(stored: Stored) -> None:
+    with pytest.raises(dcmtk.PeerFailed, match="DataSetDoesNotMatchSOPClass"):
+        dcmtk.find(stored.clinic.node, "SERIES", "SeriesInstanceUID")
+
+
+@pytest.mark.parametrize(
+    ("level", "keys", "count"),
+    [
+        ("STUDY", [f"StudyInstanceUID={STUDY}"], 4),
+        ("STUDY", [f"StudyInstanceUID={STUDY}\\{OTHER_STUDY}"], 5),
+        ("SERIES", [f"StudyInstanceUID={STUDY}", f"SeriesInstanceUID={STUDY}.2"], 2),
+        (
+            "IMAGE",
+            [
+                f"StudyInstanceUID={STUDY}",
+                f"SeriesInstanceUID={STUDY}.1",
+                f"SOPInstanceUID={STUDY}.1.2",
+            ],
+            1,
+        ),
+        ("STUDY", ["StudyInstanceUID=1.2.3.4.5.6"], 0),
+    ],
+)
+def test_what_is_named_is_sent_to_the_destination(
+    stored: Stored, workstation: Path, level: str, keys: list[str], count: int
+) -> None:
+    output = dcmtk.move(stored.clinic.node, WORKSTATION, level, *keys)
+    final = output.rpartition("C-MOVE RSP")[2]
+    assert re.search(r"DIMSE Status\s*: 0x0000", final), output[-3000:]
+    assert re.search(rf"Completed Suboperations\s*: {count}\b", final), output[-3000:]
+    assert len(list(workstation.iterdir())) == count
+
+
+def test_a_whole_patient_is_sent(stored: Stored, workstation: Path) -> None:
+    output = dcmtk.move(stored.clinic.node, WORKSTATION, "PATIENT", "PatientID=P77", model="-P")
+    assert re.search(r"Completed Suboperations\s*: 5\b", output.rpartition("C-MOVE RSP")[2])
+    assert len(list(workstation.iterdir())) == len(stored.files)
+
+
+@pytest.mark.parametrize(
+    ("destination", "level", "keys", "status"),
+    [
+        ("NOBODY", "STUDY", [f"StudyInstanceUID={STUDY}"], "0xa801"),
+        (WORKSTATION, "STUDY", ["StudyInstanceUID"], "0xa900"),
+        (WORKSTATION, "SERIES", [f"SeriesInstanceUID={STUDY}.1"], "0xa900"),
+    ],
+)
+def test_a_retrieval_that_cannot_be_is_refused(
+    stored: Stored, destination: str, level: str, keys: list[str], status: str
+) -> None:
+    output = dcmtk.move(stored.clinic.node, destination, level, *keys)
+    assert re.search(rf"DIMSE Status\s*: {status}", output.rpartition("C-MOVE RSP")[2])
+
+
+def test_a_destination_that_does_not_answer_fails_every_suboperation(stored: Stored) -> None:
+    # No storescp is running on the workstation's port.
+    output = dcmtk.move(stored.clinic.node, WORKSTATION, "STUDY", f"StudyInstanceUID={STUDY}")
+    final = output.rpartition("C-MOVE RSP")[2]
+    assert re.search(r"DIMSE Status\s*: 0xa702", final), output[-3000:]
+    assert re.search(r"Failed Suboperations\s*: 4\b", final)
+
+
+def test_a_destination_that_aborts_midway_gets_the_rest_on_a_fresh_association(
+    stored: Stored, tmp_path: Path
+) -> None:
+    # storescp aborts while it receives; what it broke on is tried once more, and then listed.
+    with dcmtk.receiver(
+        tmp_path / "aborting", WORKSTATION, stored.clinic.workstation_port, "--abort-during"
+    ):
+        output = dcmtk.move(
+            stored.clinic.node, WORKSTATION, "STUDY", f"StudyInstanceUID={OTHER_STUDY}"
+        )
+    final = output.rpartition("C-MOVE RSP")[2]
+    assert re.search(r"Failed Suboperations\s*: 1\b", final), output[-3000:]
+    dcmtk.echo(stored.clinic.node)
+
+
+def test_nodes_that_are_loaded_by_the_command_are_known_without_a_restart(
+    stored: Stored, tmp_path: Path
+) -> None:
+    node = stored.clinic.node
+    port = free_port()
+    nodes = tmp_path / "nodes.yaml"
+    nodes.write_text(
+        "nodes:\n"
+        f"  - {{aet: {WORKSTATION}, address: 127.0.0.1, port: {stored.clinic.workstation_port}}}\n"
+        f"  - {{aet: NEWCOMER, address: 127.0.0.1, port: {port}}}\n"
+    )
+    subprocess.run(
+        [sys.executable, "-m", "lenticular.cli", "nodes", "load", str(nodes)],
+        env=node.environment(),
+        check=True,
+        capture_output=True,
+    )
+    with dcmtk.receiver(tmp_path / "newcomer", "NEWCOMER", port) as folder:
+        # The gateway looks at the table every few seconds.
+        eventually(
+            lambda: dcmtk.move(node, "NEWCOMER", "STUDY", f"StudyInstanceUID={OTHER_STUDY}"),
+            until=lambda output: "0x0000" in output.rpartition("C-MOVE RSP")[2],
+        )
+        assert len(list(folder.iterdir())) == 1
