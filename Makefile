@@ -9,7 +9,6 @@ ARCHITECTURE ?= arm64
 
 export SAM_CLI_TELEMETRY := 0
 export AWS_DEFAULT_REGION ?= eu-central-1
-export PYTHONPATH := .:layers/core
 
 VENV := .venv/bin
 UV := $(VENV)/python infra/run_uv.py
@@ -21,9 +20,11 @@ help: ## List the targets
 
 .PHONY: run
 run: python ## Start the node offline; options in ARGS="--port 11119 --aet CLINIC"
-# On a terminal, Ctrl-C goes to every process in front, make included, which then fails whatever the
-# node returns. With job control the node alone is in front; it drains, and make sees its 0.
-	@[ ! -t 0 ] || set -m; $(VENV)/python -m infra.local $(ARGS); exit $$?
+# Ctrl-C goes to every process in front on the terminal, make included, which then fails whatever the
+# node returns. So where we are in front (fields 5 and 8 of stat: our process group, the one in front),
+# job control puts the node there alone; it drains, and make sees its 0.
+	@read -ra self </proc/$$$$/stat; [ "$${self[4]}" != "$${self[7]}" ] || set -m; \
+	$(VENV)/python -m infra.local $(ARGS); exit $$?
 
 .PHONY: test
 test: python dcmtk ## Run the tests that take seconds; pytest's options in ARGS

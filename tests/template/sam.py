@@ -33,7 +33,7 @@ class Template:
         """Return the properties of the resources of a type, by logical id."""
         return {name: each.get("Properties", {}) for name, each in self.resources(kind).items()}
 
-    def default(self, value: object) -> Any:  # noqa: ANN401 - whatever CloudFormation allows there
+    def default(self, value: object) -> Any:
         """Return the default of the parameter that `value` refers to, any other value as it is."""
         parameter = self.document["Parameters"].get(reference(value) or "", {})
         return parameter.get("Default", value)

@@ -28,7 +28,7 @@ def statements(template: Template, effect: str) -> list[Document]:
     ]
 
 
-def listed(value: Any) -> list[Any]:  # noqa: ANN401 - a policy element is one value or a list
+def listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 

@@ -15,8 +15,18 @@ from tests.template.sam import ROOT, Template
 
 FUNCTIONS = ["IndexFunction"]
 
-#: What the Python runtime of Lambda has installed: boto3 and what it needs.
-RUNTIME = {"boto3", "botocore", "jmespath", "python-dateutil", "s3transfer", "six", "urllib3"}
+#: What the Python runtime of Lambda has installed: boto3 and what it needs. botocore also takes
+#: certifi where that is there, as it is here.
+RUNTIME = {
+    "boto3",
+    "botocore",
+    "certifi",
+    "jmespath",
+    "python-dateutil",
+    "s3transfer",
+    "six",
+    "urllib3",
+}
 
 LOADED = """
 import sys
