@@ -185,6 +185,7 @@ class Association:
             wake=drain_wake,
         )
         self._exchange = MessageExchange(self._wire, self.contexts)
+        self._refused: dict[str, str] = {}
 
     # For services
 
@@ -260,6 +261,7 @@ class Association:
                 "outcome": outcome.value,
                 "port": self.peer.port,
                 "messages": dict(self._exchange.counts),
+                "refused_contexts": self._refused,
                 "bytes_received": self._wire.bytes_received,
                 "bytes_sent": self._wire.bytes_sent,
                 "seconds": round(monotonic() - began, 3),
@@ -312,6 +314,9 @@ class Association:
                     proposed[answer.context_id].abstract_syntax,
                     answer.transfer_syntax,
                 )
+            else:
+                abstract_syntax = proposed[answer.context_id].abstract_syntax
+                self._refused[abstract_syntax] = answer.result.name.lower()
         self.user_identity = request.user_identity
         self.peer = Peer(
             calling_aet=request.calling_aet,
@@ -331,6 +336,10 @@ class Association:
         )
 
     # Messages
+
+    @property
+    def _is_established(self) -> bool:
+        return self._wire.state is State.DATA_TRANSFER
 
     def _serve(self) -> Outcome:
         """Serve messages until the association ends; tell how it did."""
@@ -354,7 +363,7 @@ class Association:
 
     def _next_message_begins(self) -> bool:
         """Wait for the peer's next message; False when it is time to release."""
-        if self._wire.state is not State.DATA_TRANSFER:
+        if not self._is_established:
             raise AssociationAborted("a service aborted the association", Outcome.ABORTED_BY_US)
         deadline = monotonic() + self._idle_seconds
         while not self._wire.wait(max(0.0, deadline - monotonic())):
@@ -389,13 +398,16 @@ class Association:
         if failure is None:
             try:
                 service.handle(self, arrival.message, arrival.sink)
-            except AssociationAborted:
-                raise
+            except AssociationAborted as error:
+                # A service may also have lost another association, which it opened itself.
+                if not self._is_established:
+                    raise
+                failure = error
             except Exception as error:  # noqa: BLE001 - the peer must hear of any failure
                 failure = error
         if failure is not None:
             self._log_failure(command, failure)
-            if not self._answered:
+            if not self._answered and self._is_established:
                 self._respond(arrival.message, service.failure_status)
 
     def _log_failure(self, command: CommandSet, failure: Exception) -> None:

@@ -182,8 +182,8 @@ def encode(command: CommandSet) -> bytes:
             else:
                 encoded = _encode_tags(value) if kind is _Kind.AT else _encode_text(kind, value)
                 parts.append(_HEADER.pack(0, element, len(encoded)) + encoded)
-        except (struct.error, UnicodeEncodeError, TypeError, AttributeError) as error:
-            raise CommandSetError(f"{name} cannot be encoded") from error
+        except (struct.error, ValueError, TypeError, AttributeError) as error:
+            raise CommandSetError(f"{name} cannot be written as {kind.name}") from error
     body = b"".join(parts)
     return _GROUP_LENGTH.pack(0, 0, 4, len(body)) + body
 
@@ -195,7 +195,7 @@ def _encode_text(kind: _Kind, text: str) -> bytes:
     else:
         encoded = text.encode("ascii")
         if len(encoded) > _MAX_CHARACTERS[kind]:
-            raise CommandSetError(f"a value is longer than {_MAX_CHARACTERS[kind]} characters")
+            raise ValueError("too long")
     return encoded + _PADDING[kind] if len(encoded) % 2 else encoded
 
 
@@ -207,7 +207,8 @@ def decode(data: bytes | memoryview) -> CommandSet:
     """Decode one whole command set, or raise `CommandSetError` and nothing else.
 
     Order, group length and repeated elements (the last counts) are not judged: peers differ there
-    and nothing depends on it. An empty value reads as absent.
+    and nothing depends on it. An empty value reads as absent. UIDs and AE titles are ASCII but
+    otherwise as the peer wrote them: check them before they become a key or a path.
     """
     data = bytes(data)
     end = len(data)

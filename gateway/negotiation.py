@@ -212,11 +212,19 @@ LOCAL_LIMIT_EXCEEDED: Final = Rejected(
 )
 
 _ITEM_HEADER: Final = struct.Struct(">BxH")
-_RQ_FIXED_BYTES: Final = 74
+#: What stands before the items of an A-ASSOCIATE-RQ or -AC, PS3.8 9.3.2 and 9.3.3.
+_FIXED_BYTES: Final = 74
 _RQ_ITEMS: Final = frozenset({0x10, 0x20, 0x50})
 _AC_ITEMS: Final = frozenset({0x10, 0x21, 0x50})
-_USER_INFORMATION: Final = 0x50
-_USER_ITEMS: Final = frozenset(range(0x51, 0x5A))
+#: Items that hold items: where those start, and which there are. PS3.8 9.3.2, 9.3.3; PS3.7 D.3.3.
+_SUB_ITEMS: Final[Mapping[int, tuple[int, frozenset[int]]]] = {
+    0x20: (8, frozenset({0x30, 0x40})),
+    0x21: (8, frozenset({0x40})),
+    0x50: (4, frozenset(range(0x51, 0x5A))),
+}
+#: 128 contexts with every transfer syntax there is have 6,000, and a role for each SOP class adds
+#: a few hundred.
+_MAX_ITEMS: Final = 8192
 
 
 def titles_in(encoded: bytes) -> tuple[str, str]:
@@ -268,6 +276,8 @@ def decode_request(encoded: bytes, address: str, port: int) -> AssociationReques
             implementation_class_uid=_implementation_class_uid(user),
             implementation_version_name=_implementation_version_name(user),
         )
+    except MalformedPdu:
+        raise
     except Exception as error:
         # pynetdicom raises a dozen kinds, from struct.error to RecursionError.
         raise MalformedPdu("the A-ASSOCIATE-RQ cannot be read") from error
@@ -277,9 +287,7 @@ def decode_request(encoded: bytes, address: str, port: int) -> AssociationReques
     return request
 
 
-def encode_acceptance(
-    request: AssociationRequest, accepted: Accepted, max_pdu_bytes: int
-) -> bytes:
+def encode_acceptance(request: AssociationRequest, accepted: Accepted, max_pdu_bytes: int) -> bytes:
     """Encode the A-ASSOCIATE-AC to `request`, PS3.8 9.3.3."""
     pdu = A_ASSOCIATE_AC()
     # Both titles go back as they came and are not tested.
@@ -367,24 +375,36 @@ def decode_acceptance(encoded: bytes) -> Answer:
             roles=_roles(user),
             max_pdu_bytes=_max_pdu_bytes(user),
         )
+    except MalformedPdu:
+        raise
     except Exception as error:
         raise MalformedPdu("the A-ASSOCIATE-AC cannot be read") from error
 
 
 def _known_items(encoded: bytes, known: frozenset[int]) -> bytes:
-    """Leave out items of types that do not exist (yet); pynetdicom would stumble over them."""
-    items = bytearray()
-    for kind, item in _items(encoded[_RQ_FIXED_BYTES:]):
-        if kind == _USER_INFORMATION:
-            kept = b"".join(
-                sub_item
-                for sub_kind, sub_item in _items(item[_ITEM_HEADER.size :])
-                if sub_kind in _USER_ITEMS
-            )
-            items += _ITEM_HEADER.pack(kind, len(kept)) + kept
-        elif kind in known:
-            items += item
-    return encoded[:_RQ_FIXED_BYTES] + bytes(items)
+    """Leave out items of types that do not exist (yet), at any place, and refuse too many.
+
+    pynetdicom would stumble over the first and spend seconds on the second.
+    """
+    items: list[bytes] = []
+    count = 0
+    for kind, item in _items(encoded[_FIXED_BYTES:]):
+        if kind not in known:
+            continue
+        count += 1
+        if kind in _SUB_ITEMS:
+            start, known_within = _SUB_ITEMS[kind]
+            if len(item) < start:
+                raise MalformedPdu("an item is too short")
+            kept = [sub for sub_kind, sub in _items(item[start:]) if sub_kind in known_within]
+            count += len(kept)
+            body = item[_ITEM_HEADER.size : start] + b"".join(kept)
+            items.append(_ITEM_HEADER.pack(kind, len(body)) + body)
+        else:
+            items.append(item)
+        if count > _MAX_ITEMS:
+            raise MalformedPdu(f"the PDU has more than {_MAX_ITEMS} items")
+    return encoded[:_FIXED_BYTES] + b"".join(items)
 
 
 def _items(encoded: bytes) -> Iterator[tuple[int, bytes]]:

@@ -145,9 +145,7 @@ class RequestedAssociation:
         data: bytes | Iterable[bytes | memoryview] | None = None,
     ) -> tuple[CommandSet, bytes | None]:
         """Send a request and return its response; `message_id` is filled in when `None`."""
-        return self._exchange.request(
-            context, command, data, response_seconds=self._dimse_seconds
-        )
+        return self._exchange.request(context, command, data, response_seconds=self._dimse_seconds)
 
     def release(self) -> None:
         """End the association in order; the peer has `artim_seconds` to agree.
@@ -245,8 +243,12 @@ def _connect(
 ) -> socket.socket:
     try:
         sock = socket.create_connection((address, port), timeout=connect_seconds)
-        tune(sock)
-        return sock if tls is None else tls.wrap_socket(sock, server_hostname=address)
+        try:
+            tune(sock)
+            return sock if tls is None else tls.wrap_socket(sock, server_hostname=address)
+        except BaseException:
+            sock.close()
+            raise
     except OSError as error:
         reason = "no answer in time" if isinstance(error, TimeoutError) else error.strerror or error
         raise ConnectionFailed(f"{peer_name} cannot be reached: {reason}") from error

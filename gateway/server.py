@@ -60,9 +60,7 @@ class Server:
         )
         host, actual_port, *_ = listener.getsockname()
         self._address = (str(host), int(actual_port))
-        self._lobby = Lobby(
-            listener, artim_seconds=limits.artim_seconds, on_request=self._admit
-        )
+        self._lobby = Lobby(listener, artim_seconds=limits.artim_seconds, on_request=self._admit)
         # Readable once the server drains: associations watch it while they wait for a message.
         self._drain_wake_read, self._drain_wake_write = os.pipe()
         self._drain_asked_seconds: float | None = None
@@ -70,6 +68,7 @@ class Server:
         self._slots_taken = 0
         self._running: set[Association] = set()
         self._serving = False
+        self._thread: threading.Thread | None = None
         self._all_finished = True
         self._stopped = threading.Event()
 
@@ -108,7 +107,8 @@ class Server:
     def start(self) -> None:
         """Serve in a thread of its own."""
         self._serving = True
-        threading.Thread(target=self.serve, name="dimse-server", daemon=True).start()
+        self._thread = threading.Thread(target=self.serve, name="dimse-server", daemon=True)
+        self._thread.start()
 
     def request_drain(self, deadline_seconds: float) -> None:
         """Begin to drain and return at once; safe in a signal handler.
@@ -128,6 +128,8 @@ class Server:
         if not self._serving:
             self.serve()
         self._stopped.wait()
+        if self._thread is not None:
+            self._thread.join()
         return self._all_finished
 
     def close(self) -> None:
