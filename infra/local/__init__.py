@@ -6,9 +6,11 @@ template's functions on their own event sources and starts the gateway, until Ct
     template.py          template.yaml, transformed and resolved
     cloud.py             its buckets, queues and tables, created in moto
     functions.py         its functions: code, environment, event sources
+    deployment.py        the three in turn, as `sam deploy` does it for real
     event_sources.py     how events come to a function
     function_worker.py   one function and one event source of it, in a process of its own
     moto_server.py       moto, made safe and quick enough for real work
+    moto_queues.py       its queues, likewise
     tether.py            ties the life of a child to the life of the node
     children.py          starts the processes, and tells when they are ready and when they end
     node.py              the life cycle of it all
@@ -21,3 +23,4 @@ from typing import Final
 
 #: The folder that holds template.yaml; paths in the template start here.
 ROOT: Final = Path(__file__).resolve().parents[2]
+REGION: Final = "us-east-1"

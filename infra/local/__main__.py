@@ -1,6 +1,7 @@
 """Start the node offline: `python -m infra.local --help`."""
 
 import argparse
+import importlib.util
 import logging
 import os
 import sys
@@ -10,6 +11,11 @@ from typing import Final, NoReturn
 from . import ROOT
 
 _USAGE_STATUS: Final = 2
+#: What the node's processes import from outside; each would fail on its own, and less clearly.
+_PACKAGES: Final = (
+    "aws_lambda_powertools", "boto3", "flask", "flask_cors", "moto", "obstore", "pydicom",
+    "pynetdicom", "samtranslator", "yaml",
+)  # fmt: skip
 
 
 class _Parser(argparse.ArgumentParser):
@@ -77,15 +83,18 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     if given.verbose:
         logging.getLogger("infra.local").setLevel(logging.DEBUG)
+    if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:
+        print(
+            f"missing Python packages: {', '.join(missing)}; `make run` installs them",
+            file=sys.stderr,
+        )
+        return _USAGE_STATUS
     # As Lambda and the gateway's image lay it out: the core layer is on the path.
     sys.path.insert(0, str(ROOT / "layers" / "core"))
-    try:
-        from lenticular.errors import OperatorError  # noqa: PLC0415 - found by the line above
+    from lenticular.errors import OperatorError  # noqa: PLC0415 - found by the line above
 
-        from .node import Node, Options  # noqa: PLC0415 - needs what may be missing
-    except ModuleNotFoundError as error:
-        print(f"Python package {error.name} is missing; `make run` installs it", file=sys.stderr)
-        return _USAGE_STATUS
+    from .node import Node, Options  # noqa: PLC0415 - needs the packages
+
     options = Options(
         settings={
             variable: getattr(given, option)
@@ -107,4 +116,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        # While still loading: nothing runs yet, so there is nothing to drain.
+        sys.exit(0)

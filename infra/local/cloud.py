@@ -19,10 +19,13 @@ from botocore.model import ListShape, MapShape, Shape, StructureShape
 
 from lenticular.errors import OperatorError
 
-from .template import Resource, Stack, TemplateError
+from .template import Json, Resource, Stack, TemplateError
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_sqs import SQSClient
 
 _log = logging.getLogger(__name__)
 
@@ -35,9 +38,9 @@ class CloudError(OperatorError):
 class Clients:
     """The services that hold the stack's resources."""
 
-    s3: "BaseClient"
-    sqs: "BaseClient"
-    dynamodb: "BaseClient"
+    s3: "S3Client"
+    sqs: "SQSClient"
+    dynamodb: "DynamoDBClient"
 
 
 def clients(environment: Mapping[str, str]) -> Clients:
@@ -48,17 +51,19 @@ def clients(environment: Mapping[str, str]) -> Clients:
         region_name=environment["AWS_REGION"],
     )
 
-    def client(service: str) -> "BaseClient":
+    def options(service: str) -> dict[str, Any]:
         endpoint = environment.get(f"AWS_ENDPOINT_URL_{service.upper()}")
-        made: BaseClient = session.client(  # type: ignore[call-overload]
-            service,
-            endpoint_url=endpoint or environment["AWS_ENDPOINT_URL"],
+        return {
+            "endpoint_url": endpoint or environment["AWS_ENDPOINT_URL"],
             # An empty mapping, unlike None, keeps requests to this machine off a proxy.
-            config=Config(proxies={}, retries={"total_max_attempts": 2}),
-        )
-        return made
+            "config": Config(proxies={}, retries={"total_max_attempts": 2}),
+        }
 
-    return Clients(client("s3"), client("sqs"), client("dynamodb"))
+    return Clients(
+        session.client("s3", **options("s3")),
+        session.client("sqs", **options("sqs")),
+        session.client("dynamodb", **options("dynamodb")),
+    )
 
 
 def create(stack: Stack, cloud: Clients) -> None:
@@ -251,12 +256,12 @@ def _renamed(value: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, An
     return result
 
 
-def _as_it_is(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+def _as_it_is(value: Json) -> Json:
     return value
 
 
 #: Property of a bucket: the operation that sets it, its parameter, and what it takes.
-_BUCKET_PROPERTIES: Final[Mapping[str, tuple[str, str, Callable[[Any], Any]]]] = {
+_BUCKET_PROPERTIES: Final[Mapping[str, tuple[str, str, Callable[[Json], Json]]]] = {
     "VersioningConfiguration": ("PutBucketVersioning", "VersioningConfiguration", _as_it_is),
     "BucketEncryption": (
         "PutBucketEncryption", "ServerSideEncryptionConfiguration", _encryption,
@@ -284,7 +289,7 @@ def _code(error: ClientError) -> str:
     return error.response.get("Error", {}).get("Code", "")
 
 
-def _call(client: "BaseClient", operation: str, **parameters: Any) -> None:  # noqa: ANN401 - JSON values
+def _call(client: "BaseClient", operation: str, **parameters: Json) -> None:
     """Call an operation with its parameters in the types its model asks for.
 
     A parameter of the template gives text where the API wants a number or a truth value.
@@ -294,7 +299,7 @@ def _call(client: "BaseClient", operation: str, **parameters: Any) -> None:  # n
     getattr(client, xform_name(operation))(**request)
 
 
-def _fit(value: Any, shape: Shape | None, path: str) -> Any:  # noqa: ANN401 - any JSON value
+def _fit(value: Json, shape: Shape | None, path: str) -> Json:
     if isinstance(shape, StructureShape) and isinstance(value, dict):
         if unknown := sorted(set(value) - set(shape.members)):
             raise TemplateError(f"{path} has no {unknown[0]}: it is not run offline")

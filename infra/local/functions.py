@@ -103,5 +103,5 @@ def _folder(code: Mapping[str, Any], root: Path) -> str | None:
         return None
     folder = root / str(code["S3Key"])
     if not folder.is_dir():
-        raise TemplateError(f"the template names the folder {code['S3Key']}, which is not there")
+        raise TemplateError(f"the template names the folder {folder}, which is not there")
     return str(folder.resolve())

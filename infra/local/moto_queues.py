@@ -2,13 +2,16 @@
 
 Two things are wrong with them in moto 5.2 for more than a few calls of a test:
 
-- They are not safe under threads. A delete copies the list of messages and puts the copy in its
-  place, and a message that arrives meanwhile is gone:
+- They are not safe under threads. A delete builds a list of the messages but one and puts it in the
+  place of the old one. Of two deletes at once, one undoes the other, and a message that arrived
+  between them is gone:
 
-      delete                            PutObject notifies
-      copy = all messages but one
-                                        messages.append(event)
-      messages = copy                                              the event is lost
+      delete A              delete B              PutObject notifies
+      reads the list
+                            reads the list
+                            replaces it
+                                                  appends an event to B's list
+      replaces it with a list that still has what B deleted, and not the event
 
 - Each send, and each message received, counts all waiting messages three times and reads the clock
   three times for each, so the work grows with the square of the backlog: 50 messages a second at a

@@ -17,18 +17,18 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from lenticular.errors import OperatorError
 from lenticular.nodes import read_nodes_file
 from lenticular.settings import GatewaySettings
 
-from . import ROOT
+from . import REGION, ROOT
 from .children import Child, Ended, Event, Events, Interrupted, Ready
-from .cloud import clients, create
 from .function_worker import argument
-from .functions import Drive, drives
-from .template import REGION, Site, Stack, read_template
+
+if TYPE_CHECKING:
+    from .functions import Drive
 
 _log = logging.getLogger(__name__)
 
@@ -52,8 +52,8 @@ _OFFLINE_SETTINGS: Final = {
     "LENTICULAR_BIND": _LOOPBACK,
     "LENTICULAR_PORT": "11112",
 }
-#: Outputs of the template that are settings of a gateway.
-_GATEWAY_OUTPUTS: Final = {"LENTICULAR_BUCKET": "BucketName", "LENTICULAR_TABLE": "TableName"}
+#: Settings of the gateway that come from the template.
+_DEPLOYED: Final = ("LENTICULAR_BUCKET", "LENTICULAR_TABLE")
 
 
 class StartError(OperatorError):
@@ -93,9 +93,8 @@ class Node:
                 "AWS_ENDPOINT_URL_S3 is set, but only moto's S3 tells the index queue here what "
                 "was stored: unset it, or run the gateway without the offline stand-in"
             )
-        # The bucket and the table are the template's.
         checked = GatewaySettings.from_environment(
-            {**self._settings, **dict.fromkeys(_GATEWAY_OUTPUTS, "offline")}
+            {**self._settings, **dict.fromkeys(_DEPLOYED, "from the template")}
         )
         if checked.nodes_file is not None:
             read_nodes_file(checked.nodes_file)
@@ -129,13 +128,14 @@ class Node:
             aws = aws_environment(endpoint, self._environment)
             self._moto = moto(listening, aws, self._environment, self._events)
             self._begin(self._moto)
-        # moto loads while the template is read; until it accepts, requests wait in the socket.
-        template = self._options.template
-        stack = Stack(read_template(template), self._options.parameters, Site(endpoint))
-        driven = drives(stack, template.absolute().parent)
-        names = {variable: stack.output(output) for variable, output in _GATEWAY_OUTPUTS.items()}
-        create(stack, clients(aws))
-        self._workers = [worker(drive, aws, self._environment, self._events) for drive in driven]
+        # SAM's translator takes as long to load as moto does: both at once. Until moto accepts,
+        # requests wait in its socket.
+        from .deployment import deploy  # noqa: PLC0415
+
+        deployed = deploy(self._options.template, self._options.parameters, aws)
+        self._workers = [
+            worker(drive, aws, self._environment, self._events) for drive in deployed.drives
+        ]
         self._gateway = Child(
             "the gateway",
             "gateway",
@@ -143,7 +143,7 @@ class Node:
                 **_without_aws(self._environment),
                 **aws,
                 **self._settings,
-                **names,
+                **deployed.settings,
                 "PYTHONPATH": str(ROOT / "layers" / "core"),
             },
             events=self._events,
@@ -157,8 +157,8 @@ class Node:
             "dimse": f"{said['host']}:{said['port']}",
             "aet": str(said["aet"]),
             "aws": endpoint,
-            "bucket": names["LENTICULAR_BUCKET"],
-            "table": names["LENTICULAR_TABLE"],
+            "bucket": deployed.settings["LENTICULAR_BUCKET"],
+            "table": deployed.settings["LENTICULAR_TABLE"],
         }
 
     def _until_ready(self, children: Collection[Child]) -> dict[str, object] | None:
@@ -275,7 +275,7 @@ def moto(
 
 
 def worker(
-    drive: Drive, aws: Mapping[str, str], environment: Mapping[str, str], events: Events
+    drive: "Drive", aws: Mapping[str, str], environment: Mapping[str, str], events: Events
 ) -> Child:
     """Describe the process that runs a function on one of its event sources.
 

@@ -23,10 +23,14 @@ from samtranslator.translator.translator import Translator
 
 from lenticular.errors import OperatorError
 
+from . import REGION
+
+#: A value as JSON has it, of whatever type.
+Json = Any
+
 #: Functions and layers carry their folder through the translator as an S3 key, which is the only
 #: form of code it takes; nothing is ever put there.
 CODE_BUCKET: Final = "offline"
-REGION: Final = "us-east-1"
 
 
 class TemplateError(OperatorError):
@@ -279,7 +283,7 @@ class Stack:
         """Tell whether a layer's content is only there after `sam build`."""
         return layer_key in self._makefile_layers
 
-    def resolve(self, value: Any) -> Any:  # noqa: ANN401 - any JSON value in, any JSON value out
+    def resolve(self, value: Json) -> Json:
         """Evaluate the intrinsic functions in a value of the template."""
         if isinstance(value, dict):
             if len(value) == 1:
@@ -321,7 +325,7 @@ class Stack:
         name = self.name(logical_id) if logical_id else ""
         return pattern.format(name=name, **asdict(self.site))
 
-    def decide(self, condition: Any) -> bool:  # noqa: ANN401 - a name or an intrinsic function
+    def decide(self, condition: Json) -> bool:
         """Decide a condition, given by its name or as it stands."""
         if isinstance(condition, str):
             if condition not in self._conditions:
@@ -331,7 +335,7 @@ class Stack:
             return condition
         return bool(self.resolve(condition))
 
-    def ref(self, name: str) -> Any:  # noqa: ANN401 - text, a list or no value
+    def ref(self, name: str) -> Json:
         """Evaluate `Ref`."""
         if name == "AWS::NoValue":
             return _NO_VALUE
@@ -367,7 +371,7 @@ class Stack:
 
         return _SUBSTITUTION.sub(value, text)
 
-    def find_in_map(self, argument: list[Any]) -> Any:  # noqa: ANN401 - text or a list
+    def find_in_map(self, argument: list[Any]) -> Json:
         """Evaluate `Fn::FindInMap`."""
         found: Any = self._mappings
         keys = [str(self.resolve(key)) for key in argument[:3]]
@@ -377,7 +381,7 @@ class Stack:
             found = found[key]
         return self.resolve(found)
 
-    def choose(self, argument: list[Any]) -> Any:  # noqa: ANN401 - any JSON value
+    def choose(self, argument: list[Any]) -> Json:
         """Evaluate `Fn::If`; the branch not taken is not evaluated."""
         condition, yes, no = argument
         return self.resolve(yes if self.decide(condition) else no)
@@ -392,7 +396,7 @@ class Stack:
         delimiter, parts = argument
         return str(delimiter).join(str(part) for part in self.resolve(parts))
 
-    def select(self, argument: list[Any]) -> Any:  # noqa: ANN401 - any JSON value
+    def select(self, argument: list[Any]) -> Json:
         """Evaluate `Fn::Select`."""
         index, values = self.resolve(argument)
         if not 0 <= int(index) < len(values):
