@@ -60,7 +60,7 @@ def _status_of(response: str) -> str:
 
 
 def find(node: Node, level: str, *keys: str, model: str = "-S") -> list[dict[str, str]]:
-    """Query, and return each answer as texts by tag, `(0020,000d)`; empty values are empty texts."""
+    """Query, and return each answer as texts by tag, `0020,000d`; empty values are empty texts."""
     arguments = [part for key in keys for part in ("-k", key)]
     output = run(
         "findscu", "-v", model, "-aec", node.aet, "-k", f"QueryRetrieveLevel={level}", *arguments,

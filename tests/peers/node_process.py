@@ -31,7 +31,7 @@ class Node:
     bucket: str
     table: str
 
-    def client(self, service: str) -> Any:  # noqa: ANN401 - boto3's clients have no common type
+    def client(self, service: str) -> Any:
         """Make a boto3 client of the node's AWS."""
         make: Any = boto3.client
         return make(
