@@ -59,6 +59,10 @@ def _described(error: BaseException) -> dict[str, object]:
     return described
 
 
+#: Libraries that tell at INFO how they were configured.
+_TALKATIVE: Final = ("boto3", "botocore", "urllib3")
+
+
 def configure_logging(level: str) -> None:
     """Send every logger's lines as JSON to stderr, `level` and above."""
     handler = logging.StreamHandler(sys.stderr)
@@ -66,6 +70,8 @@ def configure_logging(level: str) -> None:
     logging.captureWarnings(capture=True)
     for name in _SILENCED:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)

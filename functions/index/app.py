@@ -10,6 +10,7 @@ from os import environ
 from typing import Any
 
 from aws_lambda_powertools import Logger
+from aws_lambda_powertools.logging.utils import copy_config_to_registered_loggers
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from lenticular.archive import Archive
@@ -20,6 +21,8 @@ from lenticular.s3_events import object_keys
 from lenticular.settings import FunctionSettings
 
 logger = Logger()
+# What the shared package logs comes out as one JSON line as well, with its facts as fields.
+copy_config_to_registered_loggers(source_logger=logger, include={"lenticular.indexing"})
 
 
 @cache

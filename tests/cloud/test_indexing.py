@@ -137,6 +137,13 @@ def test_an_object_that_cannot_be_read_fails_alone(store: Store) -> None:
     assert _without_fingerprints(store.items()) == _expected(store, good)
 
 
+def test_an_empty_object_is_quarantined(store: Store) -> None:
+    key = f"instances/1.2/1.2.1/1.2.1.1/{'0' * 64}.dcm"
+    store.put_bytes(key, b"")
+    assert index_objects(store.archive, store.index(), [key]) == []
+    assert [item["sk"] for item in store.index().quarantined()] == [key]
+
+
 def test_an_object_that_is_gone_is_no_failure(store: Store) -> None:
     key = store.put(**study(1)[0])
     s3: Any = store.cloud.clients.s3

@@ -33,6 +33,7 @@ RECEIVED: Final = "received"
 CALLING_AE_TITLE: Final = "calling-aet"
 CALLED_AE_TITLE: Final = "called-aet"
 
+_INVALID_RANGE: Final = "InvalidRange"
 _MISSING_CODES: Final = frozenset({"NoSuchKey", "404", "NotFound"})
 
 
@@ -101,9 +102,15 @@ class Archive:
             StoreUnavailable: S3 refused or could not be reached.
         """
         try:
-            answer = self._client.get_object(
-                Bucket=self.bucket, Key=key, Range=f"bytes=0-{length - 1}"
-            )
+            try:
+                answer = self._client.get_object(
+                    Bucket=self.bucket, Key=key, Range=f"bytes=0-{length - 1}"
+                )
+            except ClientError as error:
+                if _code(error) != _INVALID_RANGE:
+                    raise
+                # An empty object has no first byte; it is read like any other.
+                answer = self._client.get_object(Bucket=self.bucket, Key=key)
             head = answer["Body"].read()
         except ClientError as error:
             raise _failure(error, key) from error
@@ -150,7 +157,11 @@ class Archive:
 
 
 def _failure(error: ClientError, key: str) -> InstanceMissing | StoreUnavailable:
-    code = error.response.get("Error", {}).get("Code", "")
+    code = _code(error)
     if code in _MISSING_CODES:
         return InstanceMissing(f"the bucket holds no object {key}")
     return StoreUnavailable(f"S3 refused: {code or type(error).__name__}")
+
+
+def _code(error: ClientError) -> str:
+    return error.response.get("Error", {}).get("Code", "")

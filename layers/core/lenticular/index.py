@@ -83,7 +83,13 @@ class Index:
 
     def _record_instance(self, copy: Copy) -> None:
         """Show this copy if the policy prefers it to the one shown; list it in any case."""
-        item = to_dynamodb(index_items.instance_item(copy, [copy.key]))
+        item = index_items.instance_item(copy, [copy.key])
+        if self.replace(item, None):
+            return
+        self._record_another_copy(to_dynamodb(item))
+
+    def _record_another_copy(self, item: dict[str, Any]) -> None:
+        """Bring a copy into the item of an instance that is there already."""
         key = {"pk": item.pop("pk"), "sk": item.pop("sk")}
         copies = item.pop("copies")
         names = {f"#{name}": name for name in item}
