@@ -87,7 +87,8 @@ def settings() -> None:
 
 
 def _node_table(environment: Mapping[str, str]) -> NodeTable:
-    return NodeTable(dynamodb_client(), FunctionSettings.from_environment(environment).table)
+    table = FunctionSettings.from_environment(environment).table
+    return NodeTable(dynamodb_client(), table)
 
 
 if __name__ == "__main__":

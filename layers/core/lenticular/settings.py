@@ -1,7 +1,7 @@
 """Every setting of the node, in one place: its environment variable, default, meaning and check.
 
 Nothing else in the project reads the environment. `from_environment` reports every problem at
-once, so that a person mends them in one go. Settings of AWS itself (`AWS_REGION`,
+once, so that a person mends them in one go. Settings of AWS itself (`AWS_DEFAULT_REGION`,
 `AWS_ENDPOINT_URL`, credentials) are boto3's own and are not repeated here.
 """
 
