@@ -73,7 +73,7 @@ def build(settings: GatewaySettings) -> Server:
     nodes = NodeTable(dynamodb, settings.table)
     if settings.nodes_file is not None:
         nodes.replace_all(read_nodes_file(settings.nodes_file))
-    custody = Custody(settings.bucket)
+    custody = Custody(settings.bucket, retry_seconds=settings.retry_seconds)
     index = Index(dynamodb, settings.table)
     services: dict[int, Service] = {
         CommandField.C_ECHO_RQ: VerificationService(),

@@ -109,7 +109,8 @@ class Custody:
         """Put a file too large for memory, in parts; as `keep` otherwise.
 
         A part that fails leaves nothing visible: S3 shows an object when all parts are there, and
-        the bucket's lifecycle removes parts that never became one.
+        the bucket's lifecycle removes parts that never became one. The same file at the same
+        moment from two senders may end as two versions of the same bytes.
         """
         if self._holds(key):
             return False

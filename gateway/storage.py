@@ -4,6 +4,7 @@ The data set is kept bit for bit. While it arrives it is hashed and held in memo
 file when it is long; when it is whole it becomes one object, and only then is 0000 sent.
 """
 
+import contextlib
 import hashlib
 import mmap
 import tempfile
@@ -15,6 +16,7 @@ from typing import IO, Final
 
 from lenticular import archive
 from lenticular.errors import StoreUnavailable
+from lenticular.identifiers import is_uid
 from lenticular.part10 import file_head
 from lenticular.placement import Placement, Problem, place
 from lenticular.status import Status, StoreStatus
@@ -43,7 +45,12 @@ _COMMENT_CHARACTERS: Final = 64
 
 
 class IncomingFile:
-    """The file of an instance that is arriving: head and data set, with its running SHA-256."""
+    """The file of an instance that is arriving: head and data set, with its running SHA-256.
+
+    Attributes:
+        size: bytes that came, head included
+        failure: why the file is not whole although its sender did all it should
+    """
 
     def __init__(self, head: bytes, memory_bytes: int, scratch_dir: Path | None) -> None:
         """Start with the file's head; go to a file in `scratch_dir` beyond `memory_bytes`."""
@@ -54,15 +61,14 @@ class IncomingFile:
         self._scratch_dir = scratch_dir
         self.scratch: IO[bytes] | None = None
         self.size = len(head)
+        self.failure: StoreUnavailable | None = None
 
     def write(self, view: memoryview) -> None:
-        """Take the next fragment.
-
-        Raises:
-            StoreUnavailable: the scratch disk is full or failing.
-        """
-        self._digest.update(view)
+        """Take the next fragment; throw it away when the scratch disk has failed."""
         self.size += len(view)
+        if self.failure is not None:
+            return
+        self._digest.update(view)
         try:
             if self.scratch is not None:
                 self.scratch.write(view)
@@ -74,21 +80,28 @@ class IncomingFile:
                 self.scratch.write(self._buffer)
                 self._buffer = bytearray()
         except OSError as error:
-            raise StoreUnavailable(f"the scratch disk failed: {error.strerror}") from error
+            self._fail(error)
 
     def complete(self) -> None:
         """Make the last bytes readable."""
-        if self.scratch is not None:
+        if self.scratch is not None and self.failure is None:
             try:
                 self.scratch.flush()
             except OSError as error:
-                raise StoreUnavailable(f"the scratch disk failed: {error.strerror}") from error
+                self._fail(error)
 
     def discard(self) -> None:
         """Free memory and disk."""
         if self.scratch is not None:
-            self.scratch.close()
+            # Closing writes what is still buffered, for which a full disk has no room either.
+            with contextlib.suppress(OSError):
+                self.scratch.close()
         self._buffer = bytearray()
+
+    def _fail(self, error: OSError) -> None:
+        # The rest is still read, so that the sender hears of it and the association goes on.
+        self.failure = StoreUnavailable(f"the scratch disk failed: {error.strerror}")
+        self.discard()
 
     @property
     def sha256(self) -> str:
@@ -181,6 +194,8 @@ class StorageService:
     def _take(
         self, association: Association, message: Message, file: IncomingFile
     ) -> tuple[Status | StoreStatus, str | None]:
+        if file.failure is not None:
+            return _refused(association, message, file, file.failure)
         placement = file.place(message.command, message.context.transfer_syntax)
         key = placement.key(file.sha256)
         metadata = {
@@ -191,16 +206,28 @@ class StorageService:
         try:
             file.keep(self._custody, key, metadata)
         except StoreUnavailable as error:
-            association.log.warning(
-                "instance not stored", extra={"reason": str(error), "bytes": file.size}
-            )
-            return StoreStatus.OUT_OF_RESOURCES, "storage is unavailable, send again later"
+            return _refused(association, message, file, error)
         if placement.problem is None:
             return Status.SUCCESS, None
         association.log.warning(
             "instance quarantined", extra={"reason": placement.problem.value, "object_key": key}
         )
         return STATUS_OF[placement.problem], placement.problem.value
+
+
+def _refused(
+    association: Association, message: Message, file: IncomingFile, error: StoreUnavailable
+) -> tuple[StoreStatus, str]:
+    """Note that an instance could not be kept; return the status and comment for its sender."""
+    uid = message.command.affected_sop_instance_uid or ""
+    facts = {
+        "reason": str(error),
+        "bytes": file.size,
+        # What is no UID may be anything.
+        "sop_instance_uid": uid if is_uid(uid) else None,
+    }
+    association.log.warning("instance not stored", extra=facts)
+    return StoreStatus.OUT_OF_RESOURCES, "storage is unavailable, send again later"
 
 
 def _respond(association: Association, message: Message, status: int, comment: str | None) -> None:

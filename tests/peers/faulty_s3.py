@@ -1,0 +1,231 @@
+"""A way to S3 on which requests fail as they do on AWS: a proxy that a test puts in front of moto.
+
+The gateway alone takes this way; a test looks at the bucket directly.
+"""
+
+import base64
+import hashlib
+import http.client
+import http.server
+import socket
+import struct
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final, cast
+from urllib.parse import urlsplit
+
+_FORWARD_SECONDS: Final = 30.0
+#: How often the server looks whether it is to stop.
+_POLL_SECONDS: Final = 0.02
+#: With this, closing a socket sends RST instead of FIN.
+_LINGER_NOT_AT_ALL: Final = struct.pack("ii", 1, 0)
+_CHECKSUM: Final = "x-amz-checksum-sha256"
+#: They belong to one connection, RFC 9110 7.6.1, or are written anew.
+_NOT_FORWARDED: Final = frozenset({"connection", "content-length", "host", "transfer-encoding"})
+
+
+class Fault(Enum):
+    """How a request to S3 can end other than well."""
+
+    SLOW_DOWN = auto()
+    INTERNAL_ERROR = auto()
+    ACCESS_DENIED = auto()
+    NO_SUCH_BUCKET = auto()
+    #: What S3 says of If-None-Match when it cannot tell; the object need not be there.
+    CONFLICT = auto()
+    #: What S3 says of a long CompleteMultipartUpload: the answer began before the failure.
+    ERROR_WITHIN_SUCCESS = auto()
+    CONNECTION_RESET = auto()
+    RESET_WITHIN_BODY = auto()
+    #: S3 has done it, but nobody hears so.
+    ANSWER_LOST = auto()
+    BODY_ALTERED = auto()
+    #: Nothing happens until `FaultyS3.heal`; then S3 does it.
+    HELD = auto()
+
+
+#: Status and error code, as the Amazon S3 API Reference lists them ("Error responses").
+_ERRORS: Final[Mapping[Fault, tuple[int, str]]] = {
+    Fault.SLOW_DOWN: (503, "SlowDown"),
+    Fault.INTERNAL_ERROR: (500, "InternalError"),
+    Fault.ACCESS_DENIED: (403, "AccessDenied"),
+    Fault.NO_SUCH_BUCKET: (404, "NoSuchBucket"),
+    Fault.CONFLICT: (409, "ConditionalRequestConflict"),
+    Fault.ERROR_WITHIN_SUCCESS: (200, "InternalError"),
+    Fault.BODY_ALTERED: (400, "BadDigest"),
+}
+
+
+@dataclass
+class _Rule:
+    fault: Fault
+    where: str
+    times: int | None
+
+
+class FaultyS3:
+    """Passes requests on to S3 but for those a test wants to fail.
+
+    Attributes:
+        endpoint: where the gateway finds S3
+        seen: every request so far, as `METHOD /bucket/key?query`
+        held: how many requests are held now
+    """
+
+    def __init__(self, s3_endpoint: str) -> None:
+        """Stand in front of `s3_endpoint`."""
+        self.seen: list[str] = []
+        self.held = 0
+        self.s3_address = urlsplit(s3_endpoint).netloc
+        self._rules: list[_Rule] = []
+        self._changed = threading.Condition()
+        self._healed = 0
+        self._server = _Server(self)
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL_SECONDS,))
+        self._thread.start()
+
+    def fail(self, fault: Fault, *, where: str = "", times: int | None = None) -> None:
+        """Fail the next requests (all, or so many) whose line in `seen` has `where` in it."""
+        with self._changed:
+            self._rules.append(_Rule(fault, where, times))
+
+    def heal(self) -> None:
+        """Fail no more, and let go of what is held."""
+        with self._changed:
+            self._rules.clear()
+            self._healed += 1
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self.heal()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def fault_for(self, request: str) -> Fault | None:
+        """Note a request and say how it is to fail."""
+        with self._changed:
+            self.seen.append(request)
+            for rule in self._rules:
+                if rule.where in request and rule.times != 0:
+                    if rule.times is not None:
+                        rule.times -= 1
+                    return rule.fault
+        return None
+
+    def hold(self) -> None:
+        """Return when `heal` is called."""
+        with self._changed:
+            healed = self._healed
+            self.held += 1
+            self._changed.wait_for(lambda: self._healed > healed)
+            self.held -= 1
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    # As many as a test has associations; the default of 5 drops connections.
+    request_queue_size = 128
+
+    def __init__(self, s3: FaultyS3) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.s3 = s3
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: a gateway that is killed leaves broken connections."""
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_any(self) -> None:
+        s3 = cast("_Server", self.server).s3
+        fault = s3.fault_for(f"{self.command} {self.path}")
+        length = int(self.headers.get("Content-Length") or 0)
+        if fault is Fault.RESET_WITHIN_BODY:
+            self.rfile.read(length // 2)
+            self._reset()
+            return
+        body = self.rfile.read(length)
+        if fault is Fault.HELD:
+            s3.hold()
+        if fault is Fault.BODY_ALTERED and body:
+            body = bytes([body[0] ^ 0xFF]) + body[1:]
+            if not self._is_intact(body):
+                self._refuse(fault)
+                return
+        if fault is Fault.CONNECTION_RESET:
+            self._reset()
+        elif fault in _ERRORS and fault is not Fault.BODY_ALTERED:
+            self._refuse(fault)
+        else:
+            self._forward(s3, body, answer=fault is not Fault.ANSWER_LOST)
+
+    do_DELETE = do_GET = do_HEAD = do_POST = do_PUT = do_any
+
+    def _is_intact(self, body: bytes) -> bool:
+        """Check the checksum as S3 does and moto does not; without one anything is intact."""
+        digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
+        return self.headers.get(_CHECKSUM, digest) == digest
+
+    def _refuse(self, fault: Fault) -> None:
+        status, code = _ERRORS[fault]
+        self._answer(
+            status,
+            {"Content-Type": "application/xml"},
+            f"<Error><Code>{code}</Code></Error>".encode(),
+        )
+
+    def _forward(self, s3: FaultyS3, body: bytes, *, answer: bool) -> None:
+        connection = http.client.HTTPConnection(s3.s3_address, timeout=_FORWARD_SECONDS)
+        try:
+            headers = {
+                name: value
+                for name, value in self.headers.items()
+                if name.lower() not in _NOT_FORWARDED
+            }
+            connection.request(self.command, self.path, body, headers)
+            response = connection.getresponse()
+            content = response.read()
+        finally:
+            connection.close()
+        if not answer:
+            self._reset()
+            return
+        kept = {
+            name: value
+            for name, value in response.getheaders()
+            if name.lower() not in _NOT_FORWARDED or self.command == "HEAD"
+        }
+        self._answer(response.status, kept, content)
+
+    def _answer(self, status: int, headers: Mapping[str, str], content: bytes) -> None:
+        self.send_response_only(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        if self.command != "HEAD":
+            self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def _reset(self) -> None:
+        self.close_connection = True
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT_AT_ALL)
+        self.connection.close()
+
+
+@contextmanager
+def faulty_s3(s3_endpoint: str) -> Iterator[FaultyS3]:
+    """Run a way to S3 that is sound until a test says otherwise."""
+    s3 = FaultyS3(s3_endpoint)
+    try:
+        yield s3
+    finally:
+        s3.close()

@@ -1,0 +1,490 @@
+"""What the gateway acknowledged is in the bucket, whatever happens to it, to S3 and to the disk."""
+
+import hashlib
+import os
+import random
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.cloud.deadline import eventually
+from tests.cloud.standin import OfflineCloud, offline_cloud
+from tests.peers import dcmtk
+from tests.peers.faulty_s3 import Fault, FaultyS3, faulty_s3
+from tests.peers.gateway_process import Gateway, Stores, running_gateway
+from tests.peers.instances import PATIENT_ID, PATIENT_NAME, Instance, altered, study
+from tests.peers.storing import store, storing
+
+pytestmark = pytest.mark.peers
+
+SUCCESS: Final = 0x0000
+OUT_OF_RESOURCES: Final = 0xA700
+
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
+#: The least the setting allows: what is longer goes to the scratch disk.
+MEMORY_BYTES: Final = 64 * KIB
+SHORT: Final = 32 * KIB
+LONG: Final = 256 * KIB
+
+#: S3 is asked once, so that a test need not wait for what is tried again in vain.
+AT_ONCE: Final = {"LENTICULAR_RETRY_SECONDS": "0"}
+SMALL_MEMORY: Final = {"LENTICULAR_MEMORY_BYTES": str(MEMORY_BYTES)}
+
+StartGateway = Callable[..., Gateway]
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[OfflineCloud]:
+    """Run moto out of the gateway's reach."""
+    with offline_cloud() as running:
+        yield running
+
+
+@pytest.fixture
+def stores(cloud: OfflineCloud) -> Stores:
+    """Create the template's bucket and table, empty."""
+    return Stores.in_cloud(cloud)
+
+
+@pytest.fixture
+def s3(stores: Stores) -> Iterator[FaultyS3]:
+    """Run the gateway's own way to S3."""
+    with faulty_s3(stores.cloud.endpoint) as way:
+        yield way
+
+
+@pytest.fixture
+def start(stores: Stores, s3: FaultyS3, tmp_path: Path) -> Iterator[StartGateway]:
+    """Return what starts a gateway; none may have written down whose instances it got."""
+    logs: list[Path] = []
+    with ExitStack() as running:
+
+        def start(settings: Mapping[str, str] = AT_ONCE) -> Gateway:
+            logs.append(tmp_path / f"gateway{len(logs)}.log")
+            environment = {"AWS_ENDPOINT_URL_S3": s3.endpoint, **settings}
+            return running.enter_context(running_gateway(logs[-1], stores, environment))
+
+        yield start
+    for log in logs:
+        text = log.read_text("utf-8")
+        for secret in (PATIENT_ID, *PATIENT_NAME.split("^")):
+            assert secret not in text
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    """Return an empty folder for scratch files."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a disk that holds one long instance and not two."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    size = LONG + LONG // 2
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    # Lazily, for the gateway ends later and may have a file open.
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def in_bucket(gateway: Gateway, prefix: str = "") -> dict[str, str]:
+    """Read the bucket: the SHA-256 of each object's bytes, by key."""
+    client = gateway.client("s3")
+    found = {}
+    for key in gateway.object_keys(prefix):
+        digest = hashlib.sha256()
+        for chunk in client.get_object(Bucket=gateway.bucket, Key=key)["Body"].iter_chunks(MIB):
+            digest.update(chunk)
+        found[key] = digest.hexdigest()
+    return found
+
+
+def versions_in_bucket(gateway: Gateway) -> Counter[str]:
+    """Count the versions of each object; nothing may ever be deleted."""
+    pages = gateway.client("s3").get_paginator("list_object_versions").paginate(Bucket=gateway.bucket)
+    found: Counter[str] = Counter()
+    for page in pages:
+        assert not page.get("DeleteMarkers")
+        found.update(version["Key"] for version in page.get("Versions", []))
+    return found
+
+
+def kept(instances: Iterable[Instance]) -> dict[str, str]:
+    """Return what `in_bucket` finds when exactly these instances are there, byte for byte."""
+    return {instance.key: instance.kept_sha256 for instance in instances}
+
+
+def once(instances: Iterable[Instance]) -> Counter[str]:
+    """Return what `versions_in_bucket` finds when each of these instances was written once."""
+    return Counter(instance.key for instance in instances)
+
+
+def complaints(gateway: Gateway) -> list[tuple[str, str, object]]:
+    """Return level, message and SOP Instance UID of each line above INFO."""
+    return [
+        (line["level"], line["message"], line.get("sop_instance_uid"))
+        for line in gateway.lines()
+        if line["level"] not in ("DEBUG", "INFO")
+    ]
+
+
+def refused(*instances: Instance) -> list[tuple[str, str, object]]:
+    """Return what `complaints` finds when these instances were refused and nothing else was wrong."""
+    return [("WARNING", "instance not stored", instance.sop_instance_uid) for instance in instances]
+
+
+# The gateway is killed
+
+
+def kill_while_clients_send(
+    start: StartGateway, folder: Path, moments: Sequence[int], batch: int, associations: int
+) -> None:
+    """Kill one gateway after another, each when its clients have heard so many answers."""
+    gateway = start()
+    everything: list[Instance] = []
+    for kill, moment in enumerate(moments):
+        instances = study(folder / str(kill), associations * batch)
+        batches = [instances[first::associations] for first in range(associations)]
+        with storing(gateway, *batches) as clients:
+            clients.wait_for_answers(moment)
+            gateway.kill()
+            clients.finish()
+        heard = [one for one in instances if one.sop_instance_uid in clients.acknowledged()]
+        assert len(heard) >= moment
+        found = in_bucket(gateway, f"instances/{instances[0].study_instance_uid}/")
+        assert {one.key: found.get(one.key) for one in heard} == kept(heard), f"kill {kill}"
+        # Who heard nothing sends again, to the gateway that takes over.
+        gateway = start()
+        with storing(gateway, *batches) as clients:
+            assert clients.finish() == [SUCCESS] * len(instances), f"after kill {kill}"
+        assert complaints(gateway) == []
+        everything += instances
+    assert in_bucket(gateway) == kept(everything)
+    assert versions_in_bucket(gateway) == once(everything)
+
+
+def test_no_acknowledged_instance_is_lost_when_the_gateway_is_killed(
+    start: StartGateway, tmp_path: Path
+) -> None:
+    moments = [0, 1, 2, 3, 5, 8, 13, 17, 20, 23]
+    kill_while_clients_send(start, tmp_path, moments, batch=6, associations=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", range(10))
+def test_no_acknowledged_instance_is_lost_in_a_hundred_kills(
+    start: StartGateway, tmp_path: Path, run: int
+) -> None:
+    moments = random.Random(run).sample(range(79), 10)
+    kill_while_clients_send(start, tmp_path, moments, batch=10, associations=8)
+
+
+def test_a_client_hears_nothing_of_an_instance_that_s3_has_not_taken_when_the_gateway_is_killed(
+    start: StartGateway, s3: FaultyS3, tmp_path: Path
+) -> None:
+    gateway = start()
+    taken, held = study(tmp_path / "sent", 2)
+    s3.fail(Fault.HELD, where=held.sop_instance_uid)
+    with storing(gateway, [taken, held]) as clients:
+        eventually(lambda: s3.held)
+        gateway.kill()
+        assert clients.finish() == [SUCCESS]
+    assert in_bucket(gateway) == kept([taken])
+
+
+def test_a_killed_gateway_leaves_nothing_on_the_scratch_disk(
+    start: StartGateway, s3: FaultyS3, scratch: Path, tmp_path: Path
+) -> None:
+    gateway = start({**SMALL_MEMORY, "LENTICULAR_SCRATCH_DIR": str(scratch)})
+    instances = study(tmp_path / "sent", 1, size=LONG)
+    s3.fail(Fault.HELD)
+    with storing(gateway, instances) as clients:
+        eventually(lambda: s3.held)
+        assert any(str(scratch) in file for file in gateway.open_files())
+        gateway.kill()
+        assert clients.finish() == []
+    assert list(scratch.iterdir()) == []
+
+
+# S3 fails
+
+#: Of a request that S3 did not do.
+REFUSALS: Final = [
+    Fault.SLOW_DOWN,
+    Fault.INTERNAL_ERROR,
+    Fault.ACCESS_DENIED,
+    Fault.NO_SUCH_BUCKET,
+    Fault.CONFLICT,
+    Fault.CONNECTION_RESET,
+    Fault.RESET_WITHIN_BODY,
+    Fault.BODY_ALTERED,
+]
+
+
+@pytest.mark.parametrize("fault", REFUSALS, ids=lambda fault: fault.name)
+def test_an_instance_that_s3_does_not_take_is_refused_and_the_association_goes_on(
+    start: StartGateway, s3: FaultyS3, tmp_path: Path, fault: Fault
+) -> None:
+    gateway = start()
+    first, second, third = instances = study(tmp_path / "sent", 3)
+    s3.fail(fault, where=second.sop_instance_uid)
+    assert store(gateway, *instances) == [SUCCESS, OUT_OF_RESOURCES, SUCCESS]
+    assert in_bucket(gateway) == kept([first, third])
+    assert complaints(gateway) == refused(second)
+    s3.heal()
+    assert store(gateway, *instances) == [SUCCESS] * 3
+    assert in_bucket(gateway) == kept(instances)
+
+
+#: A long instance goes to S3 in several requests, each of which can fail.
+REFUSALS_OF_A_LONG_INSTANCE: Final = [
+    (Fault.SLOW_DOWN, "HEAD "),
+    (Fault.SLOW_DOWN, "?uploads"),
+    (Fault.SLOW_DOWN, "partNumber=1"),
+    (Fault.SLOW_DOWN, "POST "),
+    (Fault.ACCESS_DENIED, "HEAD "),
+    (Fault.NO_SUCH_BUCKET, "?uploads"),
+    (Fault.CONNECTION_RESET, "partNumber=1"),
+    (Fault.BODY_ALTERED, "partNumber=1"),
+    (Fault.ERROR_WITHIN_SUCCESS, "uploadId="),
+]
+
+
+@pytest.mark.parametrize(("fault", "where"), REFUSALS_OF_A_LONG_INSTANCE)
+def test_a_long_instance_that_s3_does_not_take_is_refused_and_the_association_goes_on(
+    start: StartGateway, s3: FaultyS3, tmp_path: Path, fault: Fault, where: str
+) -> None:
+    gateway = start({**AT_ONCE, **SMALL_MEMORY})
+    [long] = study(tmp_path / "long", 1, size=LONG)
+    [short] = study(tmp_path / "short", 1)
+    s3.fail(fault, where=where)
+    assert store(gateway, long, short) == [OUT_OF_RESOURCES, SUCCESS]
+    assert in_bucket(gateway) == kept([short])
+    assert complaints(gateway) == refused(long)
+    s3.heal()
+    assert store(gateway, long) == [SUCCESS]
+    assert in_bucket(gateway) == kept([long, short])
+
+
+@pytest.mark.parametrize("size", [SHORT, LONG])
+def test_a_lost_answer_of_s3_is_never_a_lost_instance(
+    start: StartGateway, s3: FaultyS3, tmp_path: Path, size: int
+) -> None:
+    gateway = start({**AT_ONCE, **SMALL_MEMORY})
+    instances = study(tmp_path / "sent", 3, size=size)
+    s3.fail(Fault.ANSWER_LOST)
+    statuses = store(gateway, *instances)
+    s3.heal()
+    found = in_bucket(gateway)
+    for instance, status in zip(instances, statuses, strict=True):
+        assert status == OUT_OF_RESOURCES or found[instance.key] == instance.kept_sha256
+    assert store(gateway, *instances) == [SUCCESS] * 3
+    assert in_bucket(gateway) == kept(instances)
+    assert versions_in_bucket(gateway) == once(instances)
+
+
+@pytest.mark.parametrize("size", [SHORT, LONG])
+def test_a_client_does_not_notice_that_s3_was_busy_for_a_moment(
+    start: StartGateway, s3: FaultyS3, tmp_path: Path, size: int
+) -> None:
+    gateway = start(SMALL_MEMORY)
+    instances = study(tmp_path / "sent", 2, size=size)
+    s3.fail(Fault.SLOW_DOWN, times=2)
+    s3.fail(Fault.INTERNAL_ERROR, times=2)
+    assert store(gateway, *instances) == [SUCCESS, SUCCESS]
+    assert in_bucket(gateway) == kept(instances)
+    assert versions_in_bucket(gateway) == once(instances)
+    assert complaints(gateway) == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "size"),
+    [
+        (Fault.SLOW_DOWN, SHORT),
+        (Fault.CONNECTION_RESET, SHORT),
+        (Fault.ACCESS_DENIED, LONG),
+        (Fault.CONNECTION_RESET, LONG),
+    ],
+)
+def test_failures_leave_no_thread_connection_or_file_behind(  # noqa: PLR0913 - what is failing, and where it would show
+    start: StartGateway, s3: FaultyS3, scratch: Path, tmp_path: Path, fault: Fault, size: int
+) -> None:
+    gateway = start({**AT_ONCE, **SMALL_MEMORY, "LENTICULAR_SCRATCH_DIR": str(scratch)})
+    instances = study(tmp_path / "sent", 50, size=size)
+
+    def resources() -> tuple[int, int]:
+        return gateway.threads(), len(gateway.open_files())
+
+    # What the first instances take is kept for the next: S3 connections and their threads.
+    assert store(gateway, *instances[:2]) == [SUCCESS] * 2
+    s3.fail(fault)
+    assert store(gateway, *instances[2:4]) == [OUT_OF_RESOURCES] * 2
+    eventually(
+        lambda: gateway.lines(message="association ended"), until=lambda ends: len(ends) == 2
+    )
+    before = resources()
+    assert store(gateway, *instances[4:]) == [OUT_OF_RESOURCES] * 46
+    eventually(resources, until=lambda now: now[0] <= before[0] and now[1] <= before[1])
+    assert list(scratch.iterdir()) == []
+    assert complaints(gateway) == refused(*instances[2:])
+    s3.heal()
+    assert store(gateway, *instances) == [SUCCESS] * 50
+    assert in_bucket(gateway) == kept(instances)
+
+
+@pytest.mark.slow
+def test_an_instance_is_refused_when_s3_never_answers(
+    start: StartGateway, s3: FaultyS3, tmp_path: Path
+) -> None:
+    gateway = start()
+    first, second, third = instances = study(tmp_path / "sent", 3)
+    s3.fail(Fault.HELD, where=second.sop_instance_uid)
+    assert store(gateway, *instances) == [SUCCESS, OUT_OF_RESOURCES, SUCCESS]
+    assert in_bucket(gateway) == kept([first, third])
+    assert complaints(gateway) == refused(second)
+
+
+# The scratch disk
+
+
+def test_a_long_instance_waits_on_the_scratch_disk_and_is_kept_byte_for_byte(
+    start: StartGateway, s3: FaultyS3, scratch: Path, tmp_path: Path
+) -> None:
+    gateway = start({**SMALL_MEMORY, "LENTICULAR_SCRATCH_DIR": str(scratch)})
+    # Parts are of 16 MiB.
+    instances = study(tmp_path / "sent", 1, size=40 * MIB)
+    s3.fail(Fault.HELD)
+    with storing(gateway, instances) as clients:
+        eventually(lambda: s3.held)
+        assert any(str(scratch) in file for file in gateway.open_files())
+        s3.heal()
+        assert clients.finish() == [SUCCESS]
+    assert in_bucket(gateway) == kept(instances)
+    assert not any(str(scratch) in file for file in gateway.open_files())
+    assert list(scratch.iterdir()) == []
+
+
+def test_an_instance_longer_than_the_scratch_disk_is_refused_and_the_association_goes_on(
+    start: StartGateway, small_disk: Path, tmp_path: Path
+) -> None:
+    gateway = start({**SMALL_MEMORY, "LENTICULAR_SCRATCH_DIR": str(small_disk)})
+    [too_long] = study(tmp_path / "too long", 1, size=4 * LONG)
+    [long] = study(tmp_path / "long", 1, size=LONG)
+    [short] = study(tmp_path / "short", 1)
+    statuses = store(gateway, too_long, short, long, too_long, long)
+    assert statuses == [OUT_OF_RESOURCES, SUCCESS, SUCCESS, OUT_OF_RESOURCES, SUCCESS]
+    assert in_bucket(gateway) == kept([long, short])
+    assert complaints(gateway) == refused(too_long, too_long)
+    assert list(small_disk.iterdir()) == []
+    assert os.statvfs(small_disk).f_bfree == os.statvfs(small_disk).f_blocks
+
+
+# The same instance again
+
+
+@pytest.mark.parametrize("size", [SHORT, LONG])
+def test_an_instance_sent_again_is_acknowledged_and_changes_nothing(
+    start: StartGateway, tmp_path: Path, size: int
+) -> None:
+    gateway = start(SMALL_MEMORY)
+    instances = study(tmp_path / "sent", 2, size=size)
+    assert store(gateway, *instances, *instances) == [SUCCESS] * 4
+    assert store(gateway, *instances) == [SUCCESS] * 2
+    assert in_bucket(gateway) == kept(instances)
+    assert versions_in_bucket(gateway) == once(instances)
+
+
+@pytest.mark.parametrize("size", [SHORT, LONG])
+def test_an_instance_sent_on_two_associations_at_once_is_one_object(
+    start: StartGateway, s3: FaultyS3, tmp_path: Path, size: int
+) -> None:
+    gateway = start(SMALL_MEMORY)
+    instances = study(tmp_path / "sent", 1, size=size)
+    s3.fail(Fault.HELD)
+    with storing(gateway, instances, instances) as clients:
+        eventually(lambda: s3.held, until=lambda held: held == 2)
+        s3.heal()
+        assert clients.finish() == [SUCCESS, SUCCESS]
+    assert in_bucket(gateway) == kept(instances)
+    # A long one may be there twice, in two versions of the same bytes: `Custody.keep_large`.
+    assert versions_in_bucket(gateway) == once(instances) or size == LONG
+    assert complaints(gateway) == []
+
+
+def test_different_contents_of_one_sop_instance_uid_are_both_kept(
+    start: StartGateway, tmp_path: Path
+) -> None:
+    gateway = start()
+    [instance] = study(tmp_path / "first", 1)
+    both = [instance, altered(instance, tmp_path / "second")]
+    assert store(gateway, *both) == [SUCCESS, SUCCESS]
+    assert in_bucket(gateway) == kept(both)
+    assert len(kept(both)) == 2
+
+
+# Memory
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_instance(start: StartGateway, tmp_path: Path) -> None:
+    gateway = start({})
+    assert store(gateway, *study(tmp_path / "first", 1)) == [SUCCESS]
+    before = gateway.peak_bytes()
+    instances = study(tmp_path / "long", 1, size=300 * MIB)
+    assert store(gateway, *instances) == [SUCCESS]
+    grown = gateway.peak_bytes() - before
+    assert in_bucket(gateway) == kept(instances)
+    assert grown < 200 * MIB
+
+
+# The gateway is stopped
+
+
+def test_a_gateway_that_is_stopped_takes_what_is_being_sent_and_nobody_new(
+    start: StartGateway, s3: FaultyS3, tmp_path: Path
+) -> None:
+    gateway = start()
+    instances = study(tmp_path / "sent", 20)
+    s3.fail(Fault.HELD, where=instances[9].sop_instance_uid)
+    with storing(gateway, instances) as clients:
+        eventually(lambda: s3.held)
+        gateway.terminate()
+        eventually(lambda: gateway.lines(message="draining"))
+        with pytest.raises(dcmtk.PeerFailed):
+            dcmtk.echo(gateway)
+        s3.heal()
+        assert clients.finish() == [SUCCESS] * 20
+    assert gateway.process.wait(30) == 0
+    assert in_bucket(gateway) == kept(instances)
+    assert complaints(gateway) == []
+
+
+def test_a_gateway_that_is_stopped_gives_up_at_its_deadline_what_s3_does_not_take(
+    start: StartGateway, s3: FaultyS3, tmp_path: Path
+) -> None:
+    gateway = start({"LENTICULAR_DRAIN_SECONDS": "1"})
+    taken, held = study(tmp_path / "sent", 2)
+    s3.fail(Fault.HELD, where=held.sop_instance_uid)
+    with storing(gateway, [taken, held]) as clients:
+        eventually(lambda: s3.held)
+        gateway.terminate()
+        assert clients.finish() == [SUCCESS]
+        assert gateway.process.wait(30) == 0
+    assert in_bucket(gateway) == kept([taken])
