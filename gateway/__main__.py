@@ -20,6 +20,7 @@ from .association import Limits, Service
 from .command_set import CommandField
 from .custody import Custody
 from .find import FindService
+from .get import GetService
 from .logs import configure_logging
 from .move import MoveService
 from .server import Server
@@ -47,6 +48,11 @@ _MOVE: Final = (
     sop_classes.STUDY_ROOT_MOVE,
     sop_classes.PATIENT_STUDY_ONLY_MOVE,
 )
+_GET: Final = (
+    sop_classes.PATIENT_ROOT_GET,
+    sop_classes.STUDY_ROOT_GET,
+    sop_classes.PATIENT_STUDY_ONLY_GET,
+)
 
 
 def offers() -> dict[str, Offer]:
@@ -57,9 +63,13 @@ def offers() -> dict[str, Offer]:
     spoken = _UNCOMPRESSED | {transfer_syntaxes.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN.uid}
     return {
         sop_classes.VERIFICATION: Offer(spoken),
-        **{uid: Offer(stored, permission="store") for uid in sop_classes.STORAGE},
+        # By C-GET a node receives as the SCP, so that takes what retrieving takes.
+        **{
+            uid: Offer(stored, permission="store", scp_permission="move")
+            for uid in sop_classes.STORAGE
+        },
         **{uid: Offer(_UNCOMPRESSED, permission="find") for uid in _FIND},
-        **{uid: Offer(_UNCOMPRESSED, permission="move") for uid in _MOVE},
+        **{uid: Offer(_UNCOMPRESSED, permission="move") for uid in (*_MOVE, *_GET)},
     }
 
 
@@ -89,6 +99,7 @@ def build(settings: GatewaySettings) -> Server:
             max_pdu_bytes=settings.max_pdu_bytes,
             dimse_seconds=settings.dimse_seconds,
         ),
+        CommandField.C_GET_RQ: GetService(index, custody),
     }
     acceptance = AccessPolicy(
         ae_title=settings.ae_title,

@@ -189,6 +189,11 @@ class Association:
 
     # For services
 
+    @property
+    def is_established(self) -> bool:
+        """Whether messages can still be exchanged."""
+        return self._wire.state is State.DATA_TRANSFER
+
     def send_response(
         self, context: PresentationContext, command: CommandSet, data: bytes | None = None
     ) -> None:
@@ -337,10 +342,6 @@ class Association:
 
     # Messages
 
-    @property
-    def _is_established(self) -> bool:
-        return self._wire.state is State.DATA_TRANSFER
-
     def _serve(self) -> Outcome:
         """Serve messages until the association ends; tell how it did."""
         try:
@@ -363,7 +364,7 @@ class Association:
 
     def _next_message_begins(self) -> bool:
         """Wait for the peer's next message; False when it is time to release."""
-        if not self._is_established:
+        if not self.is_established:
             raise AssociationAborted("a service aborted the association", Outcome.ABORTED_BY_US)
         deadline = monotonic() + self._idle_seconds
         while not self._wire.wait(max(0.0, deadline - monotonic())):
@@ -400,14 +401,14 @@ class Association:
                 service.handle(self, arrival.message, arrival.sink)
             except AssociationAborted as error:
                 # A service may also have lost another association, which it opened itself.
-                if not self._is_established:
+                if not self.is_established:
                     raise
                 failure = error
             except Exception as error:  # noqa: BLE001 - the peer must hear of any failure
                 failure = error
         if failure is not None:
             self._log_failure(command, failure)
-            if not self._answered and self._is_established:
+            if not self._answered and self.is_established:
                 self._respond(arrival.message, service.failure_status)
 
     def _log_failure(self, command: CommandSet, failure: Exception) -> None:

@@ -91,6 +91,16 @@ def move(node: Node, destination: str, level: str, *keys: str, model: str = "-S"
     )  # fmt: skip
 
 
+def get(node: Node, folder: Path, level: str, *keys: str, options: tuple[str, ...] = ()) -> str:
+    """Get what the keys name into a folder, bit for bit, and return what getscu printed."""
+    folder.mkdir(exist_ok=True)
+    arguments = [part for key in keys for part in ("-k", key)]
+    return run(
+        "getscu", "-d", "+B", *(options or ("-S",)), "-aec", node.aet, "-od", folder,
+        "-k", f"QueryRetrieveLevel={level}", *arguments, node.host, str(node.port), check=False,
+    )  # fmt: skip
+
+
 @contextmanager
 def receiver(folder: Path, aet: str, port: int, *options: str) -> Iterator[Path]:
     """Run storescp on a port; it accepts every transfer syntax and writes bit for bit."""

@@ -21,7 +21,7 @@ CT, FIND, UNKNOWN = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.2.2.1", 
 IMPLICIT, EXPLICIT, JPEG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.70"
 SYNTAXES = frozenset({IMPLICIT, EXPLICIT, JPEG})
 OFFERS = {
-    CT: Offer(SYNTAXES, permission="store", requestor_may_be_scp=True),
+    CT: Offer(SYNTAXES, permission="store", scp_permission="move"),
     FIND: Offer(SYNTAXES - {JPEG}, permission="find"),
 }
 SCANNER = Node("SCANNER", "10.0.0.0/24", None, frozenset({"store"}))
@@ -156,7 +156,7 @@ def test_strangers_may_everything_where_access_is_open_and_nodes_what_their_entr
 def test_the_scp_role_is_granted_where_it_is_offered(
     abstract: str, proposed: Roles, granted: Roles, result: ContextResult
 ) -> None:
-    reader = Node("SCANNER", "10.0.0.7", None, frozenset({"store", "find"}))
+    reader = Node("SCANNER", "10.0.0.7", None, frozenset({"store", "find", "move"}))
     access_policy = AccessPolicy(
         ae_title="LENTICULAR", access="open", find_node=lambda _: reader, offers=OFFERS
     )

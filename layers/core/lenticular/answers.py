@@ -52,7 +52,7 @@ def find(index: Index, query: Query) -> Iterator[Match]:
         StoreUnavailable: the table could not be read; what was yielded is not all.
     """
     filters = _Filters(query)
-    studies = (study for study in plan(query).studies(index) if filters.keep_study(study))
+    studies = _studies(index, query, filters)
     if query.level is Level.PATIENT:
         yield from _patients(studies)
         return
@@ -72,18 +72,16 @@ def find(index: Index, query: Query) -> Iterator[Match]:
 
 
 def instances_to_retrieve(index: Index, query: Query) -> Iterator[Item]:
-    """Yield the item of every instance a retrieval names (PS3.4 C.4.2.2.1)."""
+    """Yield the item of every instance a retrieval names (PS3.4 C.4.2.2.1), each once."""
+    if query.level <= Level.STUDY:
+        for study in _studies(index, query, _Filters(query)):
+            yield from index.instances(_study_uid(study))
+        return
     for match in find(index, query):
         if match.instance is not None:
             yield match.instance
         elif match.series is not None:
             yield from index.instances(_study_uid(match.study), str(match.series["uid"]))
-        elif query.level is Level.STUDY:
-            yield from index.instances(_study_uid(match.study))
-        else:
-            patient_id = first_text(elements_of(match.study), _PATIENT_ID)
-            for study in index.by_key("by-patient", ("patient_id", patient_id or "")):
-                yield from index.instances(_study_uid(study))
 
 
 def patient_counts(index: Index, match: Match) -> tuple[int, int, int]:
@@ -140,6 +138,10 @@ def _matches(
         return True
     elements: Mapping[str, Any] = {**elements_of(item), unique_tag: _uid(unique_value)}
     return all(matcher(elements.get(tag, {}).get("Value", [])) for tag, matcher in matchers)
+
+
+def _studies(index: Index, query: Query, filters: _Filters) -> Iterator[Item]:
+    return (study for study in plan(query).studies(index) if filters.keep_study(study))
 
 
 def _patients(studies: Iterator[Item]) -> Iterator[Match]:
