@@ -23,6 +23,7 @@ from .find import FindService
 from .get import GetService
 from .logs import configure_logging
 from .move import MoveService
+from .negotiation import QueryOption
 from .server import Server
 from .storage import StorageService
 from .verification import VerificationService
@@ -53,6 +54,9 @@ _GET: Final = (
     sop_classes.STUDY_ROOT_GET,
     sop_classes.PATIENT_STUDY_ONLY_GET,
 )
+#: Names are matched without case and accents for everyone, which is not the fuzziness meant there.
+_QUERY_OPTIONS: Final = frozenset({QueryOption.RELATIONAL, QueryOption.COMBINED_DATE_TIME})
+_RETRIEVE_OPTIONS: Final = frozenset({QueryOption.RELATIONAL})
 
 
 def offers() -> dict[str, Offer]:
@@ -68,8 +72,11 @@ def offers() -> dict[str, Offer]:
             uid: Offer(stored, permission="store", scp_permission="move")
             for uid in sop_classes.STORAGE
         },
-        **{uid: Offer(_UNCOMPRESSED, permission="find") for uid in _FIND},
-        **{uid: Offer(_UNCOMPRESSED, permission="move") for uid in (*_MOVE, *_GET)},
+        **{uid: Offer(_UNCOMPRESSED, permission="find", options=_QUERY_OPTIONS) for uid in _FIND},
+        **{
+            uid: Offer(_UNCOMPRESSED, permission="move", options=_RETRIEVE_OPTIONS)
+            for uid in (*_MOVE, *_GET)
+        },
     }
 
 

@@ -24,6 +24,7 @@ from .negotiation import (
     ContextAnswer,
     ContextResult,
     ProposedContext,
+    QueryOption,
     Rejected,
     Roles,
 )
@@ -44,12 +45,14 @@ class Offer:
 
     `permission` is what a node needs in its `may` to be the SCU; `None` lets everyone who may
     connect. `scp_permission` is what it needs to be granted the SCP role when it asks, as C-GET
-    takes for storage classes; `None` grants it to nobody.
+    takes for storage classes; `None` grants it to nobody. `options` are those of extended
+    negotiation that we can do.
     """
 
     transfer_syntaxes: frozenset[str]
     permission: str | None = None
     scp_permission: str | None = None
+    options: frozenset[QueryOption] = frozenset()
 
 
 class AccessPolicy:
@@ -108,6 +111,11 @@ class AccessPolicy:
                 for context in request.contexts
             ),
             roles=roles,
+            extended={
+                uid: _agreed(offer.options, proposed)
+                for uid, proposed in request.extended.items()
+                if (offer := self._offer(uid)) is not None and offer.options
+            },
             permissions=permissions,
         )
 
@@ -138,6 +146,14 @@ def _granted(offer: Offer, proposed: Roles, permissions: frozenset[str]) -> Role
     return Roles(
         scu=proposed.scu and (offer.permission is None or offer.permission in permissions),
         scp=proposed.scp and offer.scp_permission in permissions,
+    )
+
+
+def _agreed(options: frozenset[QueryOption], proposed: bytes) -> bytes:
+    """Answer the options of a query class byte by byte: 1 where both sides want it, else 0."""
+    # Of bytes that we do not know, the newest option's included, none is agreed on.
+    return bytes(
+        int(wanted == 1 and position in options) for position, wanted in enumerate(proposed)
     )
 
 

@@ -42,6 +42,7 @@ from .negotiation import (
     AssociationRequest,
     ContextResult,
     MalformedPdu,
+    QueryOption,
     Rejected,
     Roles,
     UserIdentity,
@@ -74,7 +75,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """Who is at the other end; `roles` are the requestor's, by SOP class, as answered."""
+    """Who is at the other end; `roles` (the requestor's) and `extended` are as we answered."""
 
     calling_aet: str
     called_aet: str
@@ -90,6 +91,11 @@ class Peer:
     def roles_for(self, sop_class_uid: str) -> Roles:
         """Return the requestor's roles for a SOP class, negotiated or by default."""
         return self.roles.get(sop_class_uid, DEFAULT_ROLES)
+
+    def agreed_on(self, sop_class_uid: str, option: QueryOption) -> bool:
+        """Tell whether an option of a query class was negotiated; without a word it was not."""
+        agreed = self.extended.get(sop_class_uid, b"")
+        return len(agreed) > option and agreed[option] == 1
 
 
 class Acceptance(Protocol):

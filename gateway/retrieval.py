@@ -27,6 +27,7 @@ from .command_set import RESPONSE, CommandSet
 from .custody import Custody
 from .identifier import read_identifier, write_identifier
 from .messages import Message
+from .negotiation import QueryOption
 
 _FETCHES_AHEAD: Final = 16
 _BYTES_AHEAD: Final = 64 << 20
@@ -114,7 +115,8 @@ class Retrieval:
         context = self._message.context
         try:
             keys = read_identifier(self._message.data or b"", context.transfer_syntax)
-            query = read_retrieval(MODEL_OF[context.abstract_syntax], keys)
+            model = MODEL_OF[context.abstract_syntax]
+            query = read_retrieval(model, keys, relational=self._relational())
             return [Stored.from_item(item) for item in instances_to_retrieve(index, query)]
         except InvalidIdentifier as error:
             self.refuse(MoveStatus.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS, str(error))
@@ -173,6 +175,11 @@ class Retrieval:
                 "failed": len(progress.failed),
                 "cancelled": cancelled,
             },
+        )
+
+    def _relational(self) -> bool:
+        return self.association.peer.agreed_on(
+            self._message.context.abstract_syntax, QueryOption.RELATIONAL
         )
 
     def _counted(self, status: int, progress: Progress) -> CommandSet:
