@@ -20,8 +20,10 @@ from .association import Limits, Service
 from .command_set import CommandField
 from .custody import Custody
 from .find import FindService
+from .get import GetService
 from .logs import configure_logging
 from .move import MoveService
+from .negotiation import QueryOption
 from .server import Server
 from .storage import StorageService
 from .verification import VerificationService
@@ -47,6 +49,14 @@ _MOVE: Final = (
     sop_classes.STUDY_ROOT_MOVE,
     sop_classes.PATIENT_STUDY_ONLY_MOVE,
 )
+_GET: Final = (
+    sop_classes.PATIENT_ROOT_GET,
+    sop_classes.STUDY_ROOT_GET,
+    sop_classes.PATIENT_STUDY_ONLY_GET,
+)
+#: Names are matched without case and accents for everyone, which is not the fuzziness meant there.
+_QUERY_OPTIONS: Final = frozenset({QueryOption.RELATIONAL, QueryOption.COMBINED_DATE_TIME})
+_RETRIEVE_OPTIONS: Final = frozenset({QueryOption.RELATIONAL})
 
 
 def offers() -> dict[str, Offer]:
@@ -57,9 +67,16 @@ def offers() -> dict[str, Offer]:
     spoken = _UNCOMPRESSED | {transfer_syntaxes.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN.uid}
     return {
         sop_classes.VERIFICATION: Offer(spoken),
-        **{uid: Offer(stored, permission="store") for uid in sop_classes.STORAGE},
-        **{uid: Offer(_UNCOMPRESSED, permission="find") for uid in _FIND},
-        **{uid: Offer(_UNCOMPRESSED, permission="move") for uid in _MOVE},
+        # By C-GET a node receives as the SCP, so that takes what retrieving takes.
+        **{
+            uid: Offer(stored, permission="store", scp_permission="move")
+            for uid in sop_classes.STORAGE
+        },
+        **{uid: Offer(_UNCOMPRESSED, permission="find", options=_QUERY_OPTIONS) for uid in _FIND},
+        **{
+            uid: Offer(_UNCOMPRESSED, permission="move", options=_RETRIEVE_OPTIONS)
+            for uid in (*_MOVE, *_GET)
+        },
     }
 
 
@@ -89,6 +106,7 @@ def build(settings: GatewaySettings) -> Server:
             max_pdu_bytes=settings.max_pdu_bytes,
             dimse_seconds=settings.dimse_seconds,
         ),
+        CommandField.C_GET_RQ: GetService(index, custody),
     }
     acceptance = AccessPolicy(
         ae_title=settings.ae_title,

@@ -24,6 +24,7 @@ from .negotiation import (
     ContextAnswer,
     ContextResult,
     ProposedContext,
+    QueryOption,
     Rejected,
     Roles,
 )
@@ -42,14 +43,16 @@ IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 class Offer:
     """What we accept for one abstract syntax.
 
-    `permission` is what a node needs in its `may`; `None` lets everyone who may connect.
-    `requestor_may_be_scp` grants the requestor the SCP role when it asks, as C-GET needs for
-    storage classes.
+    `permission` is what a node needs in its `may` to be the SCU; `None` lets everyone who may
+    connect. `scp_permission` is what it needs to be granted the SCP role when it asks, as C-GET
+    takes for storage classes; `None` grants it to nobody. `options` are those of extended
+    negotiation that we can do.
     """
 
     transfer_syntaxes: frozenset[str]
     permission: str | None = None
-    requestor_may_be_scp: bool = False
+    scp_permission: str | None = None
+    options: frozenset[QueryOption] = frozenset()
 
 
 class AccessPolicy:
@@ -98,9 +101,9 @@ class AccessPolicy:
                 return ADDRESS_NOT_RECOGNIZED
         permissions = self._permissions_of_unknown_nodes if node is None else node.may
         roles = {
-            uid: self._granted(uid, proposed)
+            uid: _granted(offer, proposed, permissions)
             for uid, proposed in request.roles.items()
-            if self._offer(uid) is not None
+            if (offer := self._offer(uid)) is not None
         }
         return Accepted(
             contexts=tuple(
@@ -108,18 +111,16 @@ class AccessPolicy:
                 for context in request.contexts
             ),
             roles=roles,
+            extended={
+                uid: _agreed(offer.options, proposed)
+                for uid, proposed in request.extended.items()
+                if (offer := self._offer(uid)) is not None and offer.options
+            },
             permissions=permissions,
         )
 
     def _offer(self, abstract_syntax: str) -> Offer | None:
         return self._offers.get(abstract_syntax, self._offer_for_unknown)
-
-    def _granted(self, abstract_syntax: str, proposed: Roles) -> Roles:
-        """Answer a role selection; what is not proposed cannot be granted (PS3.7 D.3.3.4.1)."""
-        offer = self._offer(abstract_syntax)
-        return Roles(
-            scu=proposed.scu, scp=proposed.scp and offer is not None and offer.requestor_may_be_scp
-        )
 
     def _answer(
         self, context: ProposedContext, permissions: frozenset[str], roles: Roles | None
@@ -127,9 +128,7 @@ class AccessPolicy:
         offer = self._offer(context.abstract_syntax)
         if offer is None:
             return ContextAnswer(context.context_id, ContextResult.ABSTRACT_SYNTAX_NOT_SUPPORTED)
-        if offer.permission is not None and offer.permission not in permissions:
-            return ContextAnswer(context.context_id, ContextResult.USER_REJECTION)
-        granted = roles or DEFAULT_ROLES
+        granted = roles or _granted(offer, DEFAULT_ROLES, permissions)
         if not (granted.scu or granted.scp):
             return ContextAnswer(context.context_id, ContextResult.USER_REJECTION)
         chosen = self._choose(context.transfer_syntaxes, offer.transfer_syntaxes)
@@ -140,6 +139,22 @@ class AccessPolicy:
     def _choose(self, offered: Sequence[str], accepted: frozenset[str]) -> str | None:
         preferred = (uid for uid in self._preferred if uid in offered)
         return next((uid for uid in (*preferred, *offered) if uid in accepted), None)
+
+
+def _granted(offer: Offer, proposed: Roles, permissions: frozenset[str]) -> Roles:
+    """Answer a role selection; what is not proposed cannot be granted (PS3.7 D.3.3.4.1)."""
+    return Roles(
+        scu=proposed.scu and (offer.permission is None or offer.permission in permissions),
+        scp=proposed.scp and offer.scp_permission in permissions,
+    )
+
+
+def _agreed(options: frozenset[QueryOption], proposed: bytes) -> bytes:
+    """Answer the options of a query class byte by byte: 1 where both sides want it, else 0."""
+    # Of bytes that we do not know, the newest option's included, none is agreed on.
+    return bytes(
+        int(wanted == 1 and position in options) for position, wanted in enumerate(proposed)
+    )
 
 
 def is_from(node: Node, address: str) -> bool:

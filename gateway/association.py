@@ -42,6 +42,7 @@ from .negotiation import (
     AssociationRequest,
     ContextResult,
     MalformedPdu,
+    QueryOption,
     Rejected,
     Roles,
     UserIdentity,
@@ -74,7 +75,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """Who is at the other end; `roles` are the requestor's, by SOP class, as answered."""
+    """Who is at the other end; `roles` (the requestor's) and `extended` are as we answered."""
 
     calling_aet: str
     called_aet: str
@@ -90,6 +91,11 @@ class Peer:
     def roles_for(self, sop_class_uid: str) -> Roles:
         """Return the requestor's roles for a SOP class, negotiated or by default."""
         return self.roles.get(sop_class_uid, DEFAULT_ROLES)
+
+    def agreed_on(self, sop_class_uid: str, option: QueryOption) -> bool:
+        """Tell whether an option of a query class was negotiated; without a word it was not."""
+        agreed = self.extended.get(sop_class_uid, b"")
+        return len(agreed) > option and agreed[option] == 1
 
 
 class Acceptance(Protocol):
@@ -188,6 +194,11 @@ class Association:
         self._refused: dict[str, str] = {}
 
     # For services
+
+    @property
+    def is_established(self) -> bool:
+        """Whether messages can still be exchanged."""
+        return self._wire.state is State.DATA_TRANSFER
 
     def send_response(
         self, context: PresentationContext, command: CommandSet, data: bytes | None = None
@@ -337,10 +348,6 @@ class Association:
 
     # Messages
 
-    @property
-    def _is_established(self) -> bool:
-        return self._wire.state is State.DATA_TRANSFER
-
     def _serve(self) -> Outcome:
         """Serve messages until the association ends; tell how it did."""
         try:
@@ -363,7 +370,7 @@ class Association:
 
     def _next_message_begins(self) -> bool:
         """Wait for the peer's next message; False when it is time to release."""
-        if not self._is_established:
+        if not self.is_established:
             raise AssociationAborted("a service aborted the association", Outcome.ABORTED_BY_US)
         deadline = monotonic() + self._idle_seconds
         while not self._wire.wait(max(0.0, deadline - monotonic())):
@@ -400,14 +407,14 @@ class Association:
                 service.handle(self, arrival.message, arrival.sink)
             except AssociationAborted as error:
                 # A service may also have lost another association, which it opened itself.
-                if not self._is_established:
+                if not self.is_established:
                     raise
                 failure = error
             except Exception as error:  # noqa: BLE001 - the peer must hear of any failure
                 failure = error
         if failure is not None:
             self._log_failure(command, failure)
-            if not self._answered and self._is_established:
+            if not self._answered and self.is_established:
                 self._respond(arrival.message, service.failure_status)
 
     def _log_failure(self, command: CommandSet, failure: Exception) -> None:

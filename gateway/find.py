@@ -22,6 +22,7 @@ from .association import Association
 from .command_set import CommandField, CommandSet
 from .identifier import read_identifier, write_identifier
 from .messages import BufferSink, DataSetSink, Message
+from .negotiation import QueryOption
 
 _RETRIEVE_AE_TITLE: Final = 0x00080054
 _INSTANCE_AVAILABILITY: Final = 0x00080056
@@ -62,8 +63,12 @@ class FindService:
         context = message.context
         try:
             keys = read_identifier(message.data or b"", context.transfer_syntax)
-            relational = _relational(association.peer.extended.get(context.abstract_syntax))
-            query = read_query(MODEL_OF[context.abstract_syntax], keys, relational=relational)
+            query = read_query(
+                MODEL_OF[context.abstract_syntax],
+                keys,
+                relational=_agreed(association, message, QueryOption.RELATIONAL),
+                combined_date_time=_agreed(association, message, QueryOption.COMBINED_DATE_TIME),
+            )
         except InvalidIdentifier as error:
             refusal = FindStatus.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS
             _respond(association, message, refusal, comment=str(error))
@@ -140,9 +145,8 @@ def _computed_up_to(level: Level) -> Mapping[int, Attribute]:
     )
 
 
-def _relational(application_information: bytes | None) -> bool:
-    """Tell whether relational queries were negotiated, PS3.4 C.5.1.1: the first byte is 1."""
-    return bool(application_information and application_information[0] == 1)
+def _agreed(association: Association, message: Message, option: QueryOption) -> bool:
+    return association.peer.agreed_on(message.context.abstract_syntax, option)
 
 
 def _pending_status(query: Query) -> FindStatus:

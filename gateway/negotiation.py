@@ -56,6 +56,18 @@ class ContextResult(IntEnum):
     TRANSFER_SYNTAXES_NOT_SUPPORTED = 4
 
 
+class QueryOption(IntEnum):
+    """Where an option stands in the application information of a query class, PS3.4 C.5.1.1.
+
+    Relational retrieval of the retrieve classes stands first too, C.5.2.1 and C.5.3.1.
+    """
+
+    RELATIONAL = 0
+    COMBINED_DATE_TIME = 1
+    FUZZY_PERSON_NAMES = 2
+    TIMEZONE_ADJUSTMENT = 3
+
+
 class RejectResult(IntEnum):
     """PS3.8 table 9-21."""
 

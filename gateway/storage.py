@@ -162,9 +162,12 @@ class StorageService:
         self._memory_bytes = memory_bytes
         self._scratch_dir = scratch_dir
 
-    def begin(self, association: Association, message: Message) -> DataSetSink:  # noqa: ARG002 - the interface of a service
+    def begin(self, association: Association, message: Message) -> DataSetSink:
         """Open the file that the data set goes to."""
         command, context = message.command, message.context
+        if "store" not in association.peer.permissions:
+            # The context was accepted for the node to receive on, by C-GET.
+            return Refusal(Status.NOT_AUTHORIZED, "this node may not store")
         if command.affected_sop_class_uid != context.abstract_syntax:
             return Refusal(
                 Status.SOP_CLASS_NOT_SUPPORTED,

@@ -3,11 +3,13 @@
 import os
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.cloud.deadline import eventually
 from tests.peers.node_process import Node
 
 #: DCMTK looks nothing up, and answers in English.
@@ -91,6 +93,16 @@ def move(node: Node, destination: str, level: str, *keys: str, model: str = "-S"
     )  # fmt: skip
 
 
+def get(node: Node, folder: Path, level: str, *keys: str, model: str = "-S") -> str:
+    """Get what the keys name into a folder, bit for bit, and return what getscu printed."""
+    folder.mkdir(exist_ok=True)
+    arguments = [part for key in keys for part in ("-k", key)]
+    return run(
+        "getscu", "-d", "+B", model, "-aec", node.aet, "-od", folder,
+        "-k", f"QueryRetrieveLevel={level}", *arguments, node.host, str(node.port), check=False,
+    )  # fmt: skip
+
+
 @contextmanager
 def receiver(folder: Path, aet: str, port: int, *options: str) -> Iterator[Path]:
     """Run storescp on a port; it accepts every transfer syntax and writes bit for bit."""
@@ -106,7 +118,16 @@ def receiver(folder: Path, aet: str, port: int, *options: str) -> Iterator[Path]
             stderr=subprocess.STDOUT,
         )
     try:
+        eventually(lambda: _listens(port))
         yield folder
     finally:
         process.terminate()
         process.wait(10)
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True

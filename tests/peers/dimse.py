@@ -30,7 +30,7 @@ JPEG_LOSSLESS = "1.2.840.10008.1.2.4.70"
 SYNTAXES = frozenset({IMPLICIT, EXPLICIT, JPEG_LOSSLESS})
 OFFERS = {
     VERIFICATION: Offer(SYNTAXES),
-    CT: Offer(SYNTAXES, permission="store", requestor_may_be_scp=True),
+    CT: Offer(SYNTAXES, permission="store", scp_permission="move"),
     MR: Offer(SYNTAXES, permission="store"),
     STUDY_ROOT_FIND: Offer(frozenset({IMPLICIT, EXPLICIT}), permission="find"),
     STUDY_ROOT_GET: Offer(frozenset({IMPLICIT, EXPLICIT}), permission="move"),

@@ -12,6 +12,7 @@ from gateway.negotiation import (
     ContextAnswer,
     ContextResult,
     ProposedContext,
+    QueryOption,
     Rejected,
     Roles,
 )
@@ -21,7 +22,7 @@ CT, FIND, UNKNOWN = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.2.2.1", 
 IMPLICIT, EXPLICIT, JPEG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.70"
 SYNTAXES = frozenset({IMPLICIT, EXPLICIT, JPEG})
 OFFERS = {
-    CT: Offer(SYNTAXES, permission="store", requestor_may_be_scp=True),
+    CT: Offer(SYNTAXES, permission="store", scp_permission="move"),
     FIND: Offer(SYNTAXES - {JPEG}, permission="find"),
 }
 SCANNER = Node("SCANNER", "10.0.0.0/24", None, frozenset({"store"}))
@@ -44,6 +45,7 @@ def request(
     called: str = "LENTICULAR",
     address: str = "10.0.0.7",
     roles: dict[str, Roles] | None = None,
+    extended: dict[str, bytes] | None = None,
 ) -> AssociationRequest:
     return AssociationRequest(
         calling_aet=calling,
@@ -55,6 +57,7 @@ def request(
             for position, (abstract, transfers) in enumerate(contexts)
         ),
         roles=roles or {},
+        extended=extended or {},
     )
 
 
@@ -156,7 +159,7 @@ def test_strangers_may_everything_where_access_is_open_and_nodes_what_their_entr
 def test_the_scp_role_is_granted_where_it_is_offered(
     abstract: str, proposed: Roles, granted: Roles, result: ContextResult
 ) -> None:
-    reader = Node("SCANNER", "10.0.0.7", None, frozenset({"store", "find"}))
+    reader = Node("SCANNER", "10.0.0.7", None, frozenset({"store", "find", "move"}))
     access_policy = AccessPolicy(
         ae_title="LENTICULAR", access="open", find_node=lambda _: reader, offers=OFFERS
     )
@@ -166,6 +169,45 @@ def test_the_scp_role_is_granted_where_it_is_offered(
     assert isinstance(decided, Accepted)
     assert decided.roles == {abstract: granted}
     assert decided.contexts[0].result is result
+
+
+@pytest.mark.parametrize(
+    ("may", "proposed", "granted"),
+    [
+        ("move", Roles(scu=False, scp=True), Roles(scu=False, scp=True)),
+        ("move", Roles(scu=True, scp=True), Roles(scu=False, scp=True)),
+        ("move", Roles(scu=True, scp=False), Roles(scu=False, scp=False)),
+        ("move", None, None),
+        ("store", Roles(scu=True, scp=True), Roles(scu=True, scp=False)),
+        ("store", Roles(scu=False, scp=True), Roles(scu=False, scp=False)),
+        ("find", Roles(scu=True, scp=True), Roles(scu=False, scp=False)),
+    ],
+)
+def test_a_node_has_the_roles_that_it_may_and_no_context_without_one(
+    may: str, proposed: Roles | None, granted: Roles | None
+) -> None:
+    node = Node("SCANNER", "10.0.0.7", None, frozenset({may}))
+    access_policy = AccessPolicy(
+        ae_title="LENTICULAR", access="open", find_node=lambda _: node, offers=OFFERS
+    )
+    decided = access_policy.decide(
+        request((CT, (EXPLICIT,)), roles={} if proposed is None else {CT: proposed})
+    )
+    assert isinstance(decided, Accepted)
+    assert decided.roles.get(CT) == granted
+    has_role = granted is not None and (granted.scu or granted.scp)
+    assert (decided.contexts[0].result is ContextResult.ACCEPTANCE) is has_role
+
+
+def test_options_are_agreed_on_byte_by_byte_for_classes_that_have_some() -> None:
+    offers = {**OFFERS, FIND: Offer(SYNTAXES, options=frozenset({QueryOption.COMBINED_DATE_TIME}))}
+    access_policy = AccessPolicy(
+        ae_title="LENTICULAR", access="open", find_node=lambda _: None, offers=offers
+    )
+    asked = request((FIND, (EXPLICIT,)), extended={FIND: b"\1\1\1\2\1", CT: b"\2", UNKNOWN: b"\1"})
+    decided = access_policy.decide(asked)
+    assert isinstance(decided, Accepted)
+    assert decided.extended == {FIND: b"\0\1\0\0\0"}
 
 
 @pytest.mark.parametrize(

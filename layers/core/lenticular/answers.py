@@ -6,12 +6,13 @@ memory does not grow with the answer, and a peer that cancels stops the reading.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from .attributes import BY_TAG, UNIQUE_KEY, Level, computed_of_level
+from .dicom_json import JsonElement
 from .index import Index
 from .index_items import Item, elements_of, first_text
-from .matching import Matcher, compile_key
+from .matching import TIME_OF_DATE, Matcher, compile_date_and_time, compile_key
 from .planner import plan
 from .query import QUERY_RETRIEVE_LEVEL, SPECIFIC_CHARACTER_SET, Query
 
@@ -21,6 +22,9 @@ _PATIENT_NAME: Final = "00100010"
 _STUDY_INSTANCE_UID: Final = "0020000D"
 _SERIES_INSTANCE_UID: Final = "0020000E"
 _SOP_INSTANCE_UID: Final = "00080018"
+
+#: Tells whether the attributes of an entity match, by tag in hexadecimal.
+_Filter: TypeAlias = Callable[[Mapping[str, Any]], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ def find(index: Index, query: Query) -> Iterator[Match]:
         StoreUnavailable: the table could not be read; what was yielded is not all.
     """
     filters = _Filters(query)
-    studies = (study for study in plan(query).studies(index) if filters.keep_study(study))
+    studies = _studies(index, query, filters)
     if query.level is Level.PATIENT:
         yield from _patients(studies)
         return
@@ -60,30 +64,25 @@ def find(index: Index, query: Query) -> Iterator[Match]:
         if query.level is Level.STUDY:
             yield Match(Level.STUDY, study)
             continue
-        for series in _series(index, query, study):
-            if not filters.keep(Level.SERIES, series):
-                continue
+        for series in _series(index, query, study, filters):
             if query.level is Level.SERIES:
                 yield Match(Level.SERIES, study, series)
                 continue
-            for instance in _instances(index, query, study, series):
-                if filters.keep(Level.INSTANCE, instance):
-                    yield Match(Level.INSTANCE, study, series, instance)
+            for instance in _instances(index, query, study, series, filters):
+                yield Match(Level.INSTANCE, study, series, instance)
 
 
 def instances_to_retrieve(index: Index, query: Query) -> Iterator[Item]:
-    """Yield the item of every instance a retrieval names (PS3.4 C.4.2.2.1)."""
+    """Yield the item of every instance a retrieval names (PS3.4 C.4.2.2.1), each once."""
+    if query.level <= Level.STUDY:
+        for study in _studies(index, query, _Filters(query)):
+            yield from index.instances(_study_uid(study))
+        return
     for match in find(index, query):
         if match.instance is not None:
             yield match.instance
         elif match.series is not None:
             yield from index.instances(_study_uid(match.study), str(match.series["uid"]))
-        elif query.level is Level.STUDY:
-            yield from index.instances(_study_uid(match.study))
-        else:
-            patient_id = first_text(elements_of(match.study), _PATIENT_ID)
-            for study in index.by_key("by-patient", ("patient_id", patient_id or "")):
-                yield from index.instances(_study_uid(study))
 
 
 def patient_counts(index: Index, match: Match) -> tuple[int, int, int]:
@@ -102,19 +101,30 @@ def patient_counts(index: Index, match: Match) -> tuple[int, int, int]:
 
 
 class _Filters:
-    """The keys of a query as matchers, by the level whose items have the attribute."""
+    """The keys of a query as matchers, by the level whose items have the attribute.
+
+    Keys below the query's level count in relational queries only (PS3.4 C.4.1.2.2.1): then an
+    entity matches when there is something below it that matches them.
+    """
 
     def __init__(self, query: Query) -> None:
-        self._by_level: dict[Level, list[tuple[str, Matcher]]] = {level: [] for level in Level}
+        self._by_level: dict[Level, list[_Filter]] = {level: [] for level in Level}
         self._computed: list[tuple[Callable[[Item], list[str]], Matcher]] = []
-        for tag, key in query.keys.items():
-            if tag in (QUERY_RETRIEVE_LEVEL, SPECIFIC_CHARACTER_SET) or not key.get("Value"):
+        keys = {tag: key for tag, key in query.keys.items() if key.get("Value")}
+        times = _times_of_dates(query, keys)
+        for tag, key in keys.items():
+            if tag in (QUERY_RETRIEVE_LEVEL, SPECIFIC_CHARACTER_SET) or tag in times.values():
                 continue
             attribute = BY_TAG.get(tag)
             if attribute is not None:
+                if attribute.level > query.level and not query.relational:
+                    continue
                 # The instance's own UIDs are in its item whatever level the catalogue gives them.
-                matcher = compile_key(attribute.vr, tag, key)
-                self._by_level[attribute.level].append((f"{tag:08X}", matcher))
+                self._by_level[attribute.level].append(
+                    _date_and_time(tag, key, times[tag], keys[times[tag]])
+                    if tag in times
+                    else _one(tag, compile_key(attribute.vr, tag, key))
+                )
             elif tag in _MATCHED_SETS:
                 computed = computed_of_level(Level.STUDY)[tag]
                 matcher = compile_key(computed.vr, tag, key)
@@ -127,19 +137,51 @@ class _Filters:
         matchers = self._by_level[Level.PATIENT] + self._by_level[Level.STUDY]
         return _matches(matchers, study, _STUDY_INSTANCE_UID, _study_uid(study))
 
+    def restricts(self, level: Level) -> bool:
+        """Tell whether there is a key for a level's items."""
+        return bool(self._by_level[level])
+
     def keep(self, level: Level, item: Item) -> bool:
         """Tell whether the keys of a level match an item of that level."""
         tag = f"{UNIQUE_KEY[level].tag:08X}"
         return _matches(self._by_level[level], item, tag, str(item["uid"]))
 
 
-def _matches(
-    matchers: list[tuple[str, Matcher]], item: Item, unique_tag: str, unique_value: str
-) -> bool:
-    if not matchers:
+def _matches(filters: list[_Filter], item: Item, unique_tag: str, unique_value: str) -> bool:
+    if not filters:
         return True
     elements: Mapping[str, Any] = {**elements_of(item), unique_tag: _uid(unique_value)}
-    return all(matcher(elements.get(tag, {}).get("Value", [])) for tag, matcher in matchers)
+    return all(matches(elements) for matches in filters)
+
+
+def _one(tag: int, matcher: Matcher) -> _Filter:
+    return lambda elements: matcher(_values(elements, tag))
+
+
+def _date_and_time(date: int, date_key: JsonElement, time: int, time_key: JsonElement) -> _Filter:
+    matches = compile_date_and_time(date, date_key, time_key)
+    return lambda elements: matches(_values(elements, date), _values(elements, time))
+
+
+def _values(elements: Mapping[str, Any], tag: int) -> list[Any]:
+    values: list[Any] = elements.get(f"{tag:08X}", {}).get("Value", [])
+    return values
+
+
+def _times_of_dates(query: Query, keys: Mapping[int, JsonElement]) -> Mapping[int, int]:
+    """Return the dates and times that are matched as one."""
+    if not query.combined_date_time:
+        return {}
+    return {date: time for date, time in TIME_OF_DATE.items() if date in keys and time in keys}
+
+
+def _studies(index: Index, query: Query, filters: _Filters) -> Iterator[Item]:
+    below = filters.restricts(Level.SERIES) or filters.restricts(Level.INSTANCE)
+    for study in plan(query).studies(index):
+        if filters.keep_study(study) and (
+            query.level > Level.STUDY or not below or any(_series(index, query, study, filters))
+        ):
+            yield study
 
 
 def _patients(studies: Iterator[Item]) -> Iterator[Match]:
@@ -157,23 +199,27 @@ def _patients(studies: Iterator[Item]) -> Iterator[Match]:
             yield Match(Level.PATIENT, study)
 
 
-def _series(index: Index, query: Query, study: Item) -> Iterator[Item]:
-    uids = query.unique_values(Level.SERIES)
-    if not uids:
-        yield from index.series(_study_uid(study))
-        return
-    for uid in dict.fromkeys(uids):
-        if series := index.one_series(_study_uid(study), uid):
+def _series(index: Index, query: Query, study: Item, filters: _Filters) -> Iterator[Item]:
+    """Yield the series of a study that match."""
+    study_uid, uids = _study_uid(study), query.unique_values(Level.SERIES)
+    named = (index.one_series(study_uid, uid) for uid in dict.fromkeys(uids))
+    below = filters.restricts(Level.INSTANCE) and query.level < Level.INSTANCE
+    for series in named if uids else index.series(study_uid):
+        if series and filters.keep(Level.SERIES, series):
+            if below and not any(_instances(index, query, study, series, filters)):
+                continue
             yield series
 
 
-def _instances(index: Index, query: Query, study: Item, series: Item) -> Iterator[Item]:
+def _instances(
+    index: Index, query: Query, study: Item, series: Item, filters: _Filters
+) -> Iterator[Item]:
+    """Yield the instances of a series that match."""
+    study_uid, series_uid = _study_uid(study), str(series["uid"])
     uids = query.unique_values(Level.INSTANCE)
-    if not uids:
-        yield from index.instances(_study_uid(study), str(series["uid"]))
-        return
-    for uid in dict.fromkeys(uids):
-        if instance := index.instance(_study_uid(study), str(series["uid"]), uid):
+    named = (index.instance(study_uid, series_uid, uid) for uid in dict.fromkeys(uids))
+    for instance in named if uids else index.instances(study_uid, series_uid):
+        if instance and filters.keep(Level.INSTANCE, instance):
             yield instance
 
 

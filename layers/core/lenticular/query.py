@@ -40,10 +40,16 @@ MODEL_OF: Final[Mapping[str, Model]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """An identifier: its level and its keys by tag."""
+    """An identifier: its level, its keys by tag, and how they are to be read.
+
+    `relational` keys may be of any level (PS3.4 C.4.1.2.2.1); `combined_date_time` makes one range
+    of a date's and its time's (C.2.2.2.5).
+    """
 
     level: Level
     keys: Mapping[int, JsonElement]
+    relational: bool = False
+    combined_date_time: bool = False
 
     def values(self, tag: int) -> tuple[str, ...]:
         """Return a key's values that are not empty; a UID list comes as one value each."""
@@ -56,29 +62,37 @@ class Query:
         return () if any("*" in value or "?" in value for value in values) else values
 
 
-def read_query(model: Model, keys: Mapping[int, JsonElement], *, relational: bool) -> Query:
+def read_query(
+    model: Model,
+    keys: Mapping[int, JsonElement],
+    *,
+    relational: bool,
+    combined_date_time: bool = False,
+) -> Query:
     """Check an identifier of a C-FIND (PS3.4 C.4.1.1.3, C.4.1.2.1).
 
     Raises:
         InvalidIdentifier: no such level in the model, or (unless `relational`) a level above
-            without the one value of its unique key. The message names the key, never a value.
+            whose unique key is missing or has more than one value, or one below whose unique key
+            is there. The message names the key, never a value.
     """
-    query = Query(_level(model, keys), keys)
+    query = Query(_level(model, keys), keys, relational, combined_date_time)
     if not relational:
-        _require_unique_keys_above(model, query)
+        _require_hierarchical_keys(model, query)
     return query
 
 
-def read_retrieval(model: Model, keys: Mapping[int, JsonElement]) -> Query:
+def read_retrieval(model: Model, keys: Mapping[int, JsonElement], *, relational: bool) -> Query:
     """Check an identifier of a C-MOVE or C-GET (PS3.4 C.4.2.2.1): unique keys only, lists allowed.
 
     Raises:
         InvalidIdentifier: as `read_query`, or the level's own unique key names nothing.
     """
-    query = Query(_level(model, keys), keys)
+    query = Query(_level(model, keys), keys, relational)
     if not query.unique_values(query.level):
         raise InvalidIdentifier(f"{UNIQUE_KEY[query.level].keyword} must name what to retrieve")
-    _require_unique_keys_above(model, query)
+    if not relational:
+        _require_unique_keys_above(model, query)
     return query
 
 
@@ -91,10 +105,26 @@ def _level(model: Model, keys: Mapping[int, JsonElement]) -> Level:
     return level
 
 
+def _require_hierarchical_keys(model: Model, query: Query) -> None:
+    for level, unique_key in UNIQUE_KEY.items():
+        if level > query.level and unique_key.tag in query.keys:
+            raise InvalidIdentifier(
+                f"{unique_key.keyword} is below level {query.level.query_retrieve_level}"
+            )
+        # An empty one is against the standard but common, and can only mean all of that level.
+        is_empty = unique_key.tag in query.keys and not query.values(unique_key.tag)
+        if level in model.value and not is_empty:
+            _require_unique_key_above(level, query)
+
+
 def _require_unique_keys_above(model: Model, query: Query) -> None:
     for level in model.value:
-        if level < query.level and len(query.unique_values(level)) != 1:
-            keyword = UNIQUE_KEY[level].keyword
-            raise InvalidIdentifier(
-                f"{keyword} must have one value at level {query.level.query_retrieve_level}"
-            )
+        _require_unique_key_above(level, query)
+
+
+def _require_unique_key_above(level: Level, query: Query) -> None:
+    if level < query.level and len(query.unique_values(level)) != 1:
+        keyword = UNIQUE_KEY[level].keyword
+        raise InvalidIdentifier(
+            f"{keyword} must have one value at level {query.level.query_retrieve_level}"
+        )
