@@ -20,6 +20,7 @@ from time import monotonic
 from typing import Any, Final, Protocol
 
 from lenticular.errors import SenderError
+from lenticular.identifiers import is_uid
 from lenticular.status import FindStatus, Status
 
 from .command_set import CommandField, CommandSet
@@ -418,10 +419,12 @@ class Association:
                 self._respond(arrival.message, service.failure_status)
 
     def _log_failure(self, command: CommandSet, failure: Exception) -> None:
+        uid = command.affected_sop_instance_uid or ""
         facts = {
             "message_id": command.message_id,
             "command": CommandField(command.command_field).name,
-            "sop_instance_uid": command.affected_sop_instance_uid,
+            # What is no UID may be anything.
+            "sop_instance_uid": uid if is_uid(uid) else None,
         }
         if isinstance(failure, SenderError):
             self.log.warning("message refused", extra={**facts, "reason": str(failure)})

@@ -62,6 +62,10 @@ class CommandSetError(Exception):
     """The bytes are not a command set, or the values cannot be written as one."""
 
 
+#: PS3.5 9.1.
+_UID_MAX_CHARACTERS: Final = 64
+
+
 @dataclass(slots=True)
 class CommandSet:
     """The elements of one command, each under its snake_case keyword; `None` is absent.
@@ -104,17 +108,26 @@ class CommandSet:
         return bool(self.command_field & RESPONSE)
 
     def response(self, status: int, error_comment: str | None = None) -> "CommandSet":
-        """Return the response to this request with the UIDs that PS3.7 9.3 and 10.3 repeat."""
+        """Return the response to this request with the UIDs that PS3.7 9.3 and 10.3 repeat.
+
+        One that is too long to be written is left out: the peer must hear the status all the same.
+        """
         return CommandSet(
             command_field=self.command_field | RESPONSE,
             message_id_being_responded_to=self.message_id,
-            affected_sop_class_uid=self.affected_sop_class_uid or self.requested_sop_class_uid,
-            affected_sop_instance_uid=(
+            affected_sop_class_uid=_repeated(
+                self.affected_sop_class_uid or self.requested_sop_class_uid
+            ),
+            affected_sop_instance_uid=_repeated(
                 self.affected_sop_instance_uid or self.requested_sop_instance_uid
             ),
             status=status,
             error_comment=error_comment,
         )
+
+
+def _repeated(uid: str | None) -> str | None:
+    return uid if uid and len(uid) <= _UID_MAX_CHARACTERS and uid.isascii() else None
 
 
 class _Kind(IntEnum):

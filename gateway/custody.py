@@ -17,7 +17,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import S3Store
 
 from lenticular.aws import s3_client
-from lenticular.errors import InstanceMissing, StoreUnavailable
+from lenticular.errors import InstanceMissing, OperatorError, StoreUnavailable
 
 _CONNECT_TIMEOUT: Final = timedelta(seconds=5)
 _REQUEST_TIMEOUT: Final = timedelta(seconds=60)
@@ -45,7 +45,8 @@ class Custody:
     def __init__(self, bucket: str, *, retry_seconds: int) -> None:
         """Use `bucket` at the endpoint, region and credentials that boto3 finds.
 
-        What S3 throttles or fails to do is tried again for `retry_seconds`.
+        What S3 throttles or fails to do is tried again for `retry_seconds`. Raises `OperatorError`
+        when AWS is not configured.
         """
         # Of a PUT in one request S3 checks the CRC, which costs a tenth of a second SHA-256; the
         # digest itself is in the key. Parts of an upload are checked by SHA-256.
@@ -135,6 +136,16 @@ def _reason(error: Exception) -> str:
     return type(error).__name__
 
 
+def _credentials() -> Boto3CredentialProvider:
+    session = boto3.Session()
+    if session.get_credentials() is None:
+        raise OperatorError(
+            "AWS credentials are not configured: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+            "or give the gateway a role"
+        )
+    return Boto3CredentialProvider(session)
+
+
 def _open(bucket: str, retry_seconds: int, *, checksum: str, sign_payload: bool) -> S3Store:
     client = s3_client()
     endpoint = client.meta.endpoint_url
@@ -151,7 +162,7 @@ def _open(bucket: str, retry_seconds: int, *, checksum: str, sign_payload: bool)
         virtual_hosted_style_request=virtual_hosted,
         checksum_algorithm=checksum,
         unsigned_payload=not sign_payload,
-        credential_provider=Boto3CredentialProvider(boto3.Session()),
+        credential_provider=_credentials(),
         client_options={
             "allow_http": endpoint.startswith("http://"),
             "connect_timeout": _CONNECT_TIMEOUT,

@@ -20,7 +20,7 @@ from lenticular.status import FindStatus, Status
 
 from .association import Association
 from .command_set import CommandField, CommandSet
-from .identifier import read_identifier, write_identifier
+from .identifier import IDENTIFIER_MAX_BYTES, read_identifier, write_identifier
 from .messages import BufferSink, DataSetSink, Message
 from .negotiation import QueryOption
 
@@ -51,7 +51,7 @@ class FindService:
 
     def begin(self, association: Association, message: Message) -> DataSetSink:  # noqa: ARG002 - the interface of a service
         """Take the identifier into memory."""
-        return BufferSink()
+        return BufferSink(IDENTIFIER_MAX_BYTES)
 
     def handle(
         self,
@@ -69,12 +69,12 @@ class FindService:
                 relational=_agreed(association, message, QueryOption.RELATIONAL),
                 combined_date_time=_agreed(association, message, QueryOption.COMBINED_DATE_TIME),
             )
+            # Keys that are no dates or numbers are found out when matching begins.
+            status = self._answer(association, message, query)
         except InvalidIdentifier as error:
             refusal = FindStatus.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS
             _respond(association, message, refusal, comment=str(error))
             return
-        try:
-            status = self._answer(association, message, query)
         except StoreUnavailable as error:
             association.log.warning("query not answered", extra={"reason": str(error)})
             _respond(

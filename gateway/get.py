@@ -12,6 +12,7 @@ from lenticular.status import MoveStatus
 from .association import Association
 from .command_set import CommandField, CommandSet, Priority
 from .custody import Custody
+from .identifier import IDENTIFIER_MAX_BYTES
 from .messages import BufferSink, DataSetSink, Message, PresentationContext
 from .retrieval import FetchedFile, Progress, Retrieval, Stored, fetch_ahead
 
@@ -28,7 +29,7 @@ class GetService:
 
     def begin(self, association: Association, message: Message) -> DataSetSink:  # noqa: ARG002 - the interface of a service
         """Take the identifier into memory."""
-        return BufferSink()
+        return BufferSink(IDENTIFIER_MAX_BYTES)
 
     def handle(
         self,

@@ -9,8 +9,8 @@ from lenticular.elements import ElementsError
 from lenticular.errors import InvalidIdentifier
 from lenticular.transfer_syntaxes import BY_UID
 
-#: An identifier is a few hundred bytes; a list of UIDs may make it some hundred thousand.
-_INFLATED_MAX_BYTES: Final = 16 << 20
+#: An identifier is a few hundred bytes; some thousand UIDs make it some hundred thousand.
+IDENTIFIER_MAX_BYTES: Final = 1 << 20
 
 
 def read_identifier(data: bytes, transfer_syntax_uid: str) -> dict[int, JsonElement]:
@@ -18,7 +18,7 @@ def read_identifier(data: bytes, transfer_syntax_uid: str) -> dict[int, JsonElem
     syntax = BY_UID[transfer_syntax_uid]
     try:
         if syntax.deflated:
-            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, _INFLATED_MAX_BYTES)
+            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, IDENTIFIER_MAX_BYTES)
         return read_data_set(data, explicit=syntax.explicit, little_endian=syntax.little_endian)
     except (ElementsError, zlib.error) as error:
         raise InvalidIdentifier("the identifier cannot be read in its transfer syntax") from error

@@ -14,6 +14,7 @@ from lenticular.status import MoveStatus
 
 from .association import Association
 from .custody import Custody
+from .identifier import IDENTIFIER_MAX_BYTES
 from .messages import BufferSink, DataSetSink, Message
 from .negotiation import MAX_CONTEXTS
 from .requestor import RequestedAssociation, open_association
@@ -48,7 +49,7 @@ class MoveService:
 
     def begin(self, association: Association, message: Message) -> DataSetSink:  # noqa: ARG002 - the interface of a service
         """Take the identifier into memory."""
-        return BufferSink()
+        return BufferSink(IDENTIFIER_MAX_BYTES)
 
     def handle(
         self,

@@ -150,7 +150,7 @@ class Retrieval:
         """Report the counts so far, unless nothing remains: the final response follows then."""
         if progress.remaining:
             command = self._counted(MoveStatus.PENDING, progress)
-            command.number_of_remaining_suboperations = progress.remaining
+            command.number_of_remaining_suboperations = _counter(progress.remaining)
             self.association.send_response(self._message.context, command)
 
     def final(self, progress: Progress, *, cancelled: bool, destination: str) -> None:
@@ -159,7 +159,7 @@ class Retrieval:
             MoveStatus.CANCELLED if cancelled else progress.final_status(), progress
         )
         if cancelled:
-            command.number_of_remaining_suboperations = progress.remaining
+            command.number_of_remaining_suboperations = _counter(progress.remaining)
         data = None
         if progress.failed:
             failed: JsonElement = {"vr": "UI", "Value": list(progress.failed)}
@@ -184,9 +184,9 @@ class Retrieval:
 
     def _counted(self, status: int, progress: Progress) -> CommandSet:
         command = self._response(status)
-        command.number_of_completed_suboperations = progress.completed
-        command.number_of_failed_suboperations = len(progress.failed)
-        command.number_of_warning_suboperations = progress.warning
+        command.number_of_completed_suboperations = _counter(progress.completed)
+        command.number_of_failed_suboperations = _counter(len(progress.failed))
+        command.number_of_warning_suboperations = _counter(progress.warning)
         return command
 
     def _response(self, status: int) -> CommandSet:
@@ -222,6 +222,11 @@ def fetch_ahead(
                 bytes_ahead -= each.size
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _counter(count: int) -> int:
+    """Return what fits the counters, which are US (PS3.7 E.1); more than that is shown as most."""
+    return min(count, 0xFFFF)
 
 
 def _is_warning(status: int) -> bool:

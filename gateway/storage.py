@@ -14,15 +14,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Final
 
-from lenticular import archive
+from lenticular.archive import provenance
 from lenticular.errors import StoreUnavailable
 from lenticular.identifiers import is_uid
 from lenticular.part10 import file_head
 from lenticular.placement import Placement, Problem, place
+from lenticular.sop_classes import STORAGE
 from lenticular.status import Status, StoreStatus
 
 from .association import Association
-from .command_set import CommandField, CommandSet
+from .command_set import CommandSet
 from .custody import Custody
 from .messages import DataSetSink, Message
 
@@ -168,10 +169,11 @@ class StorageService:
         if "store" not in association.peer.permissions:
             # The context was accepted for the node to receive on, by C-GET.
             return Refusal(Status.NOT_AUTHORIZED, "this node may not store")
-        if command.affected_sop_class_uid != context.abstract_syntax:
+        is_storage = context.abstract_syntax in STORAGE
+        if not is_storage or command.affected_sop_class_uid != context.abstract_syntax:
             return Refusal(
                 Status.SOP_CLASS_NOT_SUPPORTED,
-                "SOP class is not the one negotiated for this context",
+                "SOP class is not a storage class negotiated for this context",
             )
         head = file_head(
             context.abstract_syntax,
@@ -201,11 +203,7 @@ class StorageService:
             return _refused(association, message, file, file.failure)
         placement = file.place(message.command, message.context.transfer_syntax)
         key = placement.key(file.sha256)
-        metadata = {
-            archive.RECEIVED: archive.received_now(),
-            archive.CALLING_AE_TITLE: association.peer.calling_aet,
-            archive.CALLED_AE_TITLE: association.peer.called_aet,
-        }
+        metadata = provenance(association.peer.calling_aet, association.peer.called_aet)
         try:
             file.keep(self._custody, key, metadata)
         except StoreUnavailable as error:
@@ -234,15 +232,5 @@ def _refused(
 
 
 def _respond(association: Association, message: Message, status: int, comment: str | None) -> None:
-    command = message.command
-    association.send_response(
-        message.context,
-        CommandSet(
-            command_field=CommandField.C_STORE_RSP,
-            message_id_being_responded_to=command.message_id,
-            affected_sop_class_uid=command.affected_sop_class_uid,
-            affected_sop_instance_uid=command.affected_sop_instance_uid,
-            status=status,
-            error_comment=comment[:_COMMENT_CHARACTERS] if comment else None,
-        ),
-    )
+    told = comment[:_COMMENT_CHARACTERS] if comment else None
+    association.send_response(message.context, message.command.response(status, told))

@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.custody import Custody
-from lenticular.errors import InstanceMissing, StoreUnavailable
+from lenticular.errors import InstanceMissing, OperatorError, StoreUnavailable
 from tests.cloud.standin import OfflineCloud
 from tests.cloud.stored_instances import Store
 
@@ -43,3 +43,11 @@ def test_a_bucket_that_is_not_there_takes_nothing(store: Store, custody: Custody
     store.cloud.clients.s3.delete_bucket(Bucket=store.bucket)
     with pytest.raises(StoreUnavailable):
         custody.keep(KEY, b"the file", {})
+
+
+@pytest.mark.usefixtures("custody")
+def test_missing_credentials_are_the_operators_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    with pytest.raises(OperatorError, match="credentials"):
+        Custody("bucket", retry_seconds=0)

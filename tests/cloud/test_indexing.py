@@ -237,3 +237,40 @@ def test_only_the_messages_that_failed_are_reported(
     failed = {failure["itemIdentifier"] for failure in answer["batchItemFailures"]}
     assert failed == {"cold", "nonsense"}
     assert _without_fingerprints(store.items()) == _expected(store, good)
+
+
+def _rewritten(store: Store, key: str, before: bytes, after: bytes) -> str:
+    """Store a copy of an object in which some bytes are others, under a key of its own."""
+    s3: Any = store.cloud.clients.s3
+    file: bytes = s3.get_object(Bucket=store.bucket, Key=key)["Body"].read()
+    assert before in file
+    changed = file.replace(before, after)
+    changed_key = f"{key.rpartition('/')[0]}/{hashlib.sha256(changed).hexdigest()}.dcm"
+    store.put_bytes(changed_key, changed)
+    return changed_key
+
+
+def test_an_attribute_of_another_vr_is_left_out_and_noted(store: Store) -> None:
+    key = store.put(**{**study(1)[0], "PatientName": ""})
+    empty_sequence = b"\x10\x00\x10\x00SQ\0\0\0\0\0\0"
+    written = _rewritten(store, key, b"\x10\x00\x10\x00PN\0\0", empty_sequence)
+    copy = read_copy(store.archive, written)
+    assert isinstance(copy, Copy)
+    assert copy.defect == "PatientName is not of VR PN"
+    assert copy.attributes[Level.PATIENT]["00100010"] == {"vr": "PN"}
+
+
+def test_a_key_attribute_keeps_its_first_value_and_the_rest_is_noted(store: Store) -> None:
+    copy = read_copy(store.archive, store.put(**{**study(1)[0], "AccessionNumber": "A1\\A2"}))
+    assert isinstance(copy, Copy)
+    assert copy.attributes[Level.STUDY]["00080050"]["Value"] == ["A1"]
+    assert copy.defect == "AccessionNumber has more than one value"
+
+
+def test_a_level_never_outgrows_an_item(store: Store) -> None:
+    copy = read_copy(
+        store.archive, store.put(**{**study(1)[0], "StudyDescription": "\x01" * 20_000})
+    )
+    assert isinstance(copy, Copy)
+    assert copy.defect == "StudyDescription is too long for the index"
+    assert copy.attributes[Level.STUDY]["00080050"]["Value"] == ["A1"]

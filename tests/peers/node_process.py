@@ -39,7 +39,7 @@ class Node:
             endpoint_url=self.aws,
             region_name="us-east-1",
             aws_access_key_id="test",
-            aws_secret_access_key="test",  # noqa: S106 - moto takes any
+            aws_secret_access_key="test",
         )
 
     def object_keys(self, prefix: str = "") -> list[str]:

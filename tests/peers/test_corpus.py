@@ -111,9 +111,9 @@ def test_every_file_dcmtk_can_send_is_found_and_comes_back_bit_identical(
     )
     with capsys.disabled():
         print(
-            f"\ncorpus: {len(statuses)} of {len(files)} sent by storescu, {len(placeable)} placed, {len(found)} "
-            f"found, {sum(received.values())} moved, {identical} bit-identical to what "
-            f"is stored, {unchanged} stored as they are in the file"
+            f"\ncorpus: {len(statuses)} of {len(files)} sent by storescu, {len(placeable)} placed, "
+            f"{len(found)} found, {sum(received.values())} moved, {identical} bit-identical to "
+            f"what is stored, {unchanged} stored as they are in the file"
         )
     shown = {uid: contents for uid, contents in stored.items() if uid in found}
     assert all(any(received[each] for each in contents) for contents in shown.values())

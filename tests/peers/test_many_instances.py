@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from tests.cloud.deadline import eventually
 from tests.peers import dcmtk
 from tests.peers.ct_files import ct_file

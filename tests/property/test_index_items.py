@@ -6,8 +6,10 @@ from hypothesis import strategies as st
 from lenticular.archive import InstanceKey
 from lenticular.attributes import Level
 from lenticular.index_items import (
+    PATIENT_TAGS,
     Copy,
     Registers,
+    elements_of,
     from_dynamodb,
     study_items,
     study_moment,
@@ -40,7 +42,14 @@ def copies(draw: st.DrawFn) -> Copy:
         received=f"2026-01-01T00:00:00.{draw(st.integers(0, 9)):06}Z",
         sop_class_uid=draw(st.sampled_from(["1.2.840.1", "1.2.840.2"])),
         transfer_syntax_uid="1.2.840.10008.1.2.1",
-        attributes={level: draw(elements) for level in Level},
+        attributes={
+            level: {
+                tag: element
+                for tag, element in draw(elements).items()
+                if (tag in PATIENT_TAGS) is (level is Level.PATIENT)
+            }
+            for level in Level
+        },
     )  # fmt: skip
 
 
@@ -109,3 +118,18 @@ def test_any_date_and_time_has_a_moment_that_can_be_a_key(date: str, time: str) 
     )
     assert month
     assert len(moment) == len("20260101T000000")
+
+
+@given(st.lists(copies(), min_size=1, max_size=6, unique_by=lambda copy: copy.stamp))
+def test_a_patient_is_never_made_of_two(stored: list[Copy]) -> None:
+    (item,) = [item for item in study_items(stored, newest=True) if item["sk"] == "STUDY"]
+    shown = {tag: each for tag, each in elements_of(item).items() if tag in PATIENT_TAGS}
+    said = [
+        {
+            tag: each
+            for tag, each in copy.attributes[Level.PATIENT].items()
+            if tag in PATIENT_TAGS and each.get("Value")
+        }
+        for copy in stored
+    ]
+    assert shown in [*said, {}]

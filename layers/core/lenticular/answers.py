@@ -1,7 +1,7 @@
 """Answer a query from the index: candidates from the planner, matched, level by level.
 
-Everything is a generator over pages of the table: nothing is held but one study's way down, so
-memory does not grow with the answer, and a peer that cancels stops the reading.
+Everything is a generator over pages of the table: nothing is held but one study's way down (and, at
+PATIENT level, who was answered already), and a peer that cancels stops the reading.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -87,12 +87,14 @@ def instances_to_retrieve(index: Index, query: Query) -> Iterator[Item]:
 
 def patient_counts(index: Index, match: Match) -> tuple[int, int, int]:
     """Count studies, series and instances of a match's patient, PS3.4 C.3.4."""
-    patient_id = first_text(elements_of(match.study), _PATIENT_ID)
-    studies = (
-        list(index.by_key("by-patient", ("patient_id", patient_id)))
+    patient = _patient(match.study)
+    patient_id = match.study.get("patient_id")
+    candidates = (
+        index.by_key("by-patient", ("patient_id", str(patient_id)))
         if patient_id
-        else [match.study]
+        else iter([match.study])
     )
+    studies = [study for study in candidates if _patient(study) == patient]
     return (
         len(studies),
         sum(_number(study, "series") for study in studies),
@@ -185,18 +187,23 @@ def _studies(index: Index, query: Query, filters: _Filters) -> Iterator[Item]:
 
 
 def _patients(studies: Iterator[Item]) -> Iterator[Match]:
-    """Yield one match for each patient; the identity of one is its ID and who issued it."""
-    seen: set[tuple[str | None, ...]] = set()
+    """Yield one match for each patient; those seen are remembered, some hundred bytes each."""
+    seen: set[tuple[str | None, str | None]] = set()
     for study in studies:
-        elements = elements_of(study)
-        patient_id = first_text(elements, _PATIENT_ID)
-        identity = (patient_id, first_text(elements, _ISSUER_OF_PATIENT_ID))
-        if patient_id is None:
-            # Patients without an ID are told apart by name; there is nothing else.
-            identity = (None, str(elements.get(_PATIENT_NAME)))
-        if identity not in seen:
-            seen.add(identity)
+        patient = _patient(study)
+        if patient not in seen:
+            seen.add(patient)
             yield Match(Level.PATIENT, study)
+
+
+def _patient(study: Item) -> tuple[str | None, str | None]:
+    """Return what tells a patient from others: the ID and who issued it."""
+    elements = elements_of(study)
+    patient_id = first_text(elements, _PATIENT_ID)
+    if patient_id is None:
+        # Patients without an ID are told apart by name; there is nothing else.
+        return None, str(elements.get(_PATIENT_NAME))
+    return patient_id, first_text(elements, _ISSUER_OF_PATIENT_ID)
 
 
 def _series(index: Index, query: Query, study: Item, filters: _Filters) -> Iterator[Item]:

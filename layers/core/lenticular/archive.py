@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote, unquote
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -70,9 +71,17 @@ def quarantine_key(sop_instance_uid: str | None, sha256: str) -> str:
     return f"{QUARANTINE}{sop_instance_uid or 'unidentified'}/{sha256}{_SUFFIX}"
 
 
-def received_now() -> str:
-    """Return the present moment as the `received` metadata writes it: UTC, microseconds."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+def provenance(calling_ae_title: str, called_ae_title: str) -> dict[str, str]:
+    """Return the metadata of an object that arrives now: when (UTC, microseconds) and from whom.
+
+    AE titles are percent-encoded: they become headers, in which two spaces are as good as one, and
+    then the signature of the request is not.
+    """
+    return {
+        RECEIVED: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        CALLING_AE_TITLE: quote(calling_ae_title, safe=""),
+        CALLED_AE_TITLE: quote(called_ae_title, safe=""),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +133,7 @@ class Archive:
             key=key,
             size=int(total) if total else len(head),
             received=metadata.get(RECEIVED, modified),
-            calling_ae_title=metadata.get(CALLING_AE_TITLE, ""),
+            calling_ae_title=unquote(metadata.get(CALLING_AE_TITLE, "")),
             head=head,
         )
 

@@ -4,13 +4,14 @@ Everything the index keeps lies before any pixel data. The first range usually h
 does not, more is read, until the data set's outline has been followed far enough.
 """
 
+import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from .archive import Archive, InstanceKey, StoredObject
-from .attributes import BY_TAG, CATALOGUE, Level
+from .attributes import BY_KEYWORD, BY_TAG, CATALOGUE, Attribute, Level
 from .character_sets import character_sets
 from .dicom_json import (
     SPECIFIC_CHARACTER_SET,
@@ -18,21 +19,28 @@ from .dicom_json import (
     read_character_sets,
     read_data_set,
     read_element,
+    values_of,
 )
 from .elements import ElementsError, Fault, walk
 from .errors import CannotUnderstand
 from .index_items import Copy
 from .part10 import PREAMBLE_AND_PREFIX_BYTES, data_set_offset
-from .placement import Problem, place
+from .placement import place
 from .transfer_syntaxes import BY_UID, TransferSyntax
 
 _FIRST_RANGE_BYTES: Final = 64 << 10
 _GROWTH: Final = 4
 #: A header longer than this is not read to its end: what was found so far is indexed.
-_LONGEST_HEADER_BYTES: Final = 64 << 20
-#: An item of the table holds 400 KB. No attribute of the catalogue is this long in good faith.
-_LONGEST_VALUE_BYTES: Final = 16 << 10
+_LONGEST_HEADER_BYTES: Final = 8 << 20
+#: What the attributes of one level may take of an item, as JSON in ASCII. An item holds 400 KB, and
+#: that of a study has two levels.
+_LEVEL_CHARACTERS: Final = 64 << 10
 
+#: By these the indexes lead to a study. They have one value (PS3.6), and an index has one as well.
+_SINGLE_VALUED: Final = frozenset(
+    BY_KEYWORD[keyword].tag
+    for keyword in ("PatientName", "PatientID", "AccessionNumber", "StudyDate")
+)
 _STOP_TAG: Final = CATALOGUE[-1].tag + 1
 _MEDIA_STORAGE_SOP_CLASS_UID: Final = 0x00020002
 _MEDIA_STORAGE_SOP_INSTANCE_UID: Final = 0x00020003
@@ -94,7 +102,7 @@ def _copy(stored: StoredObject, *, whole: bool) -> Copy | Unplaceable:
         transfer_syntax_uid=transfer_syntax_uid,
     )
     if placement.problem is not None:
-        if not whole and placement.problem in _MAY_END_WITH_MORE:
+        if not (whole or placement.head_complete):
             raise _MoreWanted(0)
         return _unplaceable(stored, placement.problem.value)
     if instance_key is None or placement.key(instance_key.sha256) != stored.key:
@@ -111,12 +119,6 @@ def _copy(stored: StoredObject, *, whole: bool) -> Copy | Unplaceable:
     )
 
 
-#: Problems that the rest of a data set may make go away; a contradiction stays one.
-_MAY_END_WITH_MORE: Final = frozenset(
-    {Problem.UNREADABLE, Problem.NO_STUDY_INSTANCE_UID, Problem.NO_SERIES_INSTANCE_UID}
-)
-
-
 def _attributes(
     data_set: memoryview, transfer_syntax: TransferSyntax, start: int, *, whole: bool
 ) -> tuple[Mapping[Level, dict[str, JsonElement]], str | None]:
@@ -124,12 +126,12 @@ def _attributes(
     if transfer_syntax.deflated:
         # Bounded, so that a small stream cannot become a large one in memory.
         data_set = memoryview(_inflated(data_set))
-        whole = True
     encoding = {
         "explicit": transfer_syntax.explicit,
         "little_endian": transfer_syntax.little_endian,
     }
     by_level: dict[Level, dict[str, JsonElement]] = {level: {} for level in Level}
+    room = dict.fromkeys(Level, _LEVEL_CHARACTERS)
     sets = character_sets(())
     defect = None
     try:
@@ -139,16 +141,33 @@ def _attributes(
             attribute = BY_TAG.get(element.tag)
             if attribute is None:
                 continue
-            if len(element.value) > _LONGEST_VALUE_BYTES:
+            if len(element.value) > room[attribute.level]:
                 defect = f"{attribute.keyword} is too long for the index"
                 continue
-            read = read_element(element, sets, **encoding)
+            read, problem = _indexable(attribute, read_element(element, sets, **encoding))
+            length = len(json.dumps(read))
+            if length > room[attribute.level]:
+                defect = f"{attribute.keyword} is too long for the index"
+                continue
+            defect = problem or defect
+            room[attribute.level] -= length
             by_level[attribute.level][f"{element.tag:08X}"] = read
     except ElementsError as error:
         if error.fault is Fault.TRUNCATED and not whole:
-            raise _MoreWanted(start + error.wanted) from error
+            wanted = 0 if transfer_syntax.deflated else start + error.wanted
+            raise _MoreWanted(wanted) from error
         defect = str(error)
     return by_level, defect
+
+
+def _indexable(attribute: Attribute, read: JsonElement) -> tuple[JsonElement, str | None]:
+    """Return what of an element the index can be asked for, and what is wrong with the rest."""
+    if read["vr"] != attribute.vr:
+        return {"vr": attribute.vr}, f"{attribute.keyword} is not of VR {attribute.vr}"
+    if attribute.tag in _SINGLE_VALUED and len(values_of(read)) > 1:
+        first: JsonElement = {"vr": attribute.vr, "Value": values_of(read)[:1]}
+        return first, f"{attribute.keyword} has more than one value"
+    return read, None
 
 
 def _inflated(data_set: memoryview) -> bytes:

@@ -84,12 +84,14 @@ class Index:
     def _record_instance(self, copy: Copy) -> None:
         """Show this copy if the policy prefers it to the one shown; list it in any case."""
         item = index_items.instance_item(copy, [copy.key])
-        if self.replace(item, None):
-            return
-        self._record_another_copy(to_dynamodb(item))
+        for _ in range(_MOST_ROUNDS):
+            # The item that is there may be gone a moment later, when a rebuild removes it.
+            if self.replace(item, None) or self._record_another_copy(to_dynamodb(item)):
+                return
+        raise StoreUnavailable("the instance is being written by too many at a time")
 
-    def _record_another_copy(self, item: dict[str, Any]) -> None:
-        """Bring a copy into the item of an instance that is there already."""
+    def _record_another_copy(self, item: dict[str, Any]) -> bool:
+        """Bring a copy into the item of an instance; False when there is no such item any more."""
         key = {"pk": item.pop("pk"), "sk": item.pop("sk")}
         copies = item.pop("copies")
         names = {f"#{name}": name for name in item}
@@ -105,22 +107,32 @@ class Index:
                 + ", ".join(f"#{name} = :{name}" for name in item)
                 + leave_out
                 + " ADD copies :copies",
-                ConditionExpression=f"attribute_not_exists(pk) OR #stamp {order} :stamp",
+                ConditionExpression=f"#stamp {order} :stamp",
                 ExpressionAttributeNames=names,
                 ExpressionAttributeValues={**values, ":copies": copies},
             )
         except ClientError as error:
             if not _condition_failed(error):
                 raise _failure(error) from error
-            self._call(
-                self._client.update_item,
+        except BotoCoreError as error:
+            raise _failure(error) from error
+        else:
+            return True
+        try:
+            self._client.update_item(
                 TableName=self.table,
                 Key=key,
                 UpdateExpression="ADD copies :copies",
+                ConditionExpression="attribute_exists(pk)",
                 ExpressionAttributeValues={":copies": copies},
             )
+        except ClientError as error:
+            if _condition_failed(error):
+                return False
+            raise _failure(error) from error
         except BotoCoreError as error:
             raise _failure(error) from error
+        return True
 
     def _record_series(self, copies: Sequence[Copy]) -> None:
         study_instance_uid = copies[0].key.study_instance_uid

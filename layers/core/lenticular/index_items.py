@@ -11,7 +11,9 @@ A study is one partition: an item for the study, one for each series, one for ea
 Events come more than once and in any order, so an item must not depend on how it came about.
 Every attribute of a study or series is a register: its value and the stamp of the copy it came
 from. The newest non-empty value wins (the first, under `keep-first`), which is commutative,
-associative and idempotent. Counts are never incremented; they are taken from the items.
+associative and idempotent. The patient is one register: a name of one copy beside the birth date of
+another would be a person who does not exist. Counts are never incremented; they are taken from
+the items.
 """
 
 import json
@@ -21,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from .archive import InstanceKey
-from .attributes import Level
+from .attributes import Level, of_level
 from .dicom_json import JsonElement, values_of
 from .matching import fold_person_name
 
@@ -37,7 +39,7 @@ INSTANCE_PREFIX: Final = "INSTANCE#"
 
 #: A longer value is kept as an attribute but leads to nothing: DICOM's own limit is 64 (LO), and
 #: a DynamoDB key holds 1,024 bytes at most.
-_INDEXED_CHARACTERS: Final = 200
+INDEXED_CHARACTERS: Final = 200
 
 _PATIENT_ID: Final = "00100020"
 _PATIENT_NAME: Final = "00100010"
@@ -47,7 +49,10 @@ _STUDY_TIME: Final = "00080030"
 _MODALITY: Final = "00080060"
 _DATE_DIGITS: Final = 8
 _TIME_DIGITS: Final = 6
+_FIRST_DAY: Final = {4: "0101", 6: "01"}
 UNKNOWN_MONTH: Final = "unknown"
+#: The attributes that say who the patient is.
+PATIENT_TAGS: Final = frozenset(f"{each.tag:08X}" for each in of_level(Level.PATIENT))
 
 
 def study_partition(study_instance_uid: str) -> str:
@@ -102,13 +107,33 @@ class Registers:
         return cls(present, dict.fromkeys(present, stamp))
 
     def merged(self, other: "Registers", *, newest: bool) -> "Registers":
-        """Return the winner for each attribute."""
+        """Return the winner for each attribute; those of the patient come from one copy all."""
+
+        def wins(stamp: str | None, mine: str | None) -> bool:
+            if stamp is None or mine is None:
+                return mine is None and stamp is not None
+            return stamp > mine if newest else stamp < mine
+
         elements, stamps = dict(self.elements), dict(self.stamps)
-        for tag, stamp in other.stamps.items():
-            mine = stamps.get(tag)
-            if mine is None or (stamp > mine if newest else stamp < mine):
-                elements[tag], stamps[tag] = other.elements[tag], stamp
+        if wins(other.patient_stamp, self.patient_stamp):
+            for tag in PATIENT_TAGS & stamps.keys():
+                del elements[tag], stamps[tag]
+            taken = PATIENT_TAGS & other.stamps.keys()
+        else:
+            taken = frozenset()
+        taken |= {
+            tag
+            for tag, stamp in other.stamps.items()
+            if tag not in PATIENT_TAGS and wins(stamp, stamps.get(tag))
+        }
+        for tag in taken:
+            elements[tag], stamps[tag] = other.elements[tag], other.stamps[tag]
         return Registers(elements, stamps)
+
+    @property
+    def patient_stamp(self) -> str | None:
+        """The stamp of the copy that says who the patient is, None when none does."""
+        return next((self.stamps[tag] for tag in PATIENT_TAGS if tag in self.stamps), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +219,11 @@ def series_registers(copy: Copy) -> Registers:
 
 
 def study_registers(copy: Copy) -> Registers:
-    """Return what one copy says of its study and patient."""
-    elements = {**copy.attributes[Level.PATIENT], **copy.attributes[Level.STUDY]}
-    return Registers.of(elements, copy.stamp)
+    """Return what one copy says of its study and, if it names one, of its patient."""
+    patient = copy.attributes[Level.PATIENT]
+    if not any(first_text(patient, tag) for tag in (_PATIENT_ID, _PATIENT_NAME)):
+        patient = {}
+    return Registers.of({**patient, **copy.attributes[Level.STUDY]}, copy.stamp)
 
 
 def instance_item(shown: Copy, copies: Iterable[InstanceKey]) -> Item:
@@ -312,6 +339,8 @@ def study_moment(elements: Elements) -> tuple[str, str]:
     The moment is `YYYYMMDD` + `THHMMSS`; a date that is absent or not one is in `unknown`.
     """
     date = _digits(first_text(elements, _STUDY_DATE))
+    # A partial date counts from its first day, as it does in matching.
+    date += _FIRST_DAY.get(len(date), "")
     if len(date) != _DATE_DIGITS:
         return UNKNOWN_MONTH, "00000000T000000"
     time = _digits(first_text(elements, _STUDY_TIME))
@@ -332,7 +361,7 @@ def _index_keys(elements: Elements) -> Item:
     keys: Item = {"study_month": month, "study_moment": moment}
     for tag, name in ((_PATIENT_ID, "patient_id"), (_ACCESSION_NUMBER, "accession_number")):
         text = first_text(elements, tag)
-        if text and len(text) <= _INDEXED_CHARACTERS:
+        if text and len(text) <= INDEXED_CHARACTERS:
             keys[name] = text
     names = values_of(elements.get(_PATIENT_NAME))
     person = names[0] if names else None
@@ -340,7 +369,7 @@ def _index_keys(elements: Elements) -> Item:
     if folded:
         keys |= {
             "name_initial": name_index_key(folded),
-            "name_folded": folded[:_INDEXED_CHARACTERS],
+            "name_folded": folded[:INDEXED_CHARACTERS],
         }
     return keys
 

@@ -6,6 +6,7 @@ short cache, so a change needs no restart.
 
 import ipaddress
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 PERMISSIONS: Final = ("store", "find", "move", "commit", "mpps")
 _FIELDS: Final = frozenset({"aet", "address", "port", "may"})
 _PARTITION: Final = "NODE"
+_log: Final = logging.getLogger(__name__)
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -110,8 +112,9 @@ def _node(entry: object) -> Node:
 class NodeTable:
     """The nodes in the table. Safe to share between threads.
 
-    `find` answers from a copy at most `cache_seconds` old; when the table cannot be read, the last
-    copy serves on, because a modality must not be refused over a moment's throttling.
+    `find` answers from a copy at most `cache_seconds` old, or from an older one when the table does
+    not give a new one within `patience_seconds`: a modality must not be refused, nor kept waiting,
+    over a moment's throttling.
     """
 
     def __init__(
@@ -120,28 +123,48 @@ class NodeTable:
         table: str,
         *,
         cache_seconds: float = 5.0,
+        patience_seconds: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Read and write nodes in `table`."""
         self._client = client
         self._table = table
         self._cache_seconds = cache_seconds
+        self._patience_seconds = patience_seconds
         self._clock = clock
         self._lock = threading.Lock()
         self._cached: Mapping[str, Node] | None = None
         self._read_at = 0.0
+        self._reading: threading.Thread | None = None
 
     def find(self, aet: str) -> Node | None:
         """Return the node with this AE title, None when there is none."""
         with self._lock:
-            if self._cached is None or self._clock() - self._read_at >= self._cache_seconds:
-                try:
-                    self._cached = {node.aet: node for node in self.all()}
-                except StoreUnavailable:
-                    if self._cached is None:
-                        raise
-                self._read_at = self._clock()
-            return self._cached.get(aet)
+            cached, reading = self._cached, self._reading
+            if cached is None:
+                cached = self._read()
+            elif reading is None and self._clock() - self._read_at >= self._cache_seconds:
+                reading = threading.Thread(target=self._read_again, daemon=True)
+                self._reading = reading
+                reading.start()
+        if reading is not None:
+            reading.join(self._patience_seconds)
+            cached = self._cached or cached
+        return cached.get(aet)
+
+    def _read(self) -> Mapping[str, Node]:
+        self._cached = {node.aet: node for node in self.all()}
+        self._read_at = self._clock()
+        return self._cached
+
+    def _read_again(self) -> None:
+        try:
+            self._read()
+        except StoreUnavailable as error:
+            _log.warning("nodes not read again", extra={"reason": str(error)})
+            self._read_at = self._clock()
+        finally:
+            self._reading = None
 
     def all(self) -> list[Node]:
         """Read every node from the table, in order of AE title."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from .archive import InstanceKey, quarantine_key
-from .elements import ElementsError, Identification, find_uids, walk
+from .elements import ElementsError, Fault, Identification, find_uids, walk
 from .identifiers import is_uid
 from .transfer_syntaxes import BY_UID
 
@@ -28,12 +28,16 @@ class Problem(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The study and series of an instance, or the problem that keeps it from one."""
+    """The study and series of an instance, or the problem that keeps it from one.
+
+    Unless `head_complete`, more of the data set may solve the problem.
+    """
 
     sop_instance_uid: str | None
     study_instance_uid: str = ""
     series_instance_uid: str = ""
     problem: Problem | None = None
+    head_complete: bool = True
 
     def key(self, sha256: str) -> str:
         """Name the object that keeps this instance, given the SHA-256 of its file."""
@@ -61,8 +65,8 @@ def place(
     if not is_uid(sop_instance_uid):
         return Placement(None, problem=Problem.INVALID_SOP_INSTANCE_UID)
 
-    def problem(which: Problem) -> Placement:
-        return Placement(sop_instance_uid, problem=which)
+    def problem(which: Problem, *, head_complete: bool = True) -> Placement:
+        return Placement(sop_instance_uid, problem=which, head_complete=head_complete)
 
     transfer_syntax = BY_UID.get(transfer_syntax_uid)
     if transfer_syntax is None:
@@ -77,10 +81,11 @@ def place(
                 little_endian=transfer_syntax.little_endian,
             ):
                 pass
-    except ElementsError:
-        return problem(Problem.UNREADABLE)
+    except ElementsError as error:
+        truncated = error.fault is Fault.TRUNCATED
+        return problem(Problem.UNREADABLE, head_complete=not truncated)
     if which := _problem_of(found, sop_class_uid, sop_instance_uid):
-        return problem(which)
+        return problem(which, head_complete=found.complete)
     return Placement(
         sop_instance_uid, found.study_instance_uid or "", found.series_instance_uid or ""
     )

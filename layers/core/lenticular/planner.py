@@ -10,8 +10,9 @@ from typing import Final
 
 from .attributes import Level
 from .dicom_json import values_of
+from .identifiers import is_uid
 from .index import Index
-from .index_items import Item, name_index_key, study_partition
+from .index_items import INDEXED_CHARACTERS, Item, name_index_key, study_partition
 from .matching import fold_person_name
 from .query import Query
 
@@ -119,17 +120,18 @@ Plan = ByUID | ByEntityUID | ByValue | ByNamePrefix | ByDate | EveryStudy
 
 def plan(query: Query) -> Plan:
     """Choose the way for a query; the first that its keys allow, most selective first."""
+    # What is no UID names nothing, and may be too long for a key.
     if uids := query.unique_values(Level.STUDY):
-        return ByUID(uids)
+        return ByUID(tuple(filter(is_uid, uids)))
     for level in (Level.INSTANCE, Level.SERIES):
         if uids := query.unique_values(level):
-            return ByEntityUID(uids)
+            return ByEntityUID(tuple(filter(is_uid, uids)))
     for tag, index_name, key_name in (
         (_ACCESSION_NUMBER, "by-accession", "accession_number"),
         (_PATIENT_ID, "by-patient", "patient_id"),
     ):
         values = tuple(value.strip(" ") for value in query.values(tag))
-        if values and all(values) and _EMPTY not in values and not _any_wildcard(values):
+        if values and all(map(_is_indexed, values)):
             return ByValue(index_name, key_name, values)
     if prefix := _name_prefix(query):
         return ByNamePrefix(prefix)
@@ -138,8 +140,13 @@ def plan(query: Query) -> Plan:
     return EveryStudy()
 
 
-def _any_wildcard(values: tuple[str, ...]) -> bool:
-    return any(wildcard in value for value in values for wildcard in _WILDCARDS)
+def _is_indexed(value: str) -> bool:
+    """Tell whether an index files a study under exactly this value of a key."""
+    return (
+        0 < len(value) <= INDEXED_CHARACTERS
+        and value != _EMPTY
+        and not any(wildcard in value for wildcard in _WILDCARDS)
+    )
 
 
 def _name_prefix(query: Query) -> str | None:
@@ -170,6 +177,9 @@ def _by_date(query: Query) -> ByDate | None:
     last = last if dash else first
     if not (_is_day(first) and _is_day(last)):
         return None
+    if last < first:
+        # DynamoDB refuses such a range; nothing is in it.
+        return ByDate((), first, last)
     year, month = int(first[:4]), int(first[4:6])
     months: list[str] = []
     while f"{year:04}{month:02}" <= last[:6]:

@@ -88,7 +88,10 @@ def read_retrieval(model: Model, keys: Mapping[int, JsonElement], *, relational:
     Raises:
         InvalidIdentifier: as `read_query`, or the level's own unique key names nothing.
     """
-    query = Query(_level(model, keys), keys, relational)
+    level = _level(model, keys)
+    named = {key.tag for key in UNIQUE_KEY.values()}
+    # Other keys have no meaning here, and must not leave out what is named.
+    query = Query(level, {tag: key for tag, key in keys.items() if tag in named}, relational)
     if not query.unique_values(query.level):
         raise InvalidIdentifier(f"{UNIQUE_KEY[query.level].keyword} must name what to retrieve")
     if not relational:

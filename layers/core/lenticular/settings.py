@@ -111,13 +111,6 @@ class _FromEnvironment:
 class _Shared(_FromEnvironment):
     bucket: str = _setting("LENTICULAR_BUCKET", _text, "S3 bucket that holds every instance")
     table: str = _setting("LENTICULAR_TABLE", _text, "DynamoDB table of the index and the nodes")
-    duplicates: Duplicates = _setting(
-        "LENTICULAR_DUPLICATES",
-        _one_of("keep-both", "keep-first"),
-        "which content of one SOP Instance UID is shown when several differ: the newest "
-        "(`keep-both`) or the first (`keep-first`); the bucket keeps all of them either way",
-        "keep-both",
-    )
     log_level: str = _setting(
         "LENTICULAR_LOG_LEVEL",
         _one_of("DEBUG", "INFO", "WARNING", "ERROR"),
@@ -129,6 +122,14 @@ class _Shared(_FromEnvironment):
 @dataclass(frozen=True, kw_only=True)
 class FunctionSettings(_Shared):
     """What each Lambda function reads; template.yaml sets them."""
+
+    duplicates: Duplicates = _setting(
+        "LENTICULAR_DUPLICATES",
+        _one_of("keep-both", "keep-first"),
+        "which content of one SOP Instance UID is shown when several differ: the newest "
+        "(`keep-both`) or the first (`keep-first`); the bucket keeps all of them either way",
+        "keep-both",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
