@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,19 @@ class Clinic:
 @pytest.fixture(scope="session")
 def clinic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clinic]:
     """Run one node for all tests that do not break it; each test stores studies of its own."""
-    folder = tmp_path_factory.mktemp("clinic")
+    with _running_clinic(tmp_path_factory.mktemp("clinic")) as running:
+        yield running
+
+
+@pytest.fixture
+def empty_clinic(tmp_path: Path) -> Iterator[Clinic]:
+    """Run a node for one test that looks at everything in it."""
+    with _running_clinic(tmp_path) as running:
+        yield running
+
+
+@contextmanager
+def _running_clinic(folder: Path) -> Iterator[Clinic]:
     port = free_port()
     nodes = folder / "nodes.yaml"
     nodes.write_text(f"nodes:\n  - {{aet: {WORKSTATION}, address: 127.0.0.1, port: {port}}}\n")

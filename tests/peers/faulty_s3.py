@@ -9,8 +9,9 @@ import http.client
 import http.server
 import socket
 import struct
+import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -22,7 +23,6 @@ _FORWARD_SECONDS: Final = 30.0
 _POLL_SECONDS: Final = 0.02
 #: With this, closing a socket sends RST instead of FIN.
 _LINGER_NOT_AT_ALL: Final = struct.pack("ii", 1, 0)
-_CHECKSUM: Final = "x-amz-checksum-sha256"
 #: They belong to one connection, RFC 9110 7.6.1, or are written anew.
 _NOT_FORWARDED: Final = frozenset({"connection", "content-length", "host", "transfer-encoding"})
 
@@ -59,6 +59,30 @@ _ERRORS: Final[Mapping[Fault, tuple[int, str]]] = {
 }
 
 
+def _crc64_nvme(body: bytes) -> bytes:
+    """Compute CRC-64/NVME, which S3 calls CRC64NVME, as it stands in the header before base64."""
+    crc = _ONES
+    for byte in body:
+        crc = _CRC64_TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+    return (crc ^ _ONES).to_bytes(8, "big")
+
+
+def _crc64_of_byte(byte: int) -> int:
+    for _ in range(8):
+        byte = (byte >> 1) ^ (_CRC64_POLYNOMIAL if byte & 1 else 0)
+    return byte
+
+
+_ONES: Final = (1 << 64) - 1
+_CRC64_POLYNOMIAL: Final = 0x9A6C9329AC4BC9B5
+_CRC64_TABLE: Final = [_crc64_of_byte(byte) for byte in range(256)]
+#: How S3 verifies a body, by the header that says what it is.
+_CHECKSUMS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
+    "x-amz-checksum-crc64nvme": _crc64_nvme,
+    "x-amz-checksum-sha256": lambda body: hashlib.sha256(body).digest(),
+}
+
+
 @dataclass
 class _Rule:
     fault: Fault
@@ -71,14 +95,14 @@ class FaultyS3:
 
     Attributes:
         endpoint: where the gateway finds S3
-        seen: every request so far, as `METHOD /bucket/key?query`
         held: how many requests are held now
+        mistakes: what went wrong here that should not have
     """
 
     def __init__(self, s3_endpoint: str) -> None:
         """Stand in front of `s3_endpoint`."""
-        self.seen: list[str] = []
         self.held = 0
+        self.mistakes: list[BaseException | None] = []
         self.s3_address = urlsplit(s3_endpoint).netloc
         self._rules: list[_Rule] = []
         self._changed = threading.Condition()
@@ -89,7 +113,7 @@ class FaultyS3:
         self._thread.start()
 
     def fail(self, fault: Fault, *, where: str = "", times: int | None = None) -> None:
-        """Fail the next requests (all, or so many) whose line in `seen` has `where` in it."""
+        """Fail requests, all or the next so many, with `where` in `METHOD /bucket/key?query`."""
         with self._changed:
             self._rules.append(_Rule(fault, where, times))
 
@@ -108,9 +132,8 @@ class FaultyS3:
         self._server.server_close()
 
     def fault_for(self, request: str) -> Fault | None:
-        """Note a request and say how it is to fail."""
+        """Say how a request is to fail."""
         with self._changed:
-            self.seen.append(request)
             for rule in self._rules:
                 if rule.where in request and rule.times != 0:
                     if rule.times is not None:
@@ -136,54 +159,61 @@ class _Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.s3 = s3
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: a gateway that is killed leaves broken connections."""
+    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - as socketserver calls it
+        """Note a mistake of ours; a gateway that is killed leaves broken connections."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            self.s3.mistakes.append(error)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
+    @property
+    def _s3(self) -> FaultyS3:
+        return cast("_Server", self.server).s3
+
     def do_any(self) -> None:
-        s3 = cast("_Server", self.server).s3
-        fault = s3.fault_for(f"{self.command} {self.path}")
+        fault = self._s3.fault_for(f"{self.command} {self.path}")
         length = int(self.headers.get("Content-Length") or 0)
-        if fault is Fault.RESET_WITHIN_BODY:
-            self.rfile.read(length // 2)
-            self._reset()
-            return
-        body = self.rfile.read(length)
-        if fault is Fault.HELD:
-            s3.hold()
-        if fault is Fault.BODY_ALTERED and body:
-            body = bytes([body[0] ^ 0xFF]) + body[1:]
-            if not self._is_intact(body):
+        body = self.rfile.read(length // 2 if fault is Fault.RESET_WITHIN_BODY else length)
+        match fault:
+            case None:
+                self._forward(body)
+            case Fault.HELD:
+                self._s3.hold()
+                self._forward(body)
+            case Fault.ANSWER_LOST:
+                self._forward(body, answer=False)
+            case Fault.CONNECTION_RESET | Fault.RESET_WITHIN_BODY:
+                self._reset()
+            case Fault.BODY_ALTERED:
+                self._forward_if_intact(body[:-1] + bytes([body[-1] ^ 0xFF]))
+            case _:
                 self._refuse(fault)
-                return
-        if fault is Fault.CONNECTION_RESET:
-            self._reset()
-        elif fault in _ERRORS and fault is not Fault.BODY_ALTERED:
-            self._refuse(fault)
-        else:
-            self._forward(s3, body, answer=fault is not Fault.ANSWER_LOST)
 
     do_DELETE = do_GET = do_HEAD = do_POST = do_PUT = do_any
 
-    def _is_intact(self, body: bytes) -> bool:
-        """Check the checksum as S3 does and moto does not; without one anything is intact."""
-        digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
-        return self.headers.get(_CHECKSUM, digest) == digest
+    def _forward_if_intact(self, body: bytes) -> None:
+        """Verify checksums as S3 does and moto does not; without one anything is intact."""
+        claims = [
+            (claimed, compute)
+            for name, compute in _CHECKSUMS.items()
+            if (claimed := self.headers.get(name))
+        ]
+        if all(base64.b64decode(claimed) == compute(body) for claimed, compute in claims):
+            self._forward(body)
+        else:
+            self._refuse(Fault.BODY_ALTERED)
 
     def _refuse(self, fault: Fault) -> None:
         status, code = _ERRORS[fault]
-        self._answer(
-            status,
-            {"Content-Type": "application/xml"},
-            f"<Error><Code>{code}</Code></Error>".encode(),
-        )
+        content = f"<Error><Code>{code}</Code></Error>".encode()
+        self._answer(status, {"Content-Type": "application/xml"}, content)
 
-    def _forward(self, s3: FaultyS3, body: bytes, *, answer: bool) -> None:
-        connection = http.client.HTTPConnection(s3.s3_address, timeout=_FORWARD_SECONDS)
+    def _forward(self, body: bytes, *, answer: bool = True) -> None:
+        connection = http.client.HTTPConnection(self._s3.s3_address, timeout=_FORWARD_SECONDS)
         try:
             headers = {
                 name: value
@@ -229,3 +259,4 @@ def faulty_s3(s3_endpoint: str) -> Iterator[FaultyS3]:
         yield s3
     finally:
         s3.close()
+    assert not s3.mistakes

@@ -114,7 +114,7 @@ def _written(folder: Path, study_uid: str, series_uid: str, uid: str, size: int)
 
 
 def _noise(length: int) -> Iterator[bytes]:
-    chunk = random.randbytes(min(length, _CHUNK_BYTES))
+    chunk = random.randbytes(min(length, _CHUNK_BYTES))  # noqa: S311 - pixels, not secrets
     for _ in range(length // len(chunk)):
         yield chunk
     yield chunk[: length % len(chunk)]

@@ -71,9 +71,9 @@ def _find_until(node: Node, sop_instance_uids: set[str]) -> dict[str, dict[str, 
 
 
 def test_every_file_dcmtk_can_send_is_found_and_comes_back_bit_identical(
-    clinic: Clinic, workstation: Path, capsys: pytest.CaptureFixture[str]
+    empty_clinic: Clinic, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    node = clinic.node
+    node = empty_clinic.node
     files = [file for file in corpus_files() if not file.hostile and file.dcmtk_reads]
     statuses = _sent(node, files)
     # One file's SOP Instance UID has 67 characters; DCMTK cuts it to 64 in the command, so the two
@@ -98,9 +98,12 @@ def test_every_file_dcmtk_can_send_is_found_and_comes_back_bit_identical(
     missing = {file.sop_instance_uid for file in placeable} - found.keys()
     assert not missing
 
-    for study in sorted({each["study"] for each in found.values()}):
-        output = dcmtk.move(node, WORKSTATION, "STUDY", f"StudyInstanceUID={study}")
-        assert re.search(r"DIMSE Status\s*: 0x0000", output), output[-3000:]
+    with dcmtk.receiver(
+        tmp_path / "received", WORKSTATION, empty_clinic.workstation_port
+    ) as workstation:
+        for study in sorted({each["study"] for each in found.values()}):
+            output = dcmtk.move(node, WORKSTATION, "STUDY", f"StudyInstanceUID={study}")
+            assert re.search(r"DIMSE Status\s*: 0x0000", output), output[-3000:]
     received = Counter(data_set_of(path) for path in workstation.iterdir())
     identical = sum(1 for contents in stored.values() for each in contents if received[each])
     unchanged = sum(
@@ -121,8 +124,8 @@ def _data_set(file: bytes) -> bytes:
     return file[144 + group_length :]
 
 
-def test_every_data_set_sent_as_it_is_is_kept_bit_for_bit(clinic: Clinic) -> None:
-    node = clinic.node
+def test_every_data_set_sent_as_it_is_is_kept_bit_for_bit(empty_clinic: Clinic) -> None:
+    node = empty_clinic.node
     expected: dict[str, bytes] = {}
     for file in corpus_files():
         known = file.sop_class_uid in STORAGE and file.transfer_syntax_uid in BY_UID
@@ -142,8 +145,8 @@ def test_every_data_set_sent_as_it_is_is_kept_bit_for_bit(clinic: Clinic) -> Non
         assert kept == content
 
 
-def test_hostile_files_get_a_status_and_the_node_serves_on(clinic: Clinic) -> None:
-    node = clinic.node
+def test_hostile_files_get_a_status_and_the_node_serves_on(empty_clinic: Clinic) -> None:
+    node = empty_clinic.node
     answered: Counter[int | None] = Counter()
     for number, file in enumerate(file for file in corpus_files() if file.hostile):
         # As a CT image: the file behind its preamble, meta information and all, and its data set.

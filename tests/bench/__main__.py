@@ -1,0 +1,206 @@
+"""Measure the gateway beside other servers: `python -m tests.bench --help`.
+
+Figures depend on the machine and on what else it does; only what stands in one table was measured
+together. Nothing here is a test: no figure makes it fail.
+"""
+
+import argparse
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Final, NoReturn
+
+from tests.cloud.standin import offline_cloud
+
+from .findable import findability
+from .idle import idle
+from .machine import machine, versions
+from .processes import ROOT, ServerFailed
+from .receivers import ARCHIVES, DISCARDING, RECEIVERS, Receiver, Site
+from .report import findable_table, idle_table, moving_table, slow_puts_table, storing_table
+from .requestor import PeerFailed
+from .retrieving import sample_moves
+from .slices import encoded_slice
+from .slow_puts import sample_slow_puts
+from .storing import Load, SendingFailed, sample
+
+_FAILED: Final = 1
+_SLOW_ASSOCIATIONS: Final = (1, 16)
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What a person asked for, and what it is measured with."""
+
+    options: argparse.Namespace
+    folder: Path
+    data_set: Path
+
+    @contextmanager
+    def site(self) -> Iterator[Site]:
+        """Run moto for the gateway's table; its S3 is the sink."""
+        with offline_cloud() as cloud:
+            table = str(cloud.stack(ROOT / "template.yaml").ref("Table"))
+            yield Site(self.folder, cloud.environment, table)
+
+
+def _there(receivers: Sequence[Receiver]) -> list[Receiver]:
+    """Return the receivers that are installed, and say which are not."""
+    for absence in filter(None, (receiver.absence for receiver in receivers)):
+        print(absence)
+    return [receiver for receiver in receivers if receiver.absence is None]
+
+
+def _storing(bench: Bench) -> str:
+    options = bench.options
+    receivers = _there([each for each in RECEIVERS if each.name in options.receivers])
+    if not receivers:
+        return "C-STORE: there is no receiver to measure"
+    loads = [Load(options.instances, associations) for associations in options.associations]
+    with bench.site() as site:
+        samples = list(sample(receivers, loads, options.rounds, site, bench.data_set))
+    return (
+        f"C-STORE: {options.instances} CT slices of {bench.data_set.stat().st_size / 1e3:.0f} KB "
+        f"in PDUs of 128 KiB, medians of {options.rounds} interleaved rounds, ratios within a "
+        "round\n\n"
+        f"{_legend(receivers)}\n\n{storing_table(samples)}"
+    )
+
+
+def _legend(receivers: Sequence[Receiver]) -> str:
+    width = max(len(receiver.name) for receiver in receivers)
+    return "\n".join(f"  {receiver.name:<{width}}  {receiver.what}" for receiver in receivers)
+
+
+def _slow_puts(bench: Bench) -> str:
+    options = bench.options
+    loads = [Load(options.instances, associations) for associations in _SLOW_ASSOCIATIONS]
+    with bench.site() as site:
+        samples = list(
+            sample_slow_puts(
+                loads, options.rounds, site, bench.data_set, options.put_milliseconds / 1000
+            )
+        )
+    return (
+        f"C-STORE with {options.put_milliseconds:g} ms before each PUT is answered; the bound is "
+        "associations / (latency + time of an instance on one association without it)\n\n"
+        f"{slow_puts_table(samples)}"
+    )
+
+
+def _findable(bench: Bench) -> str:
+    options = bench.options
+    measured = findability(
+        bench.data_set.read_bytes(), bench.folder, options.findable, options.pace
+    )
+    return (
+        f"From C-STORE-RSP to findable: {options.findable} instances of one study stored one after "
+        f"another at {options.pace:g}/s into the offline node (moto), while a second association "
+        "asks ten times a second at IMAGE level for every series that misses one; times are too "
+        "long by up to one such turn\n\n"
+        f"{findable_table(measured)}"
+    )
+
+
+def _idle(bench: Bench) -> str:
+    with bench.site() as site:
+        measured = idle(bench.options.idle, site)
+    return f"Associations that do nothing\n\n{idle_table(measured)}"
+
+
+def _moving(bench: Bench) -> str:
+    options = bench.options
+    if DISCARDING.absence:
+        return f"C-MOVE: {DISCARDING.absence}"
+    archives = _there(ARCHIVES)
+    with bench.site() as site:
+        samples = list(
+            sample_moves(archives, options.instances, options.rounds, site, bench.data_set)
+        )
+    return (
+        f"C-MOVE: a study of {options.instances} CT slices to {DISCARDING.name}, medians of "
+        f"{options.rounds} interleaved rounds; what comes before the first response is mostly the "
+        "query, for lenticular in moto\n\n"
+        f"{moving_table(samples)}"
+    )
+
+
+#: What can be measured, in the order it is.
+_SUBJECTS: Final[Mapping[str, Callable[[Bench], str]]] = {
+    "storing": _storing,
+    "slow-puts": _slow_puts,
+    "idle": _idle,
+    "moving": _moving,
+    "findable": _findable,
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench",
+        description="Measure the gateway beside other DICOM servers on this machine. "
+        "A server that is not installed is skipped. It takes some minutes.",
+    )
+    add = parser.add_argument
+    names = [receiver.name for receiver in RECEIVERS]
+    add("--only", nargs="+", choices=_SUBJECTS, default=list(_SUBJECTS), metavar="SUBJECT",
+        help=f"what to measure, of: {', '.join(_SUBJECTS)} (default all)")  # fmt: skip
+    add("--rounds", type=_count, default=3, metavar="N", help="interleaved rounds (default 3)")
+    add("--instances", type=_count, default=500, metavar="N",
+        help="instances sent to a receiver in a round (default 500)")  # fmt: skip
+    add("--associations", type=_count, nargs="+", default=[1, 4], metavar="N",
+        help="associations at a time (default 1 4)")  # fmt: skip
+    add("--receivers", nargs="+", choices=names, default=names, metavar="NAME",
+        help="receivers of `storing`, of: " + ", ".join(f'"{name}"' for name in names)
+        + " (default all)")  # fmt: skip
+    add("--put-milliseconds", type=float, default=30.0, metavar="MS",
+        help="S3's latency in `slow-puts` (default 30)")  # fmt: skip
+    add("--idle", type=_count, default=100, metavar="N",
+        help="associations of `idle`, at most 128 (default 100)")  # fmt: skip
+    add("--findable", type=_count, default=1000, metavar="N",
+        help="instances stored in `findable` (default 1000)")  # fmt: skip
+    add("--pace", type=float, default=10.0, metavar="N",
+        help="instances a second in `findable` (default 10)")  # fmt: skip
+    return parser
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return count
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """Measure and print; return the exit status."""
+    options = _parser().parse_args()
+    signal.signal(signal.SIGTERM, _stop)
+    print(f"{machine()}\n{versions()}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="lenticular-bench-") as folder:
+        data_set = Path(folder) / "slice"
+        data_set.write_bytes(encoded_slice())
+        bench = Bench(options, Path(folder), data_set)
+        try:
+            for subject, measure in _SUBJECTS.items():
+                if subject in options.only:
+                    print(f"\n{measure(bench)}", flush=True)
+        except (PeerFailed, SendingFailed, ServerFailed) as error:
+            print(f"the benchmark cannot go on: {error}", file=sys.stderr)
+            return _FAILED
+        except KeyboardInterrupt:
+            return _FAILED
+    print(f"\nload at the end: {machine().partition('load ')[2].partition(',')[0]}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

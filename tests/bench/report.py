@@ -1,0 +1,164 @@
+"""Medians, ratios, and the table they stand in."""
+
+from collections.abc import Iterable, Sequence
+from math import nan
+from statistics import median
+from typing import Final
+
+from .findable import Findability
+from .idle import Idle
+from .receivers import ORTHANC, RECEIVERS, STORESCP
+from .retrieving import MoveSample
+from .slow_puts import SlowSample
+from .storing import Sample
+
+_BASELINES: Final = (STORESCP, ORTHANC)
+_NOTHING: Final = "-"
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Lay out rows, the first of them headings, in columns; all but the first to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        first, *others = (
+            cell.ljust(width) if at == 0 else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  ".join([first, *others]).rstrip())
+    lines.insert(1, "-" * max(map(len, lines)))
+    return "\n".join(lines)
+
+
+def storing_table(samples: Iterable[Sample]) -> str:
+    """Make the table of C-STORE: a row for each number of associations and receiver."""
+    grouped: dict[tuple[int, str], list[Sample]] = {}
+    for sample in samples:
+        grouped.setdefault((sample.associations, sample.receiver), []).append(sample)
+    names = [receiver.name for receiver in RECEIVERS]
+    rows = [
+        (
+            "receiver",
+            "associations",
+            "instances/s",
+            "(least-most)",
+            *(f"x {baseline.name}" for baseline in _BASELINES),
+            "CPU ms/instance",
+        )
+    ]
+    for associations, name in sorted(grouped, key=lambda key: (key[0], names.index(key[1]))):
+        of_row = grouped[associations, name]
+        rates = [sample.instances_per_second for sample in of_row]
+        rows.append(
+            (
+                name,
+                str(associations),
+                f"{median(rates):.0f}",
+                f"({min(rates):.0f}-{max(rates):.0f})",
+                *(
+                    _ratio(of_row, grouped.get((associations, baseline.name), ()))
+                    for baseline in _BASELINES
+                ),
+                f"{median(sample.cpu_milliseconds for sample in of_row):.2f}",
+            )
+        )
+    return table(rows)
+
+
+def _ratio(samples: Sequence[Sample], baseline: Sequence[Sample]) -> str:
+    """Return the median of the rounds' ratios."""
+    rates = {sample.turn: sample.instances_per_second for sample in baseline}
+    ratios = [
+        sample.instances_per_second / rates[sample.turn]
+        for sample in samples
+        if sample.turn in rates
+    ]
+    return f"{median(ratios):.2f}" if ratios else _NOTHING
+
+
+def slow_puts_table(samples: Iterable[SlowSample]) -> str:
+    """Make the table of C-STORE with latency: a row for each number of associations."""
+    grouped: dict[int, list[SlowSample]] = {}
+    for sample in samples:
+        grouped.setdefault(sample.sample.associations, []).append(sample)
+    rows = [("associations", "instances/s", "bound", "of the bound", "CPU ms/instance")]
+    rows += [
+        (
+            str(associations),
+            f"{median(each.sample.instances_per_second for each in of_row):.0f}",
+            f"{median(each.bound for each in of_row):.0f}",
+            f"{median(each.sample.instances_per_second / each.bound for each in of_row):.0%}",
+            f"{median(each.sample.cpu_milliseconds for each in of_row):.2f}",
+        )
+        for associations, of_row in sorted(grouped.items())
+    ]
+    return table(rows)
+
+
+def idle_table(measured: Idle) -> str:
+    """Make the table of idle associations: one row."""
+    return table(
+        [
+            ("associations", "of one core", "KB each"),
+            (
+                str(measured.associations),
+                f"{measured.core_share:.1%}",
+                f"{measured.bytes_each / 1e3:.0f}",
+            ),
+        ]
+    )
+
+
+def moving_table(samples: Iterable[MoveSample]) -> str:
+    """Make the table of C-MOVE: a row for each archive."""
+    grouped: dict[str, list[MoveSample]] = {}
+    for sample in samples:
+        grouped.setdefault(sample.archive, []).append(sample)
+    rows = [
+        ("archive", "instances/s", "first response s", "instances/s after it", "CPU ms/instance")
+    ]
+    rows += [
+        (
+            archive,
+            f"{median(each.instances_per_second for each in of_row):.0f}",
+            f"{median(each.first_seconds for each in of_row):.2f}",
+            f"{median(each.sent_per_second for each in of_row):.0f}",
+            f"{median(each.cpu_milliseconds for each in of_row):.2f}",
+        )
+        for archive, of_row in sorted(grouped.items())
+    ]
+    return table(rows)
+
+
+def findable_table(measured: Findability) -> str:
+    """Make the table of findability: one row."""
+    seconds = sorted(measured.seconds)
+    return table(
+        [
+            (
+                "found",
+                "lost",
+                "median s",
+                "95 % s",
+                "worst s",
+                "stored/s",
+                "turn of asking s (worst)",
+            ),
+            (
+                str(len(seconds)),
+                str(measured.lost),
+                *(f"{value:.2f}" for value in _quantiles(seconds)),
+                f"{measured.stored_per_second:.1f}",
+                f"{median(measured.turns):.2f} ({max(measured.turns):.2f})"
+                if measured.turns
+                else _NOTHING,
+            ),
+        ]
+    )
+
+
+def _quantiles(ordered: Sequence[float]) -> tuple[float, float, float]:
+    """Return median, 95th percentile and maximum; not-a-number where there is nothing."""
+    if not ordered:
+        return (nan, nan, nan)
+    return median(ordered), ordered[(len(ordered) * 95 - 1) // 100], ordered[-1]

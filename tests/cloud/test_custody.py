@@ -1,0 +1,45 @@
+"""Custody against moto: what it says of what the bucket holds."""
+
+import pytest
+
+from gateway.custody import Custody
+from lenticular.errors import InstanceMissing, StoreUnavailable
+from tests.cloud.standin import OfflineCloud
+from tests.cloud.stored_instances import Store
+
+KEY = "instances/1.2/1.2.3/1.2.3.4/0000.dcm"
+
+
+@pytest.fixture
+def store(cloud: OfflineCloud) -> Store:
+    """Create an empty bucket."""
+    return Store.in_cloud(cloud)
+
+
+@pytest.fixture
+def custody(store: Store, monkeypatch: pytest.MonkeyPatch) -> Custody:
+    """Find the bucket as the gateway does."""
+    for name, value in store.cloud.environment.items():
+        monkeypatch.setenv(name, value)
+    return Custody(store.bucket, retry_seconds=0)
+
+
+def test_what_was_kept_can_be_got(custody: Custody) -> None:
+    assert custody.keep(KEY, b"the file", {"received": "now"})
+    assert bytes(custody.get(KEY)) == b"the file"
+
+
+def test_what_is_there_already_is_said_to_be(custody: Custody) -> None:
+    custody.keep(KEY, b"the file", {})
+    assert not custody.keep(KEY, b"the file", {})
+
+
+def test_an_object_that_is_not_there_is_missing(custody: Custody) -> None:
+    with pytest.raises(InstanceMissing):
+        custody.get(KEY)
+
+
+def test_a_bucket_that_is_not_there_takes_nothing(store: Store, custody: Custody) -> None:
+    store.cloud.clients.s3.delete_bucket(Bucket=store.bucket)
+    with pytest.raises(StoreUnavailable):
+        custody.keep(KEY, b"the file", {})
