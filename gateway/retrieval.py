@@ -32,6 +32,8 @@ from .negotiation import QueryOption
 _FETCHES_AHEAD: Final = 16
 _BYTES_AHEAD: Final = 64 << 20
 _FAILED_SOP_INSTANCE_UID_LIST: Final = 0x00080058
+#: The counts are of VR US (PS3.7 E.1); a patient may have more instances than that can say.
+_MOST_COUNTED: Final = 0xFFFF
 #: Error Comment (0000,0902) is an LO, PS3.7 C.1.
 _COMMENT_CHARACTERS: Final = 64
 
@@ -150,7 +152,7 @@ class Retrieval:
         """Report the counts so far, unless nothing remains: the final response follows then."""
         if progress.remaining:
             command = self._counted(MoveStatus.PENDING, progress)
-            command.number_of_remaining_suboperations = _counter(progress.remaining)
+            command.number_of_remaining_suboperations = _count(progress.remaining)
             self.association.send_response(self._message.context, command)
 
     def final(self, progress: Progress, *, cancelled: bool, destination: str) -> None:
@@ -159,7 +161,7 @@ class Retrieval:
             MoveStatus.CANCELLED if cancelled else progress.final_status(), progress
         )
         if cancelled:
-            command.number_of_remaining_suboperations = _counter(progress.remaining)
+            command.number_of_remaining_suboperations = _count(progress.remaining)
         data = None
         if progress.failed:
             failed: JsonElement = {"vr": "UI", "Value": list(progress.failed)}
@@ -184,9 +186,9 @@ class Retrieval:
 
     def _counted(self, status: int, progress: Progress) -> CommandSet:
         command = self._response(status)
-        command.number_of_completed_suboperations = _counter(progress.completed)
-        command.number_of_failed_suboperations = _counter(len(progress.failed))
-        command.number_of_warning_suboperations = _counter(progress.warning)
+        command.number_of_completed_suboperations = _count(progress.completed)
+        command.number_of_failed_suboperations = _count(len(progress.failed))
+        command.number_of_warning_suboperations = _count(progress.warning)
         return command
 
     def _response(self, status: int) -> CommandSet:
@@ -224,9 +226,8 @@ def fetch_ahead(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _counter(count: int) -> int:
-    """Return what fits the counters, which are US (PS3.7 E.1); more than that is shown as most."""
-    return min(count, 0xFFFF)
+def _count(sub_operations: int) -> int:
+    return min(sub_operations, _MOST_COUNTED)
 
 
 def _is_warning(status: int) -> bool:

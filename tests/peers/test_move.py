@@ -1,0 +1,174 @@
+"""C-MOVE with pynetdicom at both ends: what is counted, and how a retrieval ends early."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pynetdicom import AE, evt
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    StudyRootQueryRetrieveInformationModelMove as StudyRootMove,
+)
+
+from tests.cloud.deadline import eventually
+from tests.peers import dcmtk
+from tests.peers.conftest import WORKSTATION, Clinic
+from tests.peers.ct_files import ct_file
+from tests.peers.node_process import Node
+
+pytestmark = pytest.mark.peers
+
+STUDY = "1.2.826.0.1.80.1"
+INSTANCES = 20
+MESSAGE_ID = 9
+
+
+@pytest.fixture(scope="module")
+def node(clinic: Clinic, tmp_path_factory: pytest.TempPathFactory) -> Node:
+    """Store a study and wait until it can be found."""
+    folder = tmp_path_factory.mktemp("study")
+    files = [
+        ct_file(folder, STUDY, f"{STUDY}.1", f"{STUDY}.1.{number}", PatientID="P80")
+        for number in range(INSTANCES)
+    ]
+    assert dcmtk.store(clinic.node, *files) == [0] * INSTANCES
+    eventually(
+        lambda: dcmtk.find(clinic.node, "STUDY", "PatientID=P80", "NumberOfStudyRelatedInstances"),
+        until=lambda answers: [each["0020,1208"] for each in answers] == [str(INSTANCES)],
+    )
+    return clinic.node
+
+
+@contextmanager
+def destination(clinic: Clinic, on_store: Callable[[C_STORE], int]) -> Iterator[None]:
+    """Be the workstation, and answer each sub-operation with what `on_store` returns."""
+
+    def handle(event: evt.Event) -> int:
+        assert isinstance(event.request, C_STORE)
+        return on_store(event.request)
+
+    ae = AE(ae_title=WORKSTATION)
+    ae.add_supported_context(CTImageStorage, ExplicitVRLittleEndian)
+    server = ae.start_server(
+        ("127.0.0.1", clinic.workstation_port),
+        block=False,
+        evt_handlers=[(evt.EVT_C_STORE, handle)],
+    )
+    assert server is not None
+    try:
+        yield
+    finally:
+        server.shutdown()
+
+
+@contextmanager
+def requestor(node: Node, aet: str) -> Iterator[Association]:
+    """Open an association for C-MOVE."""
+    ae = AE(ae_title=aet)
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 20
+    ae.add_requested_context(StudyRootMove)
+    opened = ae.associate(node.host, node.port, ae_title=node.aet)
+    assert opened.is_established
+    try:
+        yield opened
+    finally:
+        if opened.is_established:
+            opened.release()
+
+
+def responses(association: Association) -> Iterator[Dataset]:
+    """Move the study to the workstation; yield each response's status and counts."""
+    identifier = Dataset()
+    identifier.QueryRetrieveLevel = "STUDY"
+    identifier.StudyInstanceUID = STUDY
+    for status, _ in association.send_c_move(identifier, WORKSTATION, StudyRootMove, MESSAGE_ID):
+        yield status
+
+
+def counts(status: Dataset) -> tuple[int, ...]:
+    """Return remaining, completed, failed and warning; -1 for one that is not there."""
+    return tuple(
+        status.get(f"NumberOf{kind}Suboperations", -1)
+        for kind in ("Remaining", "Completed", "Failed", "Warning")
+    )
+
+
+def lines(node: Node, **facts: object) -> list[dict[str, Any]]:
+    """Return the lines of the node's log that have these facts."""
+    found = []
+    for line in Path(node.log).read_text("utf-8").splitlines():
+        if line.startswith("{") and line.endswith("}"):
+            logged = json.loads(line)
+            if all(logged.get(name) == fact for name, fact in facts.items()):
+                found.append(logged)
+    return found
+
+
+def test_every_response_counts_and_each_sub_operation_names_who_asked(
+    clinic: Clinic, node: Node
+) -> None:
+    asked_by = []
+
+    def on_store(request: C_STORE) -> int:
+        asked_by.append(
+            (request.MoveOriginatorApplicationEntityTitle, request.MoveOriginatorMessageID)
+        )
+        return 0xA700 if len(asked_by) == 1 else 0xB007 if len(asked_by) == 2 else 0
+
+    with destination(clinic, on_store), requestor(node, "COUNTER") as association:
+        *pending, final = responses(association)
+    assert counts(pending[0]) == (INSTANCES, 0, 0, 0)
+    assert counts(pending[-1]) == (1, INSTANCES - 3, 1, 1)
+    assert [counts(each)[0] for each in pending] == list(range(INSTANCES, 0, -1))
+    assert (final.Status, counts(final)) == (0xB000, (-1, INSTANCES - 2, 1, 1))
+    assert asked_by == [("COUNTER", MESSAGE_ID)] * INSTANCES
+
+
+def test_a_cancelled_retrieval_stops_and_says_what_remains(clinic: Clinic, node: Node) -> None:
+    received = 0
+
+    with requestor(node, "CANCELLER") as association:
+
+        def on_store(_: C_STORE) -> int:
+            nonlocal received
+            received += 1
+            if received == 1:
+                association.send_c_cancel(MESSAGE_ID, query_model=StudyRootMove)
+            return 0
+
+        with destination(clinic, on_store):
+            *_, final = responses(association)
+    assert received < INSTANCES
+    assert (final.Status, counts(final)) == (0xFE00, (INSTANCES - received, received, 0, 0))
+
+
+def test_a_requestor_that_goes_away_ends_its_retrieval_and_the_destination_is_not_blamed(
+    clinic: Clinic, node: Node
+) -> None:
+    received = 0
+
+    with requestor(node, "LEAVER") as association:
+
+        def on_store(_: C_STORE) -> int:
+            nonlocal received
+            received += 1
+            if received == 1:
+                association.abort()
+            return 0
+
+        with destination(clinic, on_store):
+            next(responses(association))
+            [ended] = eventually(
+                lambda: lines(node, message="association ended", calling_aet="LEAVER")
+            )
+    assert ended["outcome"] == "aborted by peer"
+    assert received < INSTANCES
+    assert lines(node, message="destination failed", calling_aet="LEAVER") == []
+    assert lines(node, message="retrieval ended", calling_aet="LEAVER") == []
+    dcmtk.echo(node)
