@@ -184,6 +184,7 @@ class Association:
             artim_seconds=limits.artim_seconds,
             wake=drain_wake,
         )
+        self._tls_version = self._wire.tls_version
         self._exchange = MessageExchange(self._wire, self.contexts)
         self._refused: dict[str, str] = {}
 
@@ -260,6 +261,7 @@ class Association:
             extra={
                 "outcome": outcome.value,
                 "port": self.peer.port,
+                "tls": self._tls_version,
                 "messages": dict(self._exchange.counts),
                 "refused_contexts": self._refused,
                 "bytes_received": self._wire.bytes_received,

@@ -35,7 +35,13 @@ class Stores:
 
 
 class Gateway(Node):
-    """A gateway that may be killed, and what Linux says of its process."""
+    """A gateway that may be killed, and what Linux says of its process.
+
+    Attributes:
+        ready: its ready line
+    """
+
+    ready: dict[str, Any]
 
     def kill(self) -> None:
         """End it as the kernel does when memory runs out: at once, nothing tidied up."""
@@ -118,10 +124,12 @@ def running_gateway(
             line = process.stdout.readline()
             assert line, f"no ready line; see {log}: {log.read_text()[-2000:]}"
             ready = json.loads(line)
-            yield Gateway(
-                process, log, ready["host"], ready["port"], ready["aet"],
+            gateway = Gateway(
+                process, log, ready["host"], ready.get("port", 0), ready["aet"],
                 stores.cloud.endpoint, stores.bucket, stores.table,
             )  # fmt: skip
+            gateway.ready = ready
+            yield gateway
         finally:
             process.kill()
             process.wait(_STOP_SECONDS)
