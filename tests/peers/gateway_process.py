@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import uuid
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from tests.cloud.standin import OfflineCloud
+from tests.peers.dimse import RawPeer
 from tests.peers.node_process import ROOT, Node
 
 _STOP_SECONDS: Final = 60
@@ -42,6 +44,10 @@ class Gateway(Node):
     """
 
     ready: dict[str, Any]
+
+    def connect(self) -> RawPeer:
+        """Connect to its plain port and send nothing."""
+        return RawPeer(socket.create_connection((self.host, self.port), timeout=10))
 
     def kill(self) -> None:
         """End it as the kernel does when memory runs out: at once, nothing tidied up."""

@@ -1,8 +1,8 @@
 """The one place that makes AWS clients.
 
 Endpoints, region and credentials come from the environment as boto3 reads it
-(`AWS_ENDPOINT_URL`, `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL_DYNAMODB`, `AWS_DEFAULT_REGION`, ...), so the
-same code talks to AWS, to moto and to any other S3 or DynamoDB.
+(`AWS_ENDPOINT_URL`, `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL_DYNAMODB`, `AWS_DEFAULT_REGION`, ...),
+so the same code talks to AWS, to moto and to any other S3 or DynamoDB.
 """
 
 from collections.abc import Iterator
@@ -59,6 +59,6 @@ def _configured() -> Iterator[None]:
         yield
     except (BotoCoreError, ValueError) as error:
         raise OperatorError(
-            f"AWS is not configured ({error}): set AWS_DEFAULT_REGION, credentials and, unless it is AWS "
-            "itself, AWS_ENDPOINT_URL"
+            f"AWS is not configured ({error}): set AWS_DEFAULT_REGION, credentials and, unless it "
+            "is AWS itself, AWS_ENDPOINT_URL"
         ) from error
