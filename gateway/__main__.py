@@ -24,6 +24,7 @@ from .custody import Custody
 from .find import FindService
 from .health import Health, StoreLook
 from .logs import configure_logging
+from .metrics import Metrics
 from .move import MoveService
 from .server import Server
 from .storage import StorageService
@@ -67,7 +68,7 @@ def offers() -> dict[str, Offer]:
     }
 
 
-def build(settings: GatewaySettings) -> Server:
+def build(settings: GatewaySettings, metrics: Metrics | None = None) -> Server:
     """Connect the services to the bucket and the table, and listen.
 
     Raises:
@@ -116,6 +117,7 @@ def build(settings: GatewaySettings) -> Server:
             services=services,
             limits=limits,
             tls=_tls(settings),
+            report=None if metrics is None else metrics.association_ended,
         )
     except OSError as error:
         ports = [str(port) for port in (settings.port, settings.tls_port) if port is not None]
@@ -177,7 +179,8 @@ def main() -> int:
     try:
         settings = GatewaySettings.from_environment(environ)
         configure_logging(settings.log_level)
-        server = build(settings)
+        metrics = Metrics(settings.ae_title) if settings.metrics == "emf" else None
+        server = build(settings, metrics)
         health = build_health(settings, server)
     except LenticularError as error:
         print(error, file=sys.stderr)  # noqa: T201 - for the person who started it
@@ -192,9 +195,13 @@ def main() -> int:
         health.start()
     # Whoever started us waits for this line.
     print(_ready_line(settings, server, health), flush=True)  # noqa: T201
+    if metrics is not None:
+        metrics.start(lambda: server.active_associations)
     server.serve()
     if health is not None:
         health.close()
+    if metrics is not None:
+        metrics.close()
     return 0
 
 

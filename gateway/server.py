@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Final
 
-from .association import Acceptance, Association, Limits, Service
+from .association import Acceptance, Association, Ended, Limits, Service
 from .lobby import Door, Lobby
 from .negotiation import (
     LOCAL_LIMIT_EXCEEDED,
@@ -43,18 +43,20 @@ class Server:
         services: Mapping[int, Service],
         limits: Limits = Limits(),  # noqa: B008 - frozen
         tls: tuple[int, Callable[[], ssl.SSLContext]] | None = None,
+        report: Callable[[Ended], None] | None = None,
         reuse_port: bool = False,
     ) -> None:
         """Listen at once (a client may connect and wait); raises `OSError` when it cannot.
 
         `port` is the plain one. `tls` is the TLS port and what gives each of its connections a
         context; it is called in the thread that accepts. `services` maps request command fields to
-        services. Nothing is served before `serve` or `start`. With `reuse_port` several processes
-        share the ports.
+        services. `report` gets what each association did, in the association's thread. Nothing is
+        served before `serve` or `start`. With `reuse_port` several processes share the ports.
         """
         self._acceptance = acceptance
         self._services = services
         self._limits = limits
+        self._report = report
         wanted: list[tuple[int, Callable[[], ssl.SSLContext] | None]] = []
         if port is not None:
             wanted.append((port, None))
@@ -175,6 +177,7 @@ class Server:
                 limits=self._limits,
                 drain_wake=self._drain_wake_read,
                 on_end=self._free_slot,
+                report=self._report,
             )
         except OSError:
             # The peer has gone already.

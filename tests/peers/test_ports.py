@@ -1,6 +1,7 @@
-"""The gateway's process and its ports: TLS alone, and health checks that follow its life."""
+"""The gateway's process to its surroundings: TLS alone, health checks, metrics."""
 
 import http.client
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from tests.cloud.standin import OfflineCloud, offline_cloud
 from tests.peers import dcmtk
 from tests.peers.dimse import RELEASE_RQ, associate_rq
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
-from tests.peers.instances import study
+from tests.peers.instances import PATIENT_ID, PATIENT_NAME, study
 from tests.peers.pki import Authority
 
 pytestmark = pytest.mark.peers
@@ -148,3 +149,23 @@ def test_a_certificate_that_cannot_be_used_is_told_at_the_start(
     ):
         pass
     assert log.read_text().rstrip().endswith("node.pem: key values mismatch")
+
+
+def test_metrics_of_a_process_are_lines_on_stdout_without_patients(
+    stores: Stores, tmp_path: Path
+) -> None:
+    instances = study(tmp_path / "study", 3)
+    with running_gateway(
+        tmp_path / "gateway.log", stores, {"LENTICULAR_METRICS": "emf"}
+    ) as gateway:
+        assert dcmtk.store(gateway, *(instance.path for instance in instances)) == [0, 0, 0]
+        gateway.terminate()
+        assert gateway.process.wait(30) == 0
+        assert gateway.process.stdout is not None
+        text = gateway.process.stdout.read()
+    for secret in (PATIENT_ID, *PATIENT_NAME.split("^")):
+        assert secret not in text
+    gauges, association = [json.loads(line) for line in text.splitlines()]
+    assert gauges["AssociationsOpen"] == 0
+    assert association["InstancesStored"] == 3
+    assert association["BytesReceived"] > 3 * (32 << 10)

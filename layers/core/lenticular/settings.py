@@ -16,6 +16,7 @@ from .identifiers import is_ae_title, is_uid
 Access = Literal["open", "known-aet", "known-aet-and-address"]
 Duplicates = Literal["keep-both", "keep-first"]
 TlsProfile = Literal["bcp195", "bcp195-extended"]
+MetricsFormat = Literal["off", "emf"]
 
 _MIB: Final = 1 << 20
 
@@ -250,6 +251,12 @@ class GatewaySettings(_Shared):
         _whole(1, 3600),
         "time a peer may pause within a message, or take to answer ours",
         60,
+    )
+    metrics: MetricsFormat = _setting(
+        "LENTICULAR_METRICS",
+        _one_of("off", "emf"),
+        "`emf` writes metrics on stdout, in the embedded metric format of CloudWatch Logs",
+        "off",
     )
     drain_seconds: int = _setting(
         "LENTICULAR_DRAIN_SECONDS",
