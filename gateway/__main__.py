@@ -152,6 +152,7 @@ def build_health(settings: GatewaySettings, server: Server) -> Health | None:
             settings.bind,
             settings.health_port,
             is_draining=lambda: server.is_draining,
+            beat=server.beat,
             look=StoreLook(settings.bucket, settings.table),
         )
     except OSError as error:

@@ -1,8 +1,9 @@
 """Health checks over HTTP on a port of their own: `GET /alive` and `GET /ready`.
 
 Alive is asked by whoever would start the process anew (ECS): 200 as long as it serves, also while
-it drains. Ready is asked by whoever sends connections (NLB): 200 while a new association would be
-of use, otherwise 503 and one line that says why.
+it drains; 503 when the thread that accepts connections has stopped turning. Ready is asked by
+whoever sends connections (NLB): 200 while a new association would be of use, otherwise 503 and one
+line that says why.
 
 Whether bucket and table can be reached is looked at every `LOOK_SECONDS` by a thread, not for each
 probe: probes cost nothing however many there are, and are answered at once however slow S3 is.
@@ -37,7 +38,10 @@ _MAX_PROBES: Final = 64
 _PROBE_SECONDS: Final = 5.0
 _REQUEST_MAX_BYTES: Final = 8 * 1024
 _BACKLOG: Final = 64
+#: A thread that accepts connections and has not turned so long after it was asked to is stuck.
+_STUCK_SECONDS: Final = 15.0
 
+_STUCK: Final = "the thread that accepts connections is stuck"
 _DRAINING: Final = "draining"
 _NOT_LOOKED_YET: Final = "the bucket and the table have not been looked at yet"
 _OVERDUE: Final = "the bucket and the table have not answered for too long"
@@ -92,12 +96,21 @@ class Health:
         port: int,
         *,
         is_draining: Callable[[], bool],
+        beat: Callable[[], float],
         look: Callable[[], str | None],
         look_seconds: float = LOOK_SECONDS,
         probe_seconds: float = _PROBE_SECONDS,
+        stuck_seconds: float = _STUCK_SECONDS,
     ) -> None:
-        """Listen at once; raises `OSError` when it cannot. `look` returns why not, or `None`."""
+        """Listen at once; raises `OSError` when it cannot.
+
+        `beat` asks the thread that accepts connections to turn, and returns when it last did, as
+        `monotonic` tells time. `look` returns why bucket and table cannot be reached, or `None`.
+        """
         self._is_draining = is_draining
+        self._beat = beat
+        self._stuck_seconds = stuck_seconds
+        self._asked_to_turn: float | None = None
         self._look = look
         self._look_seconds = look_seconds
         self._probe_seconds = probe_seconds
@@ -147,6 +160,15 @@ class Health:
         ):
             return _OVERDUE
         return self._found
+
+    def _is_stuck(self) -> bool:
+        """Ask for a turn, and tell whether the one asked for before has not come for too long."""
+        turned = self._beat()
+        now = monotonic()
+        if self._asked_to_turn is None or turned >= self._asked_to_turn:
+            self._asked_to_turn = now
+            return False
+        return now > self._asked_to_turn + self._stuck_seconds
 
     # In the thread that looks
 
@@ -226,6 +248,8 @@ class Health:
 
     def _judge(self, path: bytes) -> tuple[HTTPStatus, str]:
         if path == b"/alive":
+            if self._is_stuck():
+                return HTTPStatus.SERVICE_UNAVAILABLE, _STUCK
             return HTTPStatus.OK, "alive"
         if path == b"/ready":
             reason = self.not_ready()

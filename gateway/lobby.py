@@ -115,6 +115,8 @@ class Lobby:
         self._wake_write.setblocking(False)
         self._door_opens = 0.0
         self._crowd_noted = 0.0
+        #: When the last turn ended, as `monotonic` tells time.
+        self.turned_at = 0.0
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake_read, selectors.EVENT_READ, self._on_wake)
         for door in self._doors:
@@ -156,7 +158,8 @@ class Lobby:
             key.data()
         while self._leaving:
             self._begin_departure(self._leaving.popleft())
-        self._expire(monotonic())
+        self.turned_at = monotonic()
+        self._expire(self.turned_at)
 
     def shut_door(self) -> None:
         """Listen no more and let those go who have not asked for an association."""

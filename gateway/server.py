@@ -103,6 +103,11 @@ class Server:
         """How many associations hold a slot now."""
         return self._slots_taken
 
+    def beat(self) -> float:
+        """Ask the thread that accepts connections to turn; return when it last did, monotonic."""
+        self._lobby.wake()
+        return self._lobby.turned_at
+
     def serve(self) -> None:
         """Serve in this thread until `request_drain`, `drain` or `close`; everything is closed."""
         self._serving = True

@@ -22,6 +22,18 @@ class Identity:
     certificate: Path
     key: Path
 
+    def locked(self, path: Path) -> Path:
+        """Write the key anew, with a password."""
+        key = serialization.load_pem_private_key(self.key.read_bytes(), None)
+        path.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.BestAvailableEncryption(b"password"),
+            )
+        )
+        return path
+
 
 @dataclass(frozen=True)
 class Authority:

@@ -19,6 +19,7 @@ from gateway.association import Association, Limits
 from gateway.command_set import CommandField, CommandSet, encode
 from gateway.messages import BufferSink, DataSetSink, Message
 from gateway.tls import Certificates, TlsFiles
+from lenticular.errors import OperatorError
 from lenticular.settings import TlsProfile
 from tests.peers import dcmtk
 from tests.peers.dimse import (
@@ -454,6 +455,34 @@ def test_probes_of_the_tls_port_leave_no_line(
         with RawPeer.associate(server, tls=clinic.requestor()) as peer:
             peer.release()
     assert not [line for line in caplog.records if line.levelno >= logging.WARNING]
+
+
+def test_bytes_that_somebody_slips_into_a_session_end_it_and_harm_nobody(
+    clinic: Clinic, caplog: pytest.LogCaptureFixture
+) -> None:
+    keep = Keep()
+    with (
+        nothing_left_behind(),
+        serving({CommandField.C_STORE_RQ: keep}, tls_context=clinic.acceptor()) as server,
+        RawPeer.associate(server, tls=clinic.requestor()) as good,
+    ):
+        with RawPeer.associate(server, CT_CONTEXT, tls=clinic.requestor()) as bad:
+            bad.send(p_data((1, 3, store_rq_command())))
+            # Past the session, straight onto the connection: a record that nobody encrypted.
+            socket.socket.sendall(bad.sock, b"\x17\x03\x03\0\x20" + bytes(32))
+            with pytest.raises(OSError, match=r"alert|reset"):
+                bad.read_pdu()
+        echo(good)
+        good.release()
+    assert not keep.data
+    (lost,) = [line for line in caplog.records if line.levelno >= logging.WARNING]
+    assert lost.getMessage() == "association aborted"
+
+
+def test_a_key_with_a_password_is_told_and_not_asked_for(clinic: Clinic, tmp_path: Path) -> None:
+    key = clinic.node.locked(tmp_path / "locked.key")
+    with pytest.raises(OperatorError, match="TLS cannot be spoken with the certificate"):
+        Certificates(TlsFiles(certificate=clinic.node.certificate, key=key), "bcp195")
 
 
 def test_nonsense_within_tls_is_aborted_as_on_the_plain_port(clinic: Clinic) -> None:

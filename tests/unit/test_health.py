@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from time import monotonic
 
 import pytest
 
@@ -18,6 +19,7 @@ class Node:
     """What the health checks see of a node."""
 
     draining: bool = False
+    turning: bool = True
     found: str | None = None
 
 
@@ -32,9 +34,11 @@ def checked(
         "127.0.0.1",
         0,
         is_draining=lambda: node.draining,
+        beat=lambda: monotonic() if node.turning else 0.0,
         look=look or (lambda: node.found),
         look_seconds=look_seconds,
         probe_seconds=probe_seconds,
+        stuck_seconds=0,
     )
     health.start()
     try:
@@ -102,6 +106,18 @@ def test_a_node_is_not_ready_before_its_first_look_and_no_probe_waits_for_it() -
         assert ask(health, "/alive")[0] == 200
         may_end.set()
         ask_until(health, (200, "ready"))
+
+
+def test_a_node_whose_accepting_thread_is_stuck_is_not_alive() -> None:
+    node = Node()
+    with checked(node) as health:
+        assert ask(health, "/alive") == (200, "alive")
+        node.turning = False
+        # It may not have been asked to turn since it last did.
+        ask(health, "/alive")
+        assert ask(health, "/alive") == (503, "the thread that accepts connections is stuck")
+        node.turning = True
+        assert ask(health, "/alive") == (200, "alive")
 
 
 def test_probes_do_not_look() -> None:
