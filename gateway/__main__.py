@@ -3,7 +3,9 @@
 import json
 import logging
 import signal
+import ssl
 import sys
+from collections.abc import Callable
 from os import environ
 from types import FrameType
 from typing import Final
@@ -21,11 +23,14 @@ from .command_set import CommandField
 from .custody import Custody
 from .find import FindService
 from .get import GetService
+from .health import Health, StoreLook
 from .logs import configure_logging
+from .metrics import Metrics
 from .move import MoveService
 from .negotiation import QueryOption
 from .server import Server
 from .storage import StorageService
+from .tls import Certificates, TlsFiles
 from .verification import VerificationService
 
 _log: Final = logging.getLogger(__name__)
@@ -80,7 +85,7 @@ def offers() -> dict[str, Offer]:
     }
 
 
-def build(settings: GatewaySettings) -> Server:
+def build(settings: GatewaySettings, metrics: Metrics | None = None) -> Server:
     """Connect the services to the bucket and the table, and listen.
 
     Raises:
@@ -124,13 +129,68 @@ def build(settings: GatewaySettings) -> Server:
     )
     try:
         return Server(
-            settings.bind, settings.port, acceptance=acceptance, services=services, limits=limits
+            settings.bind,
+            settings.port,
+            acceptance=acceptance,
+            services=services,
+            limits=limits,
+            tls=_tls(settings),
+            report=None if metrics is None else metrics.association_ended,
+        )
+    except OSError as error:
+        ports = [str(port) for port in (settings.port, settings.tls_port) if port is not None]
+        raise OperatorError(
+            f"cannot listen on {settings.bind}, port {' or '.join(ports)}: {error.strerror}; "
+            "stop what uses the port or set another LENTICULAR_PORT or LENTICULAR_TLS_PORT"
+        ) from error
+
+
+def _tls(settings: GatewaySettings) -> tuple[int, Callable[[], ssl.SSLContext]] | None:
+    if settings.tls_port is None:
+        return None
+    assert settings.tls_certificate is not None
+    assert settings.tls_key is not None
+    certificates = Certificates(
+        TlsFiles(
+            certificate=settings.tls_certificate,
+            key=settings.tls_key,
+            client_ca=settings.tls_client_ca,
+        ),
+        settings.tls_profile,
+    )
+    return settings.tls_port, certificates.context
+
+
+def build_health(settings: GatewaySettings, server: Server) -> Health | None:
+    """Listen for health checks of `server`, if that is wanted, or raise `OperatorError`."""
+    if settings.health_port is None:
+        return None
+    try:
+        return Health(
+            settings.bind,
+            settings.health_port,
+            is_draining=lambda: server.is_draining,
+            beat=server.beat,
+            look=StoreLook(settings.bucket, settings.table),
         )
     except OSError as error:
         raise OperatorError(
-            f"cannot listen on {settings.bind}:{settings.port}: {error.strerror}; "
-            "stop what uses the port or set another LENTICULAR_PORT"
+            f"cannot listen on {settings.bind}:{settings.health_port}: {error.strerror}; "
+            "stop what uses the port or set another LENTICULAR_HEALTH_PORT"
         ) from error
+
+
+def _ready_line(settings: GatewaySettings, server: Server, health: Health | None) -> str:
+    """Tell whoever started us where to connect; a port that is off is not in it."""
+    host, _ = server.address if settings.port is not None else server.tls_address
+    ready: dict[str, object] = {"event": "ready", "aet": settings.ae_title, "host": host}
+    if settings.port is not None:
+        ready["port"] = server.address[1]
+    if settings.tls_port is not None:
+        ready["tls_port"] = server.tls_address[1]
+    if health is not None:
+        ready["health_port"] = health.address[1]
+    return json.dumps(ready)
 
 
 def main() -> int:
@@ -138,7 +198,9 @@ def main() -> int:
     try:
         settings = GatewaySettings.from_environment(environ)
         configure_logging(settings.log_level)
-        server = build(settings)
+        metrics = Metrics(settings.ae_title) if settings.metrics == "emf" else None
+        server = build(settings, metrics)
+        health = build_health(settings, server)
     except LenticularError as error:
         print(error, file=sys.stderr)  # noqa: T201 - for the person who started it
         return _USAGE_ERROR if isinstance(error, OperatorError) else _FAILED
@@ -148,10 +210,17 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    host, port = server.address
-    ready = {"event": "ready", "aet": settings.ae_title, "host": host, "port": port}
-    print(json.dumps(ready), flush=True)  # noqa: T201 - whoever started us waits for this line
+    if health is not None:
+        health.start()
+    # Whoever started us waits for this line.
+    print(_ready_line(settings, server, health), flush=True)  # noqa: T201
+    if metrics is not None:
+        metrics.start(lambda: server.active_associations)
     server.serve()
+    if health is not None:
+        health.close()
+    if metrics is not None:
+        metrics.close()
     return 0
 
 

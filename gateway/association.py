@@ -14,6 +14,7 @@ import contextlib
 import logging
 import secrets
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from time import monotonic
@@ -99,6 +100,17 @@ class Peer:
         return len(agreed) > option and agreed[option] == 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """What an association did; `responses` counts our final ones by command field and status."""
+
+    outcome: Outcome
+    seconds: float
+    bytes_received: int
+    bytes_sent: int
+    responses: Mapping[tuple[int, int], int]
+
+
 class Acceptance(Protocol):
     """Decides who may associate and for what."""
 
@@ -166,11 +178,13 @@ class Association:
         limits: Limits,
         drain_wake: int | None = None,
         on_end: Callable[[], None] = lambda: None,
+        report: Callable[[Ended], None] | None = None,
     ) -> None:
         """Take over a connection whose A-ASSOCIATE-RQ has been read.
 
         `drain_wake` is a file descriptor that becomes readable when the server drains. `on_end` is
         called once, when the association no longer counts and before the peer can know it.
+        `report` gets what it did, if it was ever established.
         """
         self.id = secrets.token_hex(4)
         self.contexts: dict[int, PresentationContext] = {}
@@ -181,6 +195,8 @@ class Association:
         self._limits = limits
         self._idle_seconds = limits.idle_seconds
         self._on_end: Callable[[], None] | None = on_end
+        self._report = report
+        self._responses: Counter[tuple[int, int]] = Counter()
         self._answered = False
         tune(sock)
         self._wire = Wire(
@@ -191,6 +207,7 @@ class Association:
             artim_seconds=limits.artim_seconds,
             wake=drain_wake,
         )
+        self._tls_version = self._wire.tls_version
         self._exchange = MessageExchange(self._wire, self.contexts)
         self._refused: dict[str, str] = {}
 
@@ -210,6 +227,8 @@ class Association:
         """
         self._exchange.send(context, command, data)
         self._answered = command.status not in _PENDING
+        if self._answered and command.status is not None:
+            self._responses[command.command_field, command.status] += 1
 
     def cancel_requested(self, message_id: int | None) -> bool:
         """Look, without waiting, whether the peer sent C-CANCEL-RQ for `message_id`.
@@ -267,18 +286,28 @@ class Association:
             on_end()
 
     def _end(self, outcome: Outcome, began: float) -> None:
+        ended = Ended(
+            outcome=outcome,
+            seconds=round(monotonic() - began, 3),
+            bytes_received=self._wire.bytes_received,
+            bytes_sent=self._wire.bytes_sent,
+            responses=self._responses,
+        )
         self.log.info(
             "association ended",
             extra={
                 "outcome": outcome.value,
                 "port": self.peer.port,
+                "tls": self._tls_version,
                 "messages": dict(self._exchange.counts),
                 "refused_contexts": self._refused,
-                "bytes_received": self._wire.bytes_received,
-                "bytes_sent": self._wire.bytes_sent,
-                "seconds": round(monotonic() - began, 3),
+                "bytes_received": ended.bytes_received,
+                "bytes_sent": ended.bytes_sent,
+                "seconds": ended.seconds,
             },
         )
+        if self._report is not None:
+            self._report(ended)
 
     # Negotiation
 

@@ -3,6 +3,7 @@
 A load balancer opens and closes connections all day, a scanner leaves them open, a slow-loris sends
 a byte a minute. None of that costs a thread, an association slot or a line in the log: one loop
 holds all of them (Sta2 of PS3.8 9.2) until their A-ASSOCIATE-RQ is whole or ARTIM has run out.
+Behind a TLS port the handshake comes first, step by step in the same loop and in the same ARTIM.
 
 The same loop keeps connections whose last PDU we have sent (Sta13): closing at once would let
 the kernel answer what still arrives with a reset, and the peer might never read our A-ASSOCIATE-RJ
@@ -13,12 +14,14 @@ import contextlib
 import logging
 import selectors
 import socket
+import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
 
+from .tls import beneath, why
 from .wire import (
     ASSOCIATE_PDU_MAX_BYTES,
     PDU_HEADER,
@@ -43,14 +46,26 @@ _READ_BYTES: Final = 64 * 1024
 _EXHAUSTED_SECONDS: Final = 0.1
 
 
+@dataclass(frozen=True, slots=True)
+class Door:
+    """A listening socket; behind a TLS port, `tls_context` gives each arrival its context."""
+
+    listener: socket.socket
+    tls_context: Callable[[], ssl.SSLContext] | None = None
+
+
 @dataclass(slots=True, eq=False)
 class _Arrival:
-    """A connection whose association request is not whole yet."""
+    """A connection whose association request is not whole yet.
+
+    `spoke` is whether it has left a TLS handshake half way.
+    """
 
     sock: socket.socket
     address: tuple[str, int]
     deadline: float
     request: bytearray = field(default_factory=bytearray)
+    spoke: bool = False
 
     @property
     def missing_bytes(self) -> int:
@@ -77,13 +92,16 @@ class Lobby:
 
     def __init__(
         self,
-        listener: socket.socket,
+        doors: Sequence[Door],
         *,
         artim_seconds: float,
         on_request: Callable[[socket.socket, tuple[str, int], bytes], None],
     ) -> None:
-        """Watch a listening socket; `on_request` gets a connection, its peer and the whole PDU."""
-        self._listener: socket.socket | None = listener
+        """Watch listening sockets; `on_request` gets a connection, its peer and the whole PDU.
+
+        A connection that came in through a TLS door is an `ssl.SSLSocket` with its session.
+        """
+        self._doors = list(doors)
         self._artim_seconds = artim_seconds
         self._on_request = on_request
         # ARTIM is the same for all, so each is in order of its deadlines.
@@ -97,10 +115,13 @@ class Lobby:
         self._wake_write.setblocking(False)
         self._door_opens = 0.0
         self._crowd_noted = 0.0
+        #: When the last turn ended, as `monotonic` tells time.
+        self.turned_at = 0.0
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake_read, selectors.EVENT_READ, self._on_wake)
-        listener.setblocking(False)
-        self._selector.register(listener, selectors.EVENT_READ, self._accept)
+        for door in self._doors:
+            door.listener.setblocking(False)
+        self._open_doors()
 
     # Any thread
 
@@ -137,16 +158,17 @@ class Lobby:
             key.data()
         while self._leaving:
             self._begin_departure(self._leaving.popleft())
-        self._expire(monotonic())
+        self.turned_at = monotonic()
+        self._expire(self.turned_at)
 
     def shut_door(self) -> None:
         """Listen no more and let those go who have not asked for an association."""
-        if self._listener is not None:
-            if not self._door_opens:
-                self._selector.unregister(self._listener)
-            self._door_opens = 0.0
-            self._listener.close()
-            self._listener = None
+        if not self._door_opens:
+            self._stop_accepting()
+        self._door_opens = 0.0
+        for door in self._doors:
+            door.listener.close()
+        self._doors.clear()
         for arrival in list(self._arrivals.values()):
             self._close(arrival.sock)
 
@@ -165,11 +187,21 @@ class Lobby:
         with contextlib.suppress(BlockingIOError):
             self._wake_read.recv(_READ_BYTES)
 
-    def _accept(self) -> None:
+    def _open_doors(self) -> None:
+        for door in self._doors:
+            self._selector.register(
+                door.listener, selectors.EVENT_READ, lambda door=door: self._accept(door)
+            )
+
+    def _stop_accepting(self) -> None:
+        for door in self._doors:
+            self._selector.unregister(door.listener)
+
+    def _accept(self, door: Door) -> None:
         """Accept everybody who waits outside."""
-        while self._listener is not None:
+        while not self._door_opens:
             try:
-                sock, address = self._listener.accept()
+                sock, address = door.listener.accept()
             except BlockingIOError:
                 return
             except ConnectionError:
@@ -177,17 +209,66 @@ class Lobby:
             except OSError as error:
                 # Mostly EMFILE. The backlog keeps the rest until associations have ended.
                 _log.error("connections cannot be accepted", extra={"reason": error.strerror})
-                self._selector.unregister(self._listener)
+                self._stop_accepting()
                 self._door_opens = monotonic() + _EXHAUSTED_SECONDS
                 return
             sock.setblocking(False)
             if len(self._arrivals) >= _MAX_ARRIVALS:
                 self._push_out()
-            arrival = _Arrival(sock, address[:2], monotonic() + self._artim_seconds)
-            self._arrivals[sock] = arrival
-            self._selector.register(
-                sock, selectors.EVENT_READ, lambda arrival=arrival: self._read(arrival)
-            )
+            self._let_in(door, sock, address[:2])
+
+    def _let_in(self, door: Door, sock: socket.socket, address: tuple[str, int]) -> None:
+        proceed = self._read
+        if door.tls_context is not None:
+            context = door.tls_context()
+            try:
+                sock = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            except OSError:
+                sock.close()  # the peer has gone already
+                return
+            proceed = self._shake_hands
+        arrival = _Arrival(sock, address, monotonic() + self._artim_seconds)
+        self._arrivals[sock] = arrival
+        self._selector.register(sock, selectors.EVENT_READ, lambda: proceed(arrival))
+
+    def _shake_hands(self, arrival: _Arrival) -> None:
+        """Go on with a TLS handshake as far as the peer lets us."""
+        sock = arrival.sock
+        if sock not in self._arrivals:
+            return
+        assert isinstance(sock, ssl.SSLSocket)
+        try:
+            sock.do_handshake()
+        except ssl.SSLWantReadError:
+            arrival.spoke = True
+            awaited = selectors.EVENT_READ
+        except ssl.SSLWantWriteError:
+            awaited = selectors.EVENT_WRITE
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError):
+            self._give_up(arrival, "the peer closed the connection in the TLS handshake")
+            return
+        except OSError as error:
+            self._refuse_handshake(arrival, why(error))
+            return
+        else:
+            arrival.spoke = False
+            self._selector.modify(sock, selectors.EVENT_READ, lambda: self._read(arrival))
+            # The request may have come together with the handshake's end, and then lies in the
+            # session, where the selector does not see it.
+            self._read(arrival)
+            return
+        self._selector.modify(sock, awaited, lambda: self._shake_hands(arrival))
+
+    def _refuse_handshake(self, arrival: _Arrival, reason: str) -> None:
+        """Part with a peer whose handshake failed; OpenSSL has sent the alert."""
+        _log.warning(
+            "TLS handshake failed", extra={"address": arrival.address[0], "reason": reason}
+        )
+        self._forget(arrival.sock)
+        with contextlib.suppress(OSError):
+            # A peer that does not speak TLS does not know an alert, but everybody knows an end.
+            socket.socket.shutdown(arrival.sock, socket.SHUT_WR)
+        self._begin_departure(arrival.sock)
 
     def _push_out(self) -> None:
         now = monotonic()
@@ -200,32 +281,34 @@ class Lobby:
         self._close(next(iter(self._arrivals)))
 
     def _read(self, arrival: _Arrival) -> None:
-        """Read on in an association request, never past its end."""
-        if arrival.sock not in self._arrivals:
-            return  # pushed out in this very turn
-        try:
-            received = arrival.sock.recv(min(arrival.missing_bytes, _READ_BYTES))
-        except BlockingIOError:
-            return
-        except OSError:
-            received = b""
-        if not received:
-            self._give_up(arrival, "the peer closed the connection")
-            return
-        arrival.request += received
-        if len(arrival.request) == PDU_HEADER.size:
-            problem = _problem(arrival.request)
-            if problem is not None:
-                self._refuse(arrival, problem)
+        """Read on in an association request, never past its end, until nothing more is there.
+
+        What a TLS session holds already would wake nobody, so one look is not enough.
+        """
+        while arrival.sock in self._arrivals:  # not pushed out in this very turn
+            try:
+                received = arrival.sock.recv(min(arrival.missing_bytes, _READ_BYTES))
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return
-        if not arrival.missing_bytes:
-            self._forget(arrival.sock)
-            self._on_request(arrival.sock, arrival.address, bytes(arrival.request))
+            except OSError:
+                received = b""
+            if not received:
+                self._give_up(arrival, "the peer closed the connection")
+                return
+            arrival.request += received
+            if len(arrival.request) == PDU_HEADER.size:
+                problem = _problem(arrival.request)
+                if problem is not None:
+                    self._refuse(arrival, problem)
+                    return
+            if not arrival.missing_bytes:
+                self._forget(arrival.sock)
+                self._on_request(arrival.sock, arrival.address, bytes(arrival.request))
 
     def _give_up(self, arrival: _Arrival, reason: str) -> None:
         # Half a request is worth knowing of; a connection without a byte is a probe.
         _log.log(
-            logging.WARNING if arrival.request else logging.DEBUG,
+            logging.WARNING if arrival.request or arrival.spoke else logging.DEBUG,
             "connection without an association request",
             extra={
                 "address": arrival.address[0],
@@ -252,6 +335,8 @@ class Lobby:
     def _begin_departure(self, sock: socket.socket) -> None:
         if len(self._departures) >= _MAX_DEPARTURES:
             self._close(next(iter(self._departures)))
+        if isinstance(sock, ssl.SSLSocket):
+            sock = beneath(sock)
         sock.setblocking(False)
         departure = _Departure(sock, monotonic() + self._artim_seconds)
         self._departures[sock] = departure
@@ -281,9 +366,9 @@ class Lobby:
             if departure.deadline > now:
                 break
             self._close(departure.sock)
-        if self._door_opens and self._door_opens <= now and self._listener is not None:
+        if self._door_opens and self._door_opens <= now:
             self._door_opens = 0.0
-            self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+            self._open_doors()
 
     def _forget(self, sock: socket.socket) -> None:
         if self._arrivals.pop(sock, None) or self._departures.pop(sock, None):

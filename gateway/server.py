@@ -7,13 +7,14 @@ thread of its own. Draining shuts the door, lets associations finish, then cuts 
 import logging
 import os
 import socket
+import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Final
 
-from .association import Acceptance, Association, Limits, Service
-from .lobby import Lobby
+from .association import Acceptance, Association, Ended, Limits, Service
+from .lobby import Door, Lobby
 from .negotiation import (
     LOCAL_LIMIT_EXCEEDED,
     TEMPORARY_CONGESTION,
@@ -31,36 +32,46 @@ _CUT_SECONDS: Final = 2.0
 
 
 class Server:
-    """Listens on one port and runs each association in a thread of its own."""
+    """Listens on a plain port, a TLS port or both; each association has a thread of its own."""
 
     def __init__(  # noqa: PLR0913 - what to listen on, what to serve, how much of it
         self,
         bind: str,
-        port: int,
+        port: int | None,
         *,
         acceptance: Acceptance,
         services: Mapping[int, Service],
         limits: Limits = Limits(),  # noqa: B008 - frozen
+        tls: tuple[int, Callable[[], ssl.SSLContext]] | None = None,
+        report: Callable[[Ended], None] | None = None,
         reuse_port: bool = False,
     ) -> None:
         """Listen at once (a client may connect and wait); raises `OSError` when it cannot.
 
-        `services` maps request command fields to services. Nothing is served before `serve` or
-        `start`. With `reuse_port` several processes share the port.
+        `port` is the plain one. `tls` is the TLS port and what gives each of its connections a
+        context; it is called in the thread that accepts. `services` maps request command fields to
+        services. `report` gets what each association did, in the association's thread. Nothing is
+        served before `serve` or `start`. With `reuse_port` several processes share the ports.
         """
         self._acceptance = acceptance
         self._services = services
         self._limits = limits
-        listener = socket.create_server(
-            (bind, port),
-            family=socket.AF_INET6 if ":" in bind else socket.AF_INET,
-            backlog=_BACKLOG,
-            reuse_port=reuse_port,
-            dualstack_ipv6=bind == "::" and socket.has_dualstack_ipv6(),
-        )
-        host, actual_port, *_ = listener.getsockname()
-        self._address = (str(host), int(actual_port))
-        self._lobby = Lobby(listener, artim_seconds=limits.artim_seconds, on_request=self._admit)
+        self._report = report
+        wanted: list[tuple[int, Callable[[], ssl.SSLContext] | None]] = []
+        if port is not None:
+            wanted.append((port, None))
+        if tls is not None:
+            wanted.append(tls)
+        doors: list[Door] = []
+        try:
+            for number, tls_context in wanted:
+                doors.append(Door(_listen(bind, number, reuse_port=reuse_port), tls_context))
+        except OSError:
+            for door in doors:
+                door.listener.close()
+            raise
+        self._addresses = {door.tls_context is not None: _address(door) for door in doors}
+        self._lobby = Lobby(doors, artim_seconds=limits.artim_seconds, on_request=self._admit)
         # Readable once the server drains: associations watch it while they wait for a message.
         self._drain_wake_read, self._drain_wake_write = os.pipe()
         self._drain_asked_seconds: float | None = None
@@ -74,13 +85,28 @@ class Server:
 
     @property
     def address(self) -> tuple[str, int]:
-        """The address and port it listens on; the port is the real one where 0 was asked."""
-        return self._address
+        """Where it listens for plain TCP; the port is the real one where 0 was asked."""
+        return self._addresses[False]
+
+    @property
+    def tls_address(self) -> tuple[str, int]:
+        """Where it listens for TLS."""
+        return self._addresses[True]
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it takes no new association any more."""
+        return self._drain_asked_seconds is not None
 
     @property
     def active_associations(self) -> int:
         """How many associations hold a slot now."""
         return self._slots_taken
+
+    def beat(self) -> float:
+        """Ask the thread that accepts connections to turn; return when it last did, monotonic."""
+        self._lobby.wake()
+        return self._lobby.turned_at
 
     def serve(self) -> None:
         """Serve in this thread until `request_drain`, `drain` or `close`; everything is closed."""
@@ -156,6 +182,7 @@ class Server:
                 limits=self._limits,
                 drain_wake=self._drain_wake_read,
                 on_end=self._free_slot,
+                report=self._report,
             )
         except OSError:
             # The peer has gone already.
@@ -224,3 +251,18 @@ class Server:
     def _free_slot(self) -> None:
         with self._lock:
             self._slots_taken -= 1
+
+
+def _listen(bind: str, port: int, *, reuse_port: bool) -> socket.socket:
+    return socket.create_server(
+        (bind, port),
+        family=socket.AF_INET6 if ":" in bind else socket.AF_INET,
+        backlog=_BACKLOG,
+        reuse_port=reuse_port,
+        dualstack_ipv6=bind == "::" and socket.has_dualstack_ipv6(),
+    )
+
+
+def _address(door: Door) -> tuple[str, int]:
+    host, port, *_ = door.listener.getsockname()
+    return str(host), int(port)

@@ -43,6 +43,8 @@ from typing import Final, NamedTuple, NoReturn
 
 from lenticular.errors import LenticularError
 
+from .tls import beneath
+
 
 class Pdu(IntEnum):
     """PDU types, PS3.8 9.3."""
@@ -346,6 +348,11 @@ class Wire:
         self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
         _bound_each_call(sock, dimse_seconds)
 
+    @property
+    def tls_version(self) -> str | None:
+        """The version of TLS that is spoken, such as `TLSv1.3`; `None` on plain TCP."""
+        return None if self._tls is None else self._tls.version()
+
     # Reading
 
     def wait(self, seconds: float) -> bool:
@@ -355,13 +362,33 @@ class Wire:
         """
         if self._start < self._end or self._pdu_left:
             return True
-        if self._tls is not None and self._tls.pending():
-            return True
+        if self._tls is not None:
+            return self._wait_for_tls(monotonic() + seconds)
+        return self._poll(seconds)
+
+    def _poll(self, seconds: float) -> bool:
         ready = [fd for fd, _ in self._poller.poll(seconds * 1000)]
+        if self._sock.fileno() in ready:
+            return True
         if self._wake is not None and self._wake in ready:
             self._poller.unregister(self._wake)
             self._wake = None
-        return self._sock.fileno() in ready
+        return False
+
+    def _wait_for_tls(self, deadline: float) -> bool:
+        """Wait until the peer has said something, for what TLS says to itself is no message.
+
+        Half a record, a session ticket or new keys make the connection readable, too. And what the
+        session has decrypted already does not.
+        """
+        self._fill_if_ready()
+        while self._start == self._end:
+            if not self._poll(max(0.0, deadline - monotonic())):
+                return False
+            self._fill_if_ready()
+            if self._start == self._end and monotonic() >= deadline:
+                return False
+        return True
 
     def begin_message(self) -> None:
         """Know that a message begins: from now on the peer must make progress with it."""
@@ -533,7 +560,7 @@ class Wire:
                     count = self._tls.recv_into(self._view[self._end :])
                 finally:
                     self._tls.settimeout(self._dimse_seconds)
-        except (BlockingIOError, ssl.SSLWantReadError):
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return
         except OSError as error:
             self._lost(error)
@@ -609,7 +636,9 @@ class Wire:
         with self._write_lock:
             try:
                 while rest and monotonic() < deadline:
-                    count = self._sock.send(rest)
+                    # OpenSSL tells of a write when it has gone whole: in one piece, a slow peer
+                    # would have one deadline for all of it.
+                    count = self._sock.send(rest if self._tls is None else rest[:_PROGRESS_BYTES])
                     rest = rest[count:]
                     progress_bytes += count
                     if progress_bytes >= _PROGRESS_BYTES:
@@ -703,7 +732,7 @@ class Wire:
     def detach(self) -> socket.socket | None:
         """Give the connection away if the peer is to close it (Sta13); close it otherwise."""
         if self.state is State.AWAITING_CLOSE and self._cut_because is None:
-            return self._sock if self._tls is None else socket.socket(fileno=self._tls.detach())
+            return self._sock if self._tls is None else beneath(self._tls)
         self.close()
         return None
 

@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -96,10 +96,18 @@ class Node:
         checked = GatewaySettings.from_environment(
             {**self._settings, **dict.fromkeys(_DEPLOYED, "from the template")}
         )
+        if checked.port is None:
+            raise StartError(
+                "LENTICULAR_PORT is off, but the offline node is spoken to there: set a port, and "
+                "LENTICULAR_TLS_PORT beside it"
+            )
         if checked.nodes_file is not None:
             read_nodes_file(checked.nodes_file)
-            # The gateway runs in another folder.
-            self._settings["LENTICULAR_NODES_FILE"] = str(checked.nodes_file.absolute())
+        for setting in fields(checked):
+            value = getattr(checked, setting.name)
+            if isinstance(value, Path):
+                # The gateway runs in another folder.
+                self._settings[setting.metadata["variable"]] = str(value.absolute())
         # The gateway listens last; a port that is taken should be told first.
         _listen(checked.bind, checked.port, "--port").close()
 

@@ -1,9 +1,10 @@
 """The gateway's DIMSE server in this process, a service that remembers, and a raw peer for it."""
 
 import socket
+import ssl
 import struct
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Self
@@ -87,14 +88,16 @@ def serving(
     *,
     acceptance: Acceptance | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    tls_context: Callable[[], ssl.SSLContext] | None = None,
 ) -> Iterator[Server]:
-    """Serve on a free port of this machine until the block is left."""
+    """Serve on a free port of this machine, and one for TLS if wanted, until the block is left."""
     server = Server(
         "127.0.0.1",
         0,
         acceptance=acceptance or policy(),
         services={CommandField.C_ECHO_RQ: VerificationService(), **(services or {})},
         limits=limits,
+        tls=None if tls_context is None else (0, tls_context),
     )
     server.start()
     try:
@@ -195,9 +198,22 @@ class RawPeer:
         return cls(socket.create_connection(server.address, timeout=seconds))
 
     @classmethod
-    def associate(cls, server: Server, request: bytes | None = None) -> Self:
+    def connect_tls(cls, server: Server, context: ssl.SSLContext, seconds: float = 10) -> Self:
+        """Connect to the TLS port and shake hands."""
+        host, _ = server.tls_address
+        plain = socket.create_connection(server.tls_address, timeout=seconds)
+        try:
+            return cls(context.wrap_socket(plain, server_hostname=host))
+        except OSError:
+            plain.close()
+            raise
+
+    @classmethod
+    def associate(
+        cls, server: Server, request: bytes | None = None, *, tls: ssl.SSLContext | None = None
+    ) -> Self:
         """Connect, ask for an association and get it."""
-        peer = cls.connect(server)
+        peer = cls.connect(server) if tls is None else cls.connect_tls(server, tls)
         peer.send(request or associate_rq())
         kind, peer.answer = peer.read_pdu()
         assert kind == 2, (kind, peer.answer)

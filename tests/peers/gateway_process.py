@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import uuid
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from tests.cloud.standin import OfflineCloud
+from tests.peers.dimse import RawPeer
 from tests.peers.node_process import ROOT, Node
 
 _STOP_SECONDS: Final = 60
@@ -35,7 +37,17 @@ class Stores:
 
 
 class Gateway(Node):
-    """A gateway that may be killed, and what Linux says of its process."""
+    """A gateway that may be killed, and what Linux says of its process.
+
+    Attributes:
+        ready: its ready line
+    """
+
+    ready: dict[str, Any]
+
+    def connect(self) -> RawPeer:
+        """Connect to its plain port and send nothing."""
+        return RawPeer(socket.create_connection((self.host, self.port), timeout=10))
 
     def kill(self) -> None:
         """End it as the kernel does when memory runs out: at once, nothing tidied up."""
@@ -118,10 +130,12 @@ def running_gateway(
             line = process.stdout.readline()
             assert line, f"no ready line; see {log}: {log.read_text()[-2000:]}"
             ready = json.loads(line)
-            yield Gateway(
-                process, log, ready["host"], ready["port"], ready["aet"],
+            gateway = Gateway(
+                process, log, ready["host"], ready.get("port", 0), ready["aet"],
                 stores.cloud.endpoint, stores.bucket, stores.table,
             )  # fmt: skip
+            gateway.ready = ready
+            yield gateway
         finally:
             process.kill()
             process.wait(_STOP_SECONDS)

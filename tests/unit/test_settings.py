@@ -44,6 +44,47 @@ def test_an_empty_variable_counts_as_not_set() -> None:
     assert GatewaySettings.from_environment({**REQUIRED, "LENTICULAR_PORT": ""}).port == 11112
 
 
+def test_plain_tcp_may_be_off_where_tls_is_on(tmp_path: Path) -> None:
+    file = tmp_path / "node.pem"
+    file.touch()
+    tls = {
+        "LENTICULAR_PORT": "off",
+        "LENTICULAR_TLS_PORT": "2762",
+        "LENTICULAR_TLS_CERTIFICATE": str(file),
+        "LENTICULAR_TLS_KEY": str(file),
+    }
+    settings = GatewaySettings.from_environment({**REQUIRED, **tls})
+    assert (settings.port, settings.tls_port, settings.tls_key) == (None, 2762, file)
+
+
+@pytest.mark.parametrize(
+    ("environment", "problems"),
+    [
+        ({"LENTICULAR_PORT": "off"}, ["LENTICULAR_PORT is off and LENTICULAR_TLS_PORT too"]),
+        (
+            {"LENTICULAR_TLS_PORT": "2762"},
+            ["LENTICULAR_TLS_CERTIFICATE is not set", "LENTICULAR_TLS_KEY is not set"],
+        ),
+        (
+            {"LENTICULAR_TLS_CERTIFICATE": str(README)},
+            ["LENTICULAR_TLS_CERTIFICATE is set, but LENTICULAR_TLS_PORT is not"],
+        ),
+        (
+            {"LENTICULAR_HEALTH_PORT": "http"},
+            ["LENTICULAR_HEALTH_PORT must be a whole number from 0 to 65535, or off"],
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_told(
+    environment: dict[str, str], problems: list[str]
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        GatewaySettings.from_environment({**REQUIRED, **environment})
+    assert len(caught.value.problems) == len(problems)
+    for problem, beginning in zip(caught.value.problems, problems, strict=True):
+        assert problem.startswith(beginning)
+
+
 def test_transfer_syntaxes_may_be_an_ordered_list() -> None:
     uids = "1.2.840.10008.1.2.4.70, 1.2.840.10008.1.2"
     settings = GatewaySettings.from_environment({**REQUIRED, "LENTICULAR_TRANSFER_SYNTAXES": uids})

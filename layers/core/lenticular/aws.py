@@ -28,18 +28,28 @@ _CONFIG: Final = Config(
     max_pool_connections=64,
     user_agent_extra="lenticular",
 )
+# For looks whose answer is wanted soon or not at all.
+_SOON: Final = _CONFIG.merge(
+    Config(retries={"mode": "standard", "total_max_attempts": 2}, connect_timeout=2, read_timeout=3)
+)
 
 
-def s3_client() -> "S3Client":
-    """Make an S3 client; it may be shared by threads. Raises `OperatorError`."""
+def s3_client(*, impatient: bool = False) -> "S3Client":
+    """Make an S3 client; it may be shared by threads. Raises `OperatorError`.
+
+    An impatient one gives up after some ten seconds.
+    """
     with _configured():
-        return boto3.client("s3", config=_CONFIG)
+        return boto3.client("s3", config=_SOON if impatient else _CONFIG)
 
 
-def dynamodb_client() -> "DynamoDBClient":
-    """Make a DynamoDB client; it may be shared by threads. Raises `OperatorError`."""
+def dynamodb_client(*, impatient: bool = False) -> "DynamoDBClient":
+    """Make a DynamoDB client; it may be shared by threads. Raises `OperatorError`.
+
+    An impatient one gives up after some ten seconds.
+    """
     with _configured():
-        return boto3.client("dynamodb", config=_CONFIG)
+        return boto3.client("dynamodb", config=_SOON if impatient else _CONFIG)
 
 
 @contextmanager

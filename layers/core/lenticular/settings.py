@@ -15,6 +15,8 @@ from .identifiers import is_ae_title, is_uid
 
 Access = Literal["open", "known-aet", "known-aet-and-address"]
 Duplicates = Literal["keep-both", "keep-first"]
+TlsProfile = Literal["bcp195", "bcp195-extended"]
+MetricsFormat = Literal["off", "emf"]
 
 _MIB: Final = 1 << 20
 
@@ -51,6 +53,22 @@ def _one_of(*choices: str) -> Callable[[str], str]:
         return raw
 
     return parse
+
+
+def _port_or_off(raw: str) -> int | None:
+    if raw == "off":
+        return None
+    try:
+        return _whole(0, 65535)(raw)
+    except ValueError:
+        raise ValueError("must be a whole number from 0 to 65535, or off") from None
+
+
+def _file(raw: str) -> Path:
+    path = Path(raw)
+    if not path.is_file():
+        raise ValueError(f"must be an existing file, and {raw!r} is not")
+    return path
 
 
 def _directory(raw: str) -> Path:
@@ -102,9 +120,16 @@ class _FromEnvironment:
                 values[setting.name] = setting.metadata["parse"](raw)
             except ValueError as error:
                 problems.append(f"{variable} {error}")
+        problems += cls._contradictions(environment)
         if problems:
             raise SettingsError(problems)
         return cls(**values)
+
+    @classmethod
+    def _contradictions(cls, environment: Mapping[str, str]) -> list[str]:
+        """Say what is wrong with settings that are each right but do not go together."""
+        del environment
+        return []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +165,47 @@ class GatewaySettings(_Shared):
         "LENTICULAR_AE_TITLE", _ae_title, "AE title this node answers to", "LENTICULAR"
     )
     bind: str = _setting("LENTICULAR_BIND", _text, "address to listen on", "0.0.0.0")  # noqa: S104 - a container's own network namespace
-    port: int = _setting(
-        "LENTICULAR_PORT", _whole(0, 65535), "port to listen on; 0 takes a free one", 11112
+    port: int | None = _setting(
+        "LENTICULAR_PORT",
+        _port_or_off,
+        "port to listen on; 0 takes a free one, `off` leaves TLS alone",
+        11112,
+    )
+    tls_port: int | None = _setting(
+        "LENTICULAR_TLS_PORT",
+        _port_or_off,
+        "port to listen on with TLS (registered: 2762); 0 takes a free one; default none",
+        None,
+    )
+    tls_certificate: Path | None = _setting(
+        "LENTICULAR_TLS_CERTIFICATE",
+        _file,
+        "PEM file of this node's certificate and those that issued it; it may change while we run",
+        None,
+    )
+    tls_key: Path | None = _setting(
+        "LENTICULAR_TLS_KEY",
+        _file,
+        "PEM file of the certificate's private key, without password",
+        None,
+    )
+    tls_client_ca: Path | None = _setting(
+        "LENTICULAR_TLS_CLIENT_CA",
+        _file,
+        "PEM file of who issues our peers' certificates; with it a peer without one is refused",
+        None,
+    )
+    tls_profile: TlsProfile = _setting(
+        "LENTICULAR_TLS_PROFILE",
+        _one_of("bcp195", "bcp195-extended"),
+        "TLS profile of PS3.15: B.12 (TLS 1.2 and 1.3) or the stricter B.13 (AEAD suites only)",
+        "bcp195",
+    )
+    health_port: int | None = _setting(
+        "LENTICULAR_HEALTH_PORT",
+        _port_or_off,
+        "port for `GET /alive` and `GET /ready` over HTTP; 0 takes a free one; default none",
+        None,
     )
     nodes_file: Path | None = _setting(
         "LENTICULAR_NODES_FILE", Path, "nodes file that replaces the table's nodes at start", None
@@ -189,6 +253,12 @@ class GatewaySettings(_Shared):
         "time a peer may pause within a message, or take to answer ours",
         60,
     )
+    metrics: MetricsFormat = _setting(
+        "LENTICULAR_METRICS",
+        _one_of("off", "emf"),
+        "`emf` writes metrics on stdout, in the embedded metric format of CloudWatch Logs",
+        "off",
+    )
     drain_seconds: int = _setting(
         "LENTICULAR_DRAIN_SECONDS",
         _whole(0, 3600),
@@ -214,6 +284,24 @@ class GatewaySettings(_Shared):
         "where scratch files go; default the system's temporary directory",
         None,
     )
+
+    @classmethod
+    def _contradictions(cls, environment: Mapping[str, str]) -> list[str]:
+        plain = environment.get("LENTICULAR_PORT", "") != "off"
+        tls = environment.get("LENTICULAR_TLS_PORT", "") not in ("", "off")
+        problems = []
+        if tls:
+            problems += [
+                f"{variable} is not set, but LENTICULAR_TLS_PORT is"
+                for variable in ("LENTICULAR_TLS_CERTIFICATE", "LENTICULAR_TLS_KEY")
+                if not environment.get(variable)
+            ]
+        elif environment.get("LENTICULAR_TLS_CERTIFICATE"):
+            # Whoever gives a certificate believes that the node speaks TLS.
+            problems.append("LENTICULAR_TLS_CERTIFICATE is set, but LENTICULAR_TLS_PORT is not")
+        if not plain and not tls:
+            problems.append("LENTICULAR_PORT is off and LENTICULAR_TLS_PORT too: set one of them")
+        return problems
 
 
 def settings_table() -> str:

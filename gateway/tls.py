@@ -1,0 +1,155 @@
+"""TLS behind the DICOM port: the profiles of PS3.15 B, and certificates that change while we serve.
+
+The context that a connection gets stays its own for as long as it lives. Whoever renews a
+certificate replaces its files; connections that arrive a few seconds later see the new one. Files
+that do not fit together (a new certificate beside the key of the old one, for a moment or for good)
+change nothing but the log.
+"""
+
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+from lenticular.errors import OperatorError
+from lenticular.settings import TlsProfile
+
+_log: Final = logging.getLogger(__name__)
+
+#: How old a look at the files may be when a connection arrives.
+_LOOK_SECONDS: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a profile demands; `suites` are those of TLS 1.2, in OpenSSL's words."""
+
+    minimum_version: ssl.TLSVersion
+    suites: str
+
+
+# Both refuse what is older than TLS 1.2 whatever else a peer offers (B.10 and B.11, now retired,
+# were called non-downgrading for it) and prefer TLS 1.3. Python leaves the suites of TLS 1.3 to
+# OpenSSL, whose defaults (AES-GCM of 128 and 256 bits, ChaCha20) are all on the profiles' lists.
+# Level 2 is OpenSSL's name for the profiles' key lengths: RSA from 2048 bits, elliptic curves from
+# 224, no SHA-1 in certificates. Key exchange is ECDHE alone: RFC 9325 4.1 advises against DHE, and
+# B.13 wants its key length set explicitly.
+PROFILES: Final[Mapping[TlsProfile, Rules]] = {
+    # B.12. The last two are for modalities whose TLS 1.2 is older than AEAD; nobody else gets them.
+    "bcp195": Rules(
+        ssl.TLSVersion.TLSv1_2,
+        "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES+SHA384:ECDHE+AES+SHA256:@SECLEVEL=2",
+    ),
+    # B.13, and its predecessor B.11.
+    "bcp195-extended": Rules(
+        ssl.TLSVersion.TLSv1_2,
+        "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AESCCM:!AESCCM8:@SECLEVEL=2",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFiles:
+    """Where our certificate and key are, and who may issue our peers' certificates."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+class Certificates:
+    """The TLS context for a connection that arrives now. Used by one thread."""
+
+    def __init__(
+        self, files: TlsFiles, profile: TlsProfile, *, clock: Callable[[], float] = monotonic
+    ) -> None:
+        """Read the files, or raise `OperatorError`."""
+        self._files = files
+        self._profile: TlsProfile = profile
+        self._clock = clock
+        self._seen = self._stamps()
+        self._looked = clock()
+        try:
+            self._context = make_context(files, profile)
+        except OSError as error:
+            raise OperatorError(
+                f"TLS cannot be spoken with the certificate {files.certificate}: {why(error)}"
+            ) from error
+
+    def context(self) -> ssl.SSLContext:
+        """Return the context of the newest files that could be used."""
+        now = self._clock()
+        if now >= self._looked + _LOOK_SECONDS:
+            self._looked = now
+            # Looked at before they are read: what changes meanwhile is seen the next time.
+            stamps = self._stamps()
+            if stamps != self._seen:
+                self._seen = stamps
+                self._reload()
+        return self._context
+
+    def _reload(self) -> None:
+        try:
+            self._context = make_context(self._files, self._profile)
+        except OSError as error:
+            _log.warning(
+                "the new certificate cannot be used, the old one stays",
+                extra={"certificate": str(self._files.certificate), "reason": why(error)},
+            )
+        else:
+            _log.info("certificate reloaded", extra={"certificate": str(self._files.certificate)})
+
+    def _stamps(self) -> list[tuple[int, int, int] | None]:
+        return [
+            _stamp(path)
+            for path in (self._files.certificate, self._files.key, self._files.client_ca)
+            if path is not None
+        ]
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def make_context(files: TlsFiles, profile: TlsProfile) -> ssl.SSLContext:
+    """Make the context of an acceptor; raises `OSError` when the files do not do."""
+    rules = PROFILES[profile]
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = rules.minimum_version
+    context.set_ciphers(rules.suites)
+    # RFC 9325 3.3 and 3.5.
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    # Without this OpenSSL would ask on the terminal for a password.
+    context.load_cert_chain(files.certificate, files.key, password="")
+    if files.client_ca is not None:
+        context.load_verify_locations(files.client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def why(error: OSError) -> str:
+    """Say in OpenSSL's or the system's words what went wrong, without values of certificates."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or error.strerror or "TLS failed").replace("_", " ").lower()
+    return error.strerror or type(error).__name__
+
+
+def beneath(sock: ssl.SSLSocket) -> socket.socket:
+    """End our half of a TLS session, without waiting, and return the TCP connection beneath."""
+    sock.setblocking(False)
+    with contextlib.suppress(OSError, ValueError):
+        # Sends close_notify and raises, unless the peer's has come already. Without a session,
+        # after a failed handshake, there is nothing to end.
+        sock.unwrap()
+    return socket.socket(fileno=sock.detach())

@@ -1,0 +1,171 @@
+"""The gateway's process to its surroundings: TLS alone, health checks, metrics."""
+
+import http.client
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cloud.deadline import eventually
+from tests.cloud.standin import OfflineCloud, offline_cloud
+from tests.peers import dcmtk
+from tests.peers.dimse import RELEASE_RQ, associate_rq
+from tests.peers.gateway_process import Gateway, Stores, running_gateway
+from tests.peers.instances import PATIENT_ID, PATIENT_NAME, study
+from tests.peers.pki import Authority
+
+pytestmark = pytest.mark.peers
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[OfflineCloud]:
+    """Run moto out of the gateway's reach."""
+    with offline_cloud() as running:
+        yield running
+
+
+@pytest.fixture
+def stores(cloud: OfflineCloud) -> Stores:
+    """Create the template's bucket and table, empty."""
+    return Stores.in_cloud(cloud)
+
+
+def ask(gateway: Gateway, path: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection(gateway.host, gateway.ready["health_port"], timeout=10)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read().decode().strip()
+    finally:
+        connection.close()
+
+
+def _to_peers(gateway: Gateway) -> list[str]:
+    """Return the established connections of the gateway's TLS port."""
+    here = f":{gateway.ready['tls_port']:04X}"
+    established = "01"
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return [
+        line for line in lines if line.split()[1].endswith(here) and line.split()[3] == established
+    ]
+
+
+def test_a_gateway_that_speaks_tls_alone_keeps_what_it_is_sent(
+    stores: Stores, tmp_path: Path
+) -> None:
+    authority = Authority.create(tmp_path)
+    node, peer = authority.issue("node", use_rsa=True), authority.issue("peer")
+    settings = {
+        "LENTICULAR_PORT": "off",
+        "LENTICULAR_TLS_PORT": "0",
+        "LENTICULAR_TLS_CERTIFICATE": str(node.certificate),
+        "LENTICULAR_TLS_KEY": str(node.key),
+        "LENTICULAR_TLS_CLIENT_CA": str(authority.certificate),
+        "LENTICULAR_TLS_PROFILE": "bcp195-extended",
+    }
+    instances = study(tmp_path / "study", 5, size=256 << 10)
+    with running_gateway(tmp_path / "gateway.log", stores, settings) as gateway:
+        assert "port" not in gateway.ready
+
+        def send() -> None:
+            dcmtk.run(
+                "storescu", "-aec", gateway.aet,
+                "+tls", peer.key, peer.certificate, "+cf", authority.certificate,
+                gateway.host, str(gateway.ready["tls_port"]),
+                *(instance.path for instance in instances),
+            )  # fmt: skip
+
+        # The way to S3 has threads and connections of its own, from the first use on.
+        send()
+        eventually(lambda: len(gateway.lines(message="association ended")) == 1)
+        before = gateway.threads()
+        send()
+        send()
+        assert set(gateway.object_keys()) == {instance.key for instance in instances}
+        ended = eventually(
+            lambda: gateway.lines(message="association ended"), until=lambda lines: len(lines) == 3
+        )
+        assert [line["outcome"] for line in ended] == ["released"] * 3
+        assert all(line["tls"] in ("TLSv1.2", "TLSv1.3") for line in ended)
+        eventually(lambda: gateway.threads() <= before)
+        eventually(lambda: not _to_peers(gateway))
+        assert not [
+            line for line in gateway.lines() if logging.getLevelName(line["level"]) > logging.INFO
+        ]
+        gateway.terminate()
+        assert gateway.process.wait(30) == 0
+
+
+def test_a_gateway_is_ready_until_it_drains_and_alive_until_it_ends(
+    stores: Stores, tmp_path: Path
+) -> None:
+    with running_gateway(
+        tmp_path / "gateway.log", stores, {"LENTICULAR_HEALTH_PORT": "0"}
+    ) as gateway:
+        eventually(lambda: ask(gateway, "/ready") == (200, "ready"))
+        with gateway.connect() as peer:
+            peer.send(associate_rq(called=gateway.aet))
+            assert peer.read_pdu()[0] == 2
+            gateway.terminate()
+            eventually(lambda: ask(gateway, "/ready") == (503, "draining"))
+            assert ask(gateway, "/alive") == (200, "alive")
+            peer.send(RELEASE_RQ)
+            assert peer.read_pdu()[0] in (5, 6)
+        assert gateway.process.wait(30) == 0
+
+
+@pytest.mark.parametrize(
+    ("missing", "reason"),
+    [
+        ("LENTICULAR_BUCKET", "the bucket cannot be reached: 404"),
+        ("LENTICULAR_TABLE", "the table cannot be reached: ResourceNotFoundException"),
+    ],
+)
+def test_a_gateway_without_its_stores_is_alive_but_not_ready(
+    stores: Stores, tmp_path: Path, missing: str, reason: str
+) -> None:
+    settings = {"LENTICULAR_HEALTH_PORT": "0", missing: "there-is-none-of-this-name"}
+    with running_gateway(tmp_path / "gateway.log", stores, settings) as gateway:
+        eventually(lambda: ask(gateway, "/ready") == (503, reason))
+        assert ask(gateway, "/alive") == (200, "alive")
+        assert len(gateway.lines(message="not ready", reason=reason)) == 1
+
+
+def test_a_certificate_that_cannot_be_used_is_told_at_the_start(
+    stores: Stores, tmp_path: Path
+) -> None:
+    authority = Authority.create(tmp_path)
+    settings = {
+        "LENTICULAR_TLS_PORT": "0",
+        "LENTICULAR_TLS_CERTIFICATE": str(authority.issue("node").certificate),
+        "LENTICULAR_TLS_KEY": str(authority.issue("another").key),
+    }
+    log = tmp_path / "gateway.log"
+    with (
+        pytest.raises(AssertionError, match="no ready line"),
+        running_gateway(log, stores, settings),
+    ):
+        pass
+    assert log.read_text().rstrip().endswith("node.pem: key values mismatch")
+
+
+def test_metrics_of_a_process_are_lines_on_stdout_without_patients(
+    stores: Stores, tmp_path: Path
+) -> None:
+    instances = study(tmp_path / "study", 3)
+    with running_gateway(
+        tmp_path / "gateway.log", stores, {"LENTICULAR_METRICS": "emf"}
+    ) as gateway:
+        assert dcmtk.store(gateway, *(instance.path for instance in instances)) == [0, 0, 0]
+        gateway.terminate()
+        assert gateway.process.wait(30) == 0
+        assert gateway.process.stdout is not None
+        text = gateway.process.stdout.read()
+    for secret in (PATIENT_ID, *PATIENT_NAME.split("^")):
+        assert secret not in text
+    gauges, association = [json.loads(line) for line in text.splitlines()]
+    assert gauges["AssociationsOpen"] == 0
+    assert association["InstancesStored"] == 3
+    assert association["BytesReceived"] > 3 * (32 << 10)
