@@ -14,7 +14,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     MRImageStorage,
 )
-from pynetdicom import AE, build_role, evt
+from pynetdicom import AE, build_context, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet as StudyRootGet  # type: ignore[attr-defined]
@@ -29,6 +29,7 @@ from tests.peers.node_process import Node, running_node
 pytestmark = pytest.mark.peers
 
 STUDY, OTHER_STUDY, LOST_STUDY = "1.2.826.0.1.78.1", "1.2.826.0.1.78.2", "1.2.826.0.1.78.3"
+MIXED_STUDY = "1.2.826.0.1.78.4"
 IMAGES = [f"{STUDY}.{series}.{number}" for series in (1, 2) for number in (1, 2)]
 OTHER_IMAGE = f"{OTHER_STUDY}.1.1"
 
@@ -183,12 +184,15 @@ def viewer(  # noqa: PLR0913 - whatever may differ between two viewers
     node: Node,
     *,
     storage: str = CTImageStorage,
-    syntax: str = ExplicitVRLittleEndian,
+    syntaxes: Sequence[str] = (ExplicitVRLittleEndian,),
     role: bool = True,
     answers: Sequence[int] = (),
     calling_aet: str = "VIEWER",
 ) -> Iterator[Viewer]:
-    """Open an association for C-GET; `answers` are the statuses of the first sub-operations."""
+    """Open an association for C-GET, with a storage context for each transfer syntax.
+
+    `answers` are the statuses of the first sub-operations.
+    """
     received: list[str] = []
 
     def on_store(event: evt.Event) -> int:
@@ -198,12 +202,14 @@ def viewer(  # noqa: PLR0913 - whatever may differ between two viewers
 
     ae = AE(ae_title=calling_aet)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 20
-    ae.add_requested_context(Verification)
-    ae.add_requested_context(StudyRootGet)
-    ae.add_requested_context(storage, syntax)
     opened = ae.associate(
         node.host,
         node.port,
+        contexts=[
+            build_context(Verification),
+            build_context(StudyRootGet),
+            *(build_context(storage, syntax) for syntax in syntaxes),
+        ],
         ae_title=node.aet,
         ext_neg=[build_role(storage, scp_role=True)] if role else [],
         evt_handlers=[(evt.EVT_C_STORE, on_store)],
@@ -240,6 +246,25 @@ def test_what_the_requestor_does_not_take_is_counted_and_listed(stored: Stored) 
     assert failed == peer.received[:1]
 
 
+def test_each_instance_goes_over_the_context_of_its_transfer_syntax(
+    stored: Stored, tmp_path: Path
+) -> None:
+    uids = [f"{MIXED_STUDY}.1.{number}" for number in (1, 2)]
+    files = [
+        ct_file(tmp_path, MIXED_STUDY, f"{MIXED_STUDY}.1", uid, PatientID="P80M") for uid in uids
+    ]
+    # storescu sends as it is told and converts what is otherwise.
+    assert dcmtk.store(stored.node, files[0]) == [0]
+    assert dcmtk.store(stored.node, files[1], options=("-xi",)) == [0]
+    wait_for_instances(stored.node, "PatientID=P80M", ["2"])
+    with viewer(stored.node, syntaxes=[ImplicitVRLittleEndian, ExplicitVRLittleEndian]) as peer:
+        assert peer.get(MIXED_STUDY)[1].Status == 0x0000
+    assert sorted(peer.received) == uids
+    with viewer(stored.node, syntaxes=[ImplicitVRLittleEndian]) as peer:
+        assert peer.get(MIXED_STUDY)[1].Status == 0xB000
+    assert peer.received == uids[1:]
+
+
 @pytest.mark.parametrize(
     ("storage", "syntax", "role"),
     [
@@ -252,7 +277,7 @@ def test_what_the_requestor_does_not_take_is_counted_and_listed(stored: Stored) 
 def test_instances_without_a_context_to_go_over_fail(
     stored: Stored, storage: str, syntax: str, role: bool
 ) -> None:
-    with viewer(stored.node, storage=storage, syntax=syntax, role=role) as peer:
+    with viewer(stored.node, storage=storage, syntaxes=[syntax], role=role) as peer:
         _, final, failed = peer.get(STUDY)
     assert (final.Status, _counts(final)) == (0xA702, (-1, 0, 4, 0))
     assert sorted(failed) == IMAGES
