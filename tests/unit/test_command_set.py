@@ -122,3 +122,16 @@ def test_any_type_but_0101_says_that_a_data_set_follows(
     data_set_type: int | None, follows: bool
 ) -> None:
     assert CommandSet(1, command_data_set_type=data_set_type).has_data_set is follows
+
+
+def test_a_response_leaves_out_a_uid_too_long_to_be_written() -> None:
+    request = CommandSet(
+        CommandField.C_STORE_RQ,
+        message_id=7,
+        affected_sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
+        affected_sop_instance_uid="1." * 36,
+    )
+    response = decode(encode(request.response(0xC000)))
+    assert (response.status, response.message_id_being_responded_to) == (0xC000, 7)
+    assert response.affected_sop_class_uid == request.affected_sop_class_uid
+    assert response.affected_sop_instance_uid is None

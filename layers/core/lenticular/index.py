@@ -99,40 +99,24 @@ class Index:
         # A defect noted for the copy shown before must not stay with this one.
         leave_out = "" if "defect" in item else " REMOVE defect"
         order = "<" if self.newest_shown else ">"
-        try:
-            self._client.update_item(
-                TableName=self.table,
-                Key=key,
-                UpdateExpression="SET "
-                + ", ".join(f"#{name} = :{name}" for name in item)
-                + leave_out
-                + " ADD copies :copies",
-                ConditionExpression=f"#stamp {order} :stamp",
-                ExpressionAttributeNames=names,
-                ExpressionAttributeValues={**values, ":copies": copies},
-            )
-        except ClientError as error:
-            if not _condition_failed(error):
-                raise _failure(error) from error
-        except BotoCoreError as error:
-            raise _failure(error) from error
-        else:
-            return True
-        try:
-            self._client.update_item(
-                TableName=self.table,
-                Key=key,
-                UpdateExpression="ADD copies :copies",
-                ConditionExpression="attribute_exists(pk)",
-                ExpressionAttributeValues={":copies": copies},
-            )
-        except ClientError as error:
-            if _condition_failed(error):
-                return False
-            raise _failure(error) from error
-        except BotoCoreError as error:
-            raise _failure(error) from error
-        return True
+        shown = self._attempt(
+            self._client.update_item,
+            Key=key,
+            UpdateExpression="SET "
+            + ", ".join(f"#{name} = :{name}" for name in item)
+            + leave_out
+            + " ADD copies :copies",
+            ConditionExpression=f"#stamp {order} :stamp",
+            ExpressionAttributeNames=names,
+            ExpressionAttributeValues={**values, ":copies": copies},
+        )
+        return shown or self._attempt(
+            self._client.update_item,
+            Key=key,
+            UpdateExpression="ADD copies :copies",
+            ConditionExpression="attribute_exists(pk)",
+            ExpressionAttributeValues={":copies": copies},
+        )
 
     def _record_series(self, copies: Sequence[Copy]) -> None:
         study_instance_uid = copies[0].key.study_instance_uid
@@ -211,6 +195,10 @@ class Index:
             request["ConditionExpression"] = " AND ".join(f"#{name} = :{name}" for name in names)
             request["ExpressionAttributeNames"] = {f"#{name}": name for name in names}
             request["ExpressionAttributeValues"] = {f":{name}": values[name] for name in names}
+        return self._attempt(operation, **request)
+
+    def _attempt(self, operation: Callable[..., Any], **request: Any) -> bool:  # noqa: ANN401
+        """Make a conditional write; False when its condition does not hold."""
         try:
             operation(TableName=self.table, **request)
         except ClientError as error:
