@@ -1,4 +1,4 @@
-"""C-STORE belongs on contexts of storage classes; on any other it is refused and nothing is kept."""
+"""C-STORE belongs on contexts of storage classes; on others it is refused and nothing is kept."""
 
 import pytest
 
