@@ -26,11 +26,15 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from . import index_items
+from .archive import InstanceKey
 from .errors import StoreUnavailable
 from .index_items import (
+    CONVERSION_ATTRIBUTES,
+    INSTANCE_PREFIX,
     QUARANTINE_PARTITION,
     SERIES_PREFIX,
     STUDY_SORT_KEY,
+    Converted,
     Copy,
     Item,
     Registers,
@@ -190,9 +194,15 @@ class Index:
         if unchanged is not None:
             # A study or series item has a fingerprint of all it says; of an instance item nothing
             # changes without its stamp or its copies.
-            names = [name for name in (FINGERPRINT, "stamp", "copies") if name in unchanged]
+            compared = (FINGERPRINT, "stamp", "copies", *CONVERSION_ATTRIBUTES)
+            names = [name for name in compared if name in unchanged]
             values = to_dynamodb({name: unchanged[name] for name in names})
-            request["ConditionExpression"] = " AND ".join(f"#{name} = :{name}" for name in names)
+            conditions = [f"#{name} = :{name}" for name in names]
+            if str(unchanged["sk"]).startswith(INSTANCE_PREFIX):
+                # Transcoding adds to it without a new stamp, and must not be lost.
+                absent = [name for name in CONVERSION_ATTRIBUTES if name not in unchanged]
+                conditions += [f"attribute_not_exists({name})" for name in absent]
+            request["ConditionExpression"] = " AND ".join(conditions)
             request["ExpressionAttributeNames"] = {f"#{name}": name for name in names}
             request["ExpressionAttributeValues"] = {f":{name}": values[name] for name in names}
         return self._attempt(operation, **request)
@@ -208,6 +218,33 @@ class Index:
         except BotoCoreError as error:
             raise _failure(error) from error
         return True
+
+    def record_converted(self, original: InstanceKey, converted: Converted) -> bool:
+        """Say what became of an original; False when no item shows it (any more).
+
+        Forms are added to those that are known; a reason stands until another one comes.
+        """
+        attributes = to_dynamodb(converted.attributes(original.sha256))
+        added = {name: attributes.pop(name) for name in ("forms",) if name in attributes}
+        expression = ""
+        if attributes:
+            expression += "SET " + ", ".join(f"{name} = :{name}" for name in attributes)
+        if added:
+            expression += " ADD " + ", ".join(f"{name} :{name}" for name in added)
+        sort_key = instance_sort_key(original.series_instance_uid, original.sop_instance_uid)
+        return self._attempt(
+            self._client.update_item,
+            Key={
+                "pk": {"S": study_partition(original.study_instance_uid)},
+                "sk": {"S": sort_key},
+            },
+            UpdateExpression=expression,
+            ConditionExpression="object_key = :object_key",
+            ExpressionAttributeValues={
+                ":object_key": {"S": str(original)},
+                **{f":{name}": value for name, value in (attributes | added).items()},
+            },
+        )
 
     def quarantine(self, key: str, reason: str, received: str, calling_ae_title: str) -> None:
         """List an object that cannot be placed."""
