@@ -32,11 +32,15 @@ run: python ## Start the node offline; options in ARGS="--port 11119 --aet CLINI
 
 .PHONY: test
 test: python dcmtk gdcm orthanc dcmjs ## Run the tests that take seconds; pytest's options in ARGS
-	$(VENV)/python -m pytest -m "not slow" $(ARGS)
+	$(VENV)/python -m pytest -m "not slow and not image" $(ARGS)
 
 .PHONY: test-all
 test-all: test sam ## Run the slow tests too
 	$(VENV)/python -m pytest -m slow $(ARGS)
+
+.PHONY: test-image
+test-image: python dcmtk containers ## Build the gateway's image and run it; needs root, asks no registry of images
+	$(VENV)/python -m pytest -m image tests/image $(ARGS)
 
 .PHONY: check
 check: lint test ## Run every check and the tests; must pass before a commit
@@ -97,7 +101,7 @@ clean: ## Remove everything that a target made, environments included
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What targets need.
-PARTS := python sam dcmtk gdcm orthanc dcmjs
+PARTS := python sam dcmtk gdcm orthanc dcmjs containers
 .PHONY: $(PARTS)
 $(PARTS):
 	@infra/setup.sh $@
