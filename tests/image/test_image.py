@@ -1,7 +1,7 @@
 """The gateway's image, built without a container engine's daemon and run as ECS runs it.
 
-`make test-image` runs this; it needs root and Debian's mmdebstrap, buildah, podman and runc. The base
-is a Debian made on the spot, so that no registry of images is asked.
+`make test-image` runs this; it needs root and Debian's mmdebstrap, buildah, podman and runc. The
+base is a Debian made on the spot, so that no registry of images is asked.
 """
 
 import json
