@@ -125,7 +125,7 @@ class Copy:
     transfer_syntax_uid: str
     attributes: Mapping[Level, Elements]
     defect: str | None = None
-    converted: "Converted" = field(default_factory=lambda: Converted())
+    converted: Converted = field(default_factory=Converted)
 
     @property
     def stamp(self) -> str:

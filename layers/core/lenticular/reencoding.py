@@ -9,8 +9,6 @@ dropped, so that the way there and back ends where it began.
 from collections.abc import Iterator
 from typing import Final
 
-from pydicom.datadict import dictionary_VR
-
 from .elements import (
     ITEM,
     ITEM_DELIMITATION,
@@ -104,6 +102,9 @@ def _dictionary_vr(tag: int) -> str:
         return "UL"  # Group Length, PS3.5 7.2
     if tag >> 16 & 1:
         return "LO" if _FIRST_CREATOR <= number <= _LAST_CREATOR else "UN"
+    # pydicom takes a quarter of a second to load: with the first implicit data set, not before.
+    from pydicom.datadict import dictionary_VR  # noqa: PLC0415
+
     try:
         vr = dictionary_VR(tag)
     except KeyError:
