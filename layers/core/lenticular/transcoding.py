@@ -66,7 +66,7 @@ class Unproven(Exception):
 class Transcoder:
     """Makes forms. Safe to share between threads."""
 
-    def __init__(  # noqa: PLR0913 - where it reads and writes, and what it is told
+    def __init__(
         self,
         archive: Archive,
         forms: FormStore,
