@@ -103,7 +103,7 @@ def test_a_deflated_form_restores_whatever_its_pixels_are() -> None:
 
 
 def test_streams_for_resolution_progression_are_that_and_have_a_table_of_lengths() -> None:
-    image = images.smooth("large", 5000, 90)
+    image = images.smooth("large", 5000, 200)
     layout = read_image_file(InMemory(image.file())).image
     stream = encode_frame(HTJ2K_LOSSLESS_RPCL, memoryview(image.pixels), layout)
     coding = stream[stream.index(b"\xff\x52") + 4 :]

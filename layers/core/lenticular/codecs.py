@@ -347,11 +347,10 @@ def _encode_htj2k_rpcl(cells: memoryview, image: ImagePixel) -> bytes:
         raise CannotEncode("a single row or column is not written with levels of resolution")
     longest = max(image.rows, image.columns)
     levels = max(_FEWEST_LEVELS, (-(-longest // _LOWEST_RESOLUTION) - 1).bit_length())
+    options: dict[str, Any] = {"tlm": True, "resolutions": levels}
+    # Where the order cannot be asked for, it is the one that OpenJPH has by itself.
     if _takes("htj2k_encode", "prog_order"):
-        options = {"tlm": True, "prog_order": "RPCL", "resolutions": levels + 1}
-    else:
-        # The version for Python 3.11 counts levels; the order is the one OpenJPH has by itself.
-        options = {"tlm": True, "resolutions": levels}
+        options["prog_order"] = "RPCL"
     return _htj2k(cells, image, options)
 
 
