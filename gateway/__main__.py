@@ -64,19 +64,20 @@ _QUERY_OPTIONS: Final = frozenset({QueryOption.RELATIONAL, QueryOption.COMBINED_
 _RETRIEVE_OPTIONS: Final = frozenset({QueryOption.RELATIONAL})
 
 
+#: By C-GET a node receives as the SCP, so that takes what retrieving takes.
+_STORAGE_OFFER: Final = Offer(
+    frozenset(transfer_syntaxes.BY_UID), permission="store", scp_permission="move"
+)
+
+
 def offers() -> dict[str, Offer]:
     """Return what the gateway accepts, by abstract syntax."""
-    stored = frozenset(transfer_syntaxes.BY_UID)
     # Deflated Explicit VR belongs to messages with long data sets, but some peers offer nothing
     # else beside Implicit VR, and Verification has no data set at all.
     spoken = _UNCOMPRESSED | {transfer_syntaxes.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN.uid}
     return {
         sop_classes.VERIFICATION: Offer(spoken),
-        # By C-GET a node receives as the SCP, so that takes what retrieving takes.
-        **{
-            uid: Offer(stored, permission="store", scp_permission="move")
-            for uid in sop_classes.STORAGE
-        },
+        **dict.fromkeys(sop_classes.STORAGE, _STORAGE_OFFER),
         **{uid: Offer(_UNCOMPRESSED, permission="find", options=_QUERY_OPTIONS) for uid in _FIND},
         **{
             uid: Offer(_UNCOMPRESSED, permission="move", options=_RETRIEVE_OPTIONS)
@@ -119,6 +120,7 @@ def build(settings: GatewaySettings, metrics: Metrics | None = None) -> Server:
         find_node=nodes.find,
         offers=offers(),
         transfer_syntax_policy=settings.transfer_syntaxes,
+        offer_for_unknown=_STORAGE_OFFER if settings.unknown_classes == "accept" else None,
     )
     limits = Limits(
         max_associations=settings.max_associations,

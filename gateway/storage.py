@@ -19,7 +19,7 @@ from lenticular.errors import StoreUnavailable
 from lenticular.identifiers import is_uid
 from lenticular.part10 import file_head
 from lenticular.placement import Placement, Problem, place
-from lenticular.sop_classes import STORAGE
+from lenticular.sop_classes import may_be_storage
 from lenticular.status import Status, StoreStatus
 
 from .association import Association
@@ -169,7 +169,8 @@ class StorageService:
         if "store" not in association.peer.permissions:
             # The context was accepted for the node to receive on, by C-GET.
             return Refusal(Status.NOT_AUTHORIZED, "this node may not store")
-        is_storage = context.abstract_syntax in STORAGE
+        # Whether unknown classes are taken was decided when the context was accepted.
+        is_storage = may_be_storage(context.abstract_syntax)
         if not is_storage or command.affected_sop_class_uid != context.abstract_syntax:
             return Refusal(
                 Status.SOP_CLASS_NOT_SUPPORTED,

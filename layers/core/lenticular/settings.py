@@ -16,6 +16,7 @@ from .identifiers import is_ae_title, is_uid
 Access = Literal["open", "known-aet", "known-aet-and-address"]
 Duplicates = Literal["keep-both", "keep-first"]
 TlsProfile = Literal["bcp195", "bcp195-extended"]
+UnknownClasses = Literal["refuse", "accept"]
 MetricsFormat = Literal["off", "emf"]
 
 _MIB: Final = 1 << 20
@@ -222,6 +223,12 @@ class GatewaySettings(_Shared):
         "which offered transfer syntax is taken: `prefer-explicit`, `first-offered`, or UIDs in "
         "order of preference joined by commas",
         "prefer-explicit",
+    )
+    unknown_classes: UnknownClasses = _setting(
+        "LENTICULAR_UNKNOWN_CLASSES",
+        _one_of("refuse", "accept"),
+        "what becomes of storage classes this version does not know, private ones included",
+        "refuse",
     )
     max_associations: int = _setting(
         "LENTICULAR_MAX_ASSOCIATIONS",
