@@ -127,6 +127,7 @@ def build(settings: GatewaySettings, metrics: Metrics | None = None) -> Server:
         max_pdu_bytes=settings.max_pdu_bytes,
         artim_seconds=settings.artim_seconds,
         idle_seconds=settings.idle_seconds,
+        idle_end=settings.idle_end,
         dimse_seconds=settings.dimse_seconds,
     )
     try:

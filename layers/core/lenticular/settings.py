@@ -16,6 +16,7 @@ from .identifiers import is_ae_title, is_uid
 Access = Literal["open", "known-aet", "known-aet-and-address"]
 Duplicates = Literal["keep-both", "keep-first"]
 TlsProfile = Literal["bcp195", "bcp195-extended"]
+IdleEnd = Literal["release", "abort"]
 UnknownClasses = Literal["refuse", "accept"]
 MetricsFormat = Literal["off", "emf"]
 
@@ -251,8 +252,14 @@ class GatewaySettings(_Shared):
     idle_seconds: int = _setting(
         "LENTICULAR_IDLE_SECONDS",
         _whole(1, 86_400),
-        "time without a message after which an association is released",
+        "time without a message after which we end an association",
         600,
+    )
+    idle_end: IdleEnd = _setting(
+        "LENTICULAR_IDLE_END",
+        _one_of("release", "abort"),
+        "how we end an idle association: by A-RELEASE or by A-ABORT",
+        "release",
     )
     dimse_seconds: int = _setting(
         "LENTICULAR_DIMSE_SECONDS",
