@@ -31,6 +31,7 @@ from .negotiation import QueryOption
 from .server import Server
 from .storage import StorageService
 from .tls import Certificates, TlsFiles
+from .validation import Validator
 from .verification import VerificationService
 
 _log: Final = logging.getLogger(__name__)
@@ -101,7 +102,11 @@ def build(settings: GatewaySettings, metrics: Metrics | None = None) -> Server:
     services: dict[int, Service] = {
         CommandField.C_ECHO_RQ: VerificationService(),
         CommandField.C_STORE_RQ: StorageService(
-            custody, memory_bytes=settings.memory_bytes, scratch_dir=settings.scratch_dir
+            custody,
+            memory_bytes=settings.memory_bytes,
+            scratch_dir=settings.scratch_dir,
+            validator=None if settings.validation == "none" else Validator(),
+            reject_invalid=settings.validation == "reject",
         ),
         CommandField.C_FIND_RQ: FindService(index, settings.ae_title),
         CommandField.C_MOVE_RQ: MoveService(

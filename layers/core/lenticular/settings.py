@@ -18,6 +18,7 @@ Duplicates = Literal["keep-both", "keep-first"]
 TlsProfile = Literal["bcp195", "bcp195-extended"]
 IdleEnd = Literal["release", "abort"]
 UnknownClasses = Literal["refuse", "accept"]
+Validation = Literal["none", "warn", "reject"]
 MetricsFormat = Literal["off", "emf"]
 
 _MIB: Final = 1 << 20
@@ -230,6 +231,14 @@ class GatewaySettings(_Shared):
         _one_of("refuse", "accept"),
         "what becomes of storage classes this version does not know, private ones included",
         "refuse",
+    )
+    validation: Validation = _setting(
+        "LENTICULAR_VALIDATION",
+        _one_of("none", "warn", "reject"),
+        "what becomes of an instance in which dciodvfy (of dicom3tools, which must be installed) "
+        "finds errors by its IOD: nothing is looked at, it is stored and its sender warned (B007), "
+        "or it is refused (A900) and not stored",
+        "none",
     )
     max_associations: int = _setting(
         "LENTICULAR_MAX_ASSOCIATIONS",
