@@ -97,7 +97,11 @@ def build(settings: GatewaySettings, metrics: Metrics | None = None) -> Server:
     nodes = NodeTable(dynamodb, settings.table)
     if settings.nodes_file is not None:
         nodes.replace_all(read_nodes_file(settings.nodes_file))
-    custody = Custody(settings.bucket, retry_seconds=settings.retry_seconds)
+    custody = Custody(
+        settings.bucket,
+        retry_seconds=settings.retry_seconds,
+        memory_bytes=settings.memory_bytes,
+    )
     index = Index(dynamodb, settings.table)
     services: dict[int, Service] = {
         CommandField.C_ECHO_RQ: VerificationService(),
