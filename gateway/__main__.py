@@ -33,6 +33,7 @@ from .server import Server, Slots
 from .storage import StorageService
 from .supervisor import FAILED, USAGE_ERROR, Supervisor
 from .tls import Certificates, TlsFiles
+from .validation import Validator
 from .verification import VerificationService
 
 _log: Final = logging.getLogger(__name__)
@@ -64,19 +65,20 @@ _QUERY_OPTIONS: Final = frozenset({QueryOption.RELATIONAL, QueryOption.COMBINED_
 _RETRIEVE_OPTIONS: Final = frozenset({QueryOption.RELATIONAL})
 
 
+#: By C-GET a node receives as the SCP, so that takes what retrieving takes.
+_STORAGE_OFFER: Final = Offer(
+    frozenset(transfer_syntaxes.BY_UID), permission="store", scp_permission="move"
+)
+
+
 def offers() -> dict[str, Offer]:
     """Return what the gateway accepts, by abstract syntax."""
-    stored = frozenset(transfer_syntaxes.BY_UID)
     # Deflated Explicit VR belongs to messages with long data sets, but some peers offer nothing
     # else beside Implicit VR, and Verification has no data set at all.
     spoken = _UNCOMPRESSED | {transfer_syntaxes.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN.uid}
     return {
         sop_classes.VERIFICATION: Offer(spoken),
-        # By C-GET a node receives as the SCP, so that takes what retrieving takes.
-        **{
-            uid: Offer(stored, permission="store", scp_permission="move")
-            for uid in sop_classes.STORAGE
-        },
+        **dict.fromkeys(sop_classes.STORAGE, _STORAGE_OFFER),
         **{uid: Offer(_UNCOMPRESSED, permission="find", options=_QUERY_OPTIONS) for uid in _FIND},
         **{
             uid: Offer(_UNCOMPRESSED, permission="move", options=_RETRIEVE_OPTIONS)
@@ -118,12 +120,20 @@ def build(
     """
     dynamodb = dynamodb_client()
     nodes = NodeTable(dynamodb, settings.table)
-    custody = Custody(settings.bucket, retry_seconds=settings.retry_seconds)
+    custody = Custody(
+        settings.bucket,
+        retry_seconds=settings.retry_seconds,
+        memory_bytes=settings.memory_bytes,
+    )
     index = Index(dynamodb, settings.table)
     services: dict[int, Service] = {
         CommandField.C_ECHO_RQ: VerificationService(),
         CommandField.C_STORE_RQ: StorageService(
-            custody, memory_bytes=settings.memory_bytes, scratch_dir=settings.scratch_dir
+            custody,
+            memory_bytes=settings.memory_bytes,
+            scratch_dir=settings.scratch_dir,
+            validator=None if settings.validation == "none" else Validator(),
+            reject_invalid=settings.validation == "reject",
         ),
         CommandField.C_FIND_RQ: FindService(index, settings.ae_title),
         CommandField.C_MOVE_RQ: MoveService(
@@ -142,12 +152,14 @@ def build(
         find_node=nodes.find,
         offers=offers(),
         transfer_syntax_policy=settings.transfer_syntaxes,
+        offer_for_unknown=_STORAGE_OFFER if settings.unknown_classes == "accept" else None,
     )
     limits = Limits(
         max_associations=settings.max_associations,
         max_pdu_bytes=settings.max_pdu_bytes,
         artim_seconds=settings.artim_seconds,
         idle_seconds=settings.idle_seconds,
+        idle_end=settings.idle_end,
         dimse_seconds=settings.dimse_seconds,
     )
     return Server(

@@ -16,6 +16,9 @@ from .identifiers import is_ae_title, is_uid
 Access = Literal["open", "known-aet", "known-aet-and-address"]
 Duplicates = Literal["keep-both", "keep-first"]
 TlsProfile = Literal["bcp195", "bcp195-extended"]
+IdleEnd = Literal["release", "abort"]
+UnknownClasses = Literal["refuse", "accept"]
+Validation = Literal["none", "warn", "reject"]
 MetricsFormat = Literal["off", "emf"]
 
 _MIB: Final = 1 << 20
@@ -223,6 +226,20 @@ class GatewaySettings(_Shared):
         "order of preference joined by commas",
         "prefer-explicit",
     )
+    unknown_classes: UnknownClasses = _setting(
+        "LENTICULAR_UNKNOWN_CLASSES",
+        _one_of("refuse", "accept"),
+        "what becomes of storage classes this version does not know, private ones included",
+        "refuse",
+    )
+    validation: Validation = _setting(
+        "LENTICULAR_VALIDATION",
+        _one_of("none", "warn", "reject"),
+        "what becomes of an instance in which dciodvfy (of dicom3tools, which must be installed) "
+        "finds errors by its IOD: nothing is looked at, it is stored and its sender warned (B007), "
+        "or it is refused (A900) and not stored",
+        "none",
+    )
     max_associations: int = _setting(
         "LENTICULAR_MAX_ASSOCIATIONS",
         _whole(1, 10_000),
@@ -251,8 +268,14 @@ class GatewaySettings(_Shared):
     idle_seconds: int = _setting(
         "LENTICULAR_IDLE_SECONDS",
         _whole(1, 86_400),
-        "time without a message after which an association is released",
+        "time without a message after which we end an association",
         600,
+    )
+    idle_end: IdleEnd = _setting(
+        "LENTICULAR_IDLE_END",
+        _one_of("release", "abort"),
+        "how we end an idle association: by A-RELEASE or by A-ABORT",
+        "release",
     )
     dimse_seconds: int = _setting(
         "LENTICULAR_DIMSE_SECONDS",
