@@ -102,7 +102,12 @@ def build(settings: GatewaySettings, metrics: Metrics | None = None) -> Server:
         CommandField.C_STORE_RQ: StorageService(
             custody, memory_bytes=settings.memory_bytes, scratch_dir=settings.scratch_dir
         ),
-        CommandField.C_FIND_RQ: FindService(index, settings.ae_title),
+        CommandField.C_FIND_RQ: FindService(
+            index,
+            settings.ae_title,
+            max_responses=settings.max_responses,
+            report=None if metrics is None else metrics.query_ended,
+        ),
         CommandField.C_MOVE_RQ: MoveService(
             index,
             custody,

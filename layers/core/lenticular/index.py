@@ -98,7 +98,7 @@ class Index:
     def noting(self, reading: Reading) -> "Index":
         """Return this index, for a reader whose reading is noted; for one thread alone."""
         noting = copying.copy(self)
-        noting._reading = reading
+        noting._reading = reading  # noqa: SLF001 - its own, of a copy of itself
         return noting
 
     # Writing
