@@ -135,7 +135,12 @@ def build(
             validator=None if settings.validation == "none" else Validator(),
             reject_invalid=settings.validation == "reject",
         ),
-        CommandField.C_FIND_RQ: FindService(index, settings.ae_title),
+        CommandField.C_FIND_RQ: FindService(
+            index,
+            settings.ae_title,
+            max_responses=settings.max_responses,
+            report=None if metrics is None else metrics.query_ended,
+        ),
         CommandField.C_MOVE_RQ: MoveService(
             index,
             custody,

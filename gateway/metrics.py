@@ -1,8 +1,9 @@
 """Metrics as CloudWatch reads them from logs: the embedded metric format, one JSON line on stdout.
 
-One line at the end of each association, one for each kind of failure in it, and one a minute for
-how many associations are open. Numbers, statuses and our own AE title are all there is in them: no
-patient data can get there, and no peer can make new metrics by giving itself new names.
+One line at the end of each association, one for each kind of failure in it, one for each query,
+and one a minute for how many associations are open. Numbers, statuses, the names of models, levels
+and plans, and our own AE title are all there is in them: no patient data can get there, and no peer
+can make new metrics by giving itself new names.
 
 The lines are written by a thread of their own. A stdout that nobody reads costs metrics, never an
 association.
@@ -15,11 +16,12 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from .association import Ended
 from .command_set import RESPONSE, CommandField
+from .find import QueryEnded
 
 _log: Final = logging.getLogger(__name__)
 
@@ -45,6 +47,13 @@ _UNITS: Final[Mapping[str, str]] = {
     "Failures": "Count",
     "InstancesStored": "Count",
     "MetricLinesLost": "Count",
+    "Queries": "Count",
+    "QueryCapacityUnits": "Count",
+    "QueryItemsRead": "Count",
+    "QueryMatches": "Count",
+    "QueryPages": "Count",
+    "QuerySeconds": "Seconds",
+    "QueryStoreSeconds": "Seconds",
 }
 
 
@@ -84,7 +93,26 @@ class Metrics:
 
     def association_ended(self, ended: Ended) -> None:
         """Note what an association did; any thread may call it, and none waits here."""
-        for line in self._lines(ended):
+        self._note(self._lines(ended))
+
+    def query_ended(self, ended: QueryEnded) -> None:
+        """Note what a query cost; any thread may call it, and none waits here."""
+        line = self._line(
+            {
+                "Queries": 1,
+                "QueryMatches": ended.matches,
+                "QueryItemsRead": ended.reading.items,
+                "QueryPages": ended.reading.pages,
+                "QueryCapacityUnits": ended.reading.capacity_units,
+                "QuerySeconds": round(ended.seconds, 4),
+                "QueryStoreSeconds": round(ended.reading.seconds, 4),
+            },
+            facts={"Plan": ended.plan, "Level": ended.level, "Model": ended.model},
+        )
+        self._note([line])
+
+    def _note(self, lines: Iterable[str]) -> None:
+        for line in lines:
             try:
                 self._waiting.put_nowait(line)
             except queue.Full:

@@ -283,6 +283,13 @@ class GatewaySettings(_Shared):
         "time a peer may pause within a message, or take to answer ours",
         60,
     )
+    max_responses: int = _setting(
+        "LENTICULAR_MAX_RESPONSES",
+        _whole(0, 100_000_000),
+        "matches of a C-FIND that are answered; if there are more it ends with status A700; 0 sets "
+        "no limit",
+        10_000,
+    )
     metrics: MetricsFormat = _setting(
         "LENTICULAR_METRICS",
         _one_of("off", "emf"),
