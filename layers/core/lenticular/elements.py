@@ -232,6 +232,19 @@ def encode_element(
     return _encode_header(tag, vr, len(value), _ENCODINGS[explicit, little_endian]) + value
 
 
+def encode_header(
+    tag: int, vr: str, length: int, *, explicit: bool = True, little_endian: bool = True
+) -> bytes:
+    """Encode what precedes a value of `length` bytes, in the form that `encode_element` writes.
+
+    Items and delimiters have no VR, and are written without.
+    """
+    encoding = _ENCODINGS[explicit, little_endian]
+    if tag >> 16 == _ITEM_GROUP:
+        return encoding.untyped_header.pack(tag >> 16, tag & 0xFFFF, length)
+    return _encode_header(tag, vr, length, encoding)
+
+
 def encode_data_set(
     elements: Iterable[EncodableElement], *, explicit: bool = True, little_endian: bool = True
 ) -> bytes:
