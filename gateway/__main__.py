@@ -28,6 +28,7 @@ from .logs import configure_logging
 from .metrics import Metrics
 from .move import MoveService
 from .negotiation import QueryOption
+from .retrieval import Memory
 from .server import Server
 from .storage import StorageService
 from .tls import Certificates, TlsFiles
@@ -97,6 +98,7 @@ def build(settings: GatewaySettings, metrics: Metrics | None = None) -> Server:
         nodes.replace_all(read_nodes_file(settings.nodes_file))
     custody = Custody(settings.bucket, retry_seconds=settings.retry_seconds)
     index = Index(dynamodb, settings.table)
+    memory = Memory(settings.read_ahead_bytes, settings.scratch_dir)
     services: dict[int, Service] = {
         CommandField.C_ECHO_RQ: VerificationService(),
         CommandField.C_STORE_RQ: StorageService(
@@ -107,11 +109,12 @@ def build(settings: GatewaySettings, metrics: Metrics | None = None) -> Server:
             index,
             custody,
             nodes.find,
+            memory,
             ae_title=settings.ae_title,
             max_pdu_bytes=settings.max_pdu_bytes,
             dimse_seconds=settings.dimse_seconds,
         ),
-        CommandField.C_GET_RQ: GetService(index, custody),
+        CommandField.C_GET_RQ: GetService(index, custody, memory),
     }
     acceptance = AccessPolicy(
         ae_title=settings.ae_title,

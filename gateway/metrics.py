@@ -45,6 +45,7 @@ _UNITS: Final[Mapping[str, str]] = {
     "Failures": "Count",
     "InstancesStored": "Count",
     "MetricLinesLost": "Count",
+    "ObjectsMissing": "Count",
 }
 
 
@@ -97,6 +98,7 @@ class Metrics:
                 "AssociationSeconds": ended.seconds,
                 "BytesReceived": ended.bytes_received,
                 "BytesSent": ended.bytes_sent,
+                "ObjectsMissing": ended.objects_missing,
                 "InstancesStored": sum(
                     count
                     for (field, status), count in ended.responses.items()

@@ -37,6 +37,9 @@ STUDY_SORT_KEY: Final = "STUDY"
 SERIES_PREFIX: Final = "SERIES#"
 INSTANCE_PREFIX: Final = "INSTANCE#"
 
+#: What retrieving an instance takes to know of it.
+INSTANCE_LOCATION: Final = ("uid", "object_key", "size", "sop_class_uid", "transfer_syntax_uid")
+
 #: A longer value is kept as an attribute but leads to nothing: DICOM's own limit is 64 (LO), and
 #: a DynamoDB key holds 1,024 bytes at most.
 INDEXED_CHARACTERS: Final = 200

@@ -108,13 +108,18 @@ def _node(entry: object) -> Node:
             raise ValueError("address looks like a CIDR but is not one") from error
         if port is not None:
             raise ValueError("address is a CIDR, so we cannot send to it: leave out port")
+    return Node(aet, address, port, *_policies(entry))
+
+
+def _policies(entry: Mapping[str, Any]) -> tuple[frozenset[str], Associations]:
+    """Return what a node may do, and how it is sent to."""
     may = entry.get("may", list(PERMISSIONS))
     if not isinstance(may, list) or not set(may) <= set(PERMISSIONS):
         raise ValueError(f"may must be a list out of {', '.join(PERMISSIONS)}")
     associations = entry.get("associations", _ONE_PER_RETRIEVAL)
     if associations not in get_args(Associations):
         raise ValueError(f"associations must be {' or '.join(get_args(Associations))}")
-    return Node(aet, address, port, frozenset(may), associations)
+    return frozenset(may), associations
 
 
 class NodeTable:
