@@ -62,17 +62,22 @@ class OutgoingFile:
         self.parts: deque[tuple[Future[memoryview], int]] = deque()
         self._ahead = ahead
 
-    def data_set(self) -> Iterator[memoryview]:
-        """Return the encoded data set in pieces, when the first of them is there.
+    def pieces(self) -> Iterator[memoryview]:
+        """Return the file in pieces, when the first of them is there.
 
         Raises:
             InstanceMissing: the bucket holds no such object.
             StoreUnavailable: S3 did not give it. The iterator may raise it, too.
-            CannotUnderstand: the object is not a file that this node wrote.
+        """
+        return self._pieces(self._next_part())
+
+    def data_set(self) -> Iterator[memoryview]:
+        """Return the encoded data set as `pieces` returns the file.
+
+        Raises CannotUnderstand when the object is not a file that this node wrote, too.
         """
         head = self._next_part()
-        assert head is not None
-        return self._pieces(head[data_set_offset(head) :])
+        return self._pieces(None if head is None else head[data_set_offset(head) :])
 
     def _pieces(self, piece: memoryview | None) -> Iterator[memoryview]:
         while piece is not None:

@@ -9,12 +9,15 @@ it goes uncompressed, each value as it was; where it cannot be had so, its sub-o
 
 import mmap
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from lenticular.answers import select
+from lenticular.byte_ranges import InMemory
+from lenticular.decoding import native_data_set
 from lenticular.dicom_json import JsonElement
 from lenticular.errors import (
     CannotUnderstand,
@@ -24,7 +27,7 @@ from lenticular.errors import (
 )
 from lenticular.index import Index
 from lenticular.query import MODEL_OF, read_retrieval
-from lenticular.reencoding import Piece, deflate, inflate, rewrite
+from lenticular.reencoding import reencoded
 from lenticular.status import MoveStatus, Status
 from lenticular.transfer_syntaxes import (
     BY_UID,
@@ -32,6 +35,7 @@ from lenticular.transfer_syntaxes import (
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
+    TransferSyntax,
 )
 
 from .association import Association
@@ -47,8 +51,8 @@ _FAILED_SOP_INSTANCE_UID_LIST: Final = 0x00080058
 _MOST_COUNTED: Final = 0xFFFF
 #: Error Comment (0000,0902) is an LO, PS3.7 C.1.
 _COMMENT_CHARACTERS: Final = 64
-#: A data set that inflates to more is taken for one made to fill the disk.
-_MOST_INFLATED_BYTES: Final = 4 << 30
+#: A data set that inflates, or is decoded, to more is taken for one made to fill the disk.
+_LONGEST_DATA_SET_BYTES: Final = 8 << 30
 
 #: What an instance is sent in where it cannot be sent as it is stored, best first.
 _UNCOMPRESSED: Final = tuple(
@@ -175,7 +179,7 @@ class Retrieval:
 
     def data_set(
         self, file: OutgoingFile, contexts: Contexts
-    ) -> tuple[PresentationContext, Iterable[Piece]] | None:
+    ) -> tuple[PresentationContext, Iterable[bytes | memoryview]] | None:
         """Return what a file holds and the context to send it on, in whose transfer syntax it is.
 
         `None`, and a log line, when it cannot be sent. The pieces may raise `StoreUnavailable`.
@@ -188,10 +192,9 @@ class Retrieval:
             self.log.warning("no presentation context for an instance", extra=facts | classes)
             return None
         try:
-            pieces = file.data_set()
             if context.transfer_syntax == stored.transfer_syntax_uid:
-                return context, pieces
-            return context, self._uncompressed(pieces, stored, context.transfer_syntax)
+                return context, file.data_set()
+            return context, self._uncompressed(file, context.transfer_syntax)
         except InstanceMissing:
             # The index promised it. Whoever runs the node must hear of it: an alarm looks for this.
             self.association.objects_missing += 1
@@ -205,39 +208,46 @@ class Retrieval:
             self.log.warning("instance not converted", extra=extra)
         return None
 
-    def _uncompressed(
-        self, pieces: Iterable[Piece], stored: Stored, target_uid: str
-    ) -> Iterable[Piece]:
-        """Return a data set in another transfer syntax, or raise `CannotUnderstand`.
+    def _uncompressed(self, file: OutgoingFile, target_uid: str) -> Iterable[bytes | memoryview]:
+        """Return a file's data set in another transfer syntax, or raise `CannotUnderstand`.
 
         All of it is done before the first byte is sent, so that what fails fails alone.
         """
-        source, target = BY_UID.get(stored.transfer_syntax_uid), BY_UID[target_uid]
-        if source is None or source.encapsulated:
-            raise CannotUnderstand("this transfer syntax cannot be decoded")
-        if source.deflated:
-            pieces = inflate(pieces, max_bytes=_MOST_INFLATED_BYTES)
-        native = rewrite(self._gathered(pieces), source, target)
-        return deflate(native) if target.deflated else native
+        target = BY_UID[target_uid]
+        native = self._in_native_syntax(self._gathered(file.pieces()), target)
+        return [self._gathered(_deflated(native) if target.deflated else native)]
 
-    def _gathered(self, pieces: Iterable[Piece]) -> memoryview:
+    def _in_native_syntax(
+        self, stored: memoryview, target: TransferSyntax
+    ) -> Iterator[bytes | memoryview]:
+        if target in (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN):
+            yield from native_data_set(InMemory(stored), target)
+        elif target.deflated:
+            yield from native_data_set(InMemory(stored))
+        else:
+            explicit = self._gathered(native_data_set(InMemory(stored)))
+            yield reencoded(explicit, EXPLICIT_VR_LITTLE_ENDIAN, target, group_lengths=False)
+
+    def _gathered(self, pieces: Iterable[bytes | memoryview]) -> memoryview:
         """Return pieces as one, which is kept on disk when it is too long for memory."""
         whole = bytearray()
         remaining = iter(pieces)
         for piece in remaining:
             whole += piece
             if len(whole) > self._memory.read_ahead_bytes:
-                return self._mapped(whole, remaining)
+                return self._on_disk(whole, remaining)
         return memoryview(whole)
 
-    def _mapped(self, first: bytearray, remaining: Iterable[Piece]) -> memoryview:
+    def _on_disk(self, first: bytearray, remaining: Iterable[bytes | memoryview]) -> memoryview:
         # Unlinked from the start, and unmapped when the last view of it is gone.
         try:
             with tempfile.TemporaryFile(dir=self._memory.scratch_dir) as scratch:
-                scratch.write(first)
+                room = _LONGEST_DATA_SET_BYTES - scratch.write(first)
                 first.clear()
                 for piece in remaining:
-                    scratch.write(piece)
+                    room -= scratch.write(piece)
+                    if room < 0:
+                        raise CannotUnderstand("the data set becomes too long to be real")
                 scratch.flush()
                 return memoryview(mmap.mmap(scratch.fileno(), 0, access=mmap.ACCESS_READ))
         except OSError as error:
@@ -330,6 +340,18 @@ def context_for(stored: Stored, contexts: Contexts) -> PresentationContext | Non
         if context is not None:
             return context
     return None
+
+
+def _deflated(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes]:
+    """Deflate a data set, to an even length (PS3.5 A.5)."""
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    length = 0
+    for piece in pieces:
+        deflated = deflater.compress(piece)
+        length += len(deflated)
+        yield deflated
+    rest = deflater.flush()
+    yield rest + bytes((length + len(rest)) % 2)
 
 
 def _count(sub_operations: int) -> int:

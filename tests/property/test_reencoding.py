@@ -1,6 +1,5 @@
 """What is written in one transfer syntax reads as the same in each other, as pydicom judges."""
 
-import zlib
 from io import BytesIO
 from typing import Any
 
@@ -12,7 +11,7 @@ from pydicom.sequence import Sequence
 
 from lenticular.elements import encode_data_set, encode_element, walk
 from lenticular.errors import CannotUnderstand
-from lenticular.reencoding import deflate, inflate, rewrite
+from lenticular.reencoding import reencoded
 from lenticular.transfer_syntaxes import (
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
@@ -21,7 +20,6 @@ from lenticular.transfer_syntaxes import (
 )
 
 SYNTAXES = [IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN]
-BIG = 1 << 20
 
 #: Keyword, and what it may hold; numbers of each width, text, bytes, and what is known to nobody.
 VALUES: dict[str, st.SearchStrategy[Any]] = {
@@ -74,10 +72,6 @@ def read(data: bytes, syntax: TransferSyntax) -> Dataset:
     return dcmread(BytesIO(meta + data))
 
 
-def rewritten(data: bytes, source: TransferSyntax, target: TransferSyntax) -> bytes:
-    return b"".join(rewrite(memoryview(data), source, target))
-
-
 @pytest.mark.parametrize("undefined_length", [False, True])
 @pytest.mark.parametrize("target", SYNTAXES, ids=lambda each: each.name)
 @pytest.mark.parametrize("source", SYNTAXES, ids=lambda each: each.name)
@@ -86,8 +80,8 @@ def test_every_value_is_the_same_in_each_transfer_syntax(
     source: TransferSyntax, target: TransferSyntax, undefined_length: bool, data_set: Dataset
 ) -> None:
     stored = write(data_set, source, undefined_length=undefined_length)
-    assert read(rewritten(stored, source, target), target) == read(stored, source)
-    assert rewritten(stored, source, source) == stored
+    assert read(reencoded(stored, source, target), target) == read(stored, source)
+    assert reencoded(stored, source, source) == stored
 
 
 @pytest.mark.parametrize("between", [IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN])
@@ -95,8 +89,8 @@ def test_every_value_is_the_same_in_each_transfer_syntax(
 def test_there_and_back_gives_the_same_bytes(between: TransferSyntax, data_set: Dataset) -> None:
     # The VRs that are used here are all in the dictionary, and lengths are all stated.
     stored = write(data_set, EXPLICIT_VR_LITTLE_ENDIAN)
-    there = rewritten(stored, EXPLICIT_VR_LITTLE_ENDIAN, between)
-    assert rewritten(there, between, EXPLICIT_VR_LITTLE_ENDIAN) == stored
+    there = reencoded(stored, EXPLICIT_VR_LITTLE_ENDIAN, between)
+    assert reencoded(there, between, EXPLICIT_VR_LITTLE_ENDIAN) == stored
 
 
 @pytest.mark.parametrize(
@@ -112,8 +106,8 @@ def test_long_runs_of_numbers_are_turned_one_by_one(
     big = encode_data_set([(tag, vr, turned)], little_endian=False)
     for syntax in (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN):
         little = encode_data_set([(tag, vr, numbers)], explicit=syntax.explicit)
-        assert rewritten(little, syntax, EXPLICIT_VR_BIG_ENDIAN) == big
-        assert rewritten(big, EXPLICIT_VR_BIG_ENDIAN, syntax) == little
+        assert reencoded(little, syntax, EXPLICIT_VR_BIG_ENDIAN) == big
+        assert reencoded(big, EXPLICIT_VR_BIG_ENDIAN, syntax) == little
 
 
 @pytest.mark.parametrize(("representation", "vr"), [(0, "US"), (1, "SS")])
@@ -130,7 +124,7 @@ def test_numbers_of_either_sign_are_as_pixel_representation_says(
         ],
         explicit=False,
     )
-    sent = rewritten(stored, IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN)
+    sent = reencoded(stored, IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN)
     outline = {each.tag: each for each in walk(sent, explicit=True, little_endian=True)}
     assert (outline[0x00189810].vr, outline[0x00280120].vr) == (vr, vr)
     assert bytes(outline[0x00280120].value) == b"\xfe\xff"
@@ -139,9 +133,9 @@ def test_numbers_of_either_sign_are_as_pixel_representation_says(
 
 def test_what_nobody_knows_stays_as_it_is_and_is_called_unknown() -> None:
     private = encode_data_set([(0x00090010, "LO", b"ACME"), (0x00091001, "UN", b"\1\2\3\4")])
-    implicit = rewritten(private, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
-    assert rewritten(implicit, IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN) == private
-    big = rewritten(implicit, IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN)
+    implicit = reencoded(private, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
+    assert reencoded(implicit, IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN) == private
+    big = reencoded(implicit, IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN)
     assert bytes(read(big, EXPLICIT_VR_BIG_ENDIAN)[0x00091001].value) == b"\1\2\3\4"
 
 
@@ -151,17 +145,17 @@ def test_a_private_sequence_of_undefined_length_goes_on_as_one() -> None:
     value = item + b"\xfe\xff\xdd\xe0\0\0\0\0"
     implicit = b"\x09\0\x01\x10\xff\xff\xff\xff" + value
     for target in (EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN):
-        sent = rewritten(implicit, IMPLICIT_VR_LITTLE_ENDIAN, target)
+        sent = reencoded(implicit, IMPLICIT_VR_LITTLE_ENDIAN, target)
         assert value in sent
-        assert rewritten(sent, target, IMPLICIT_VR_LITTLE_ENDIAN) == implicit
-    explicit = rewritten(implicit, IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN)
+        assert reencoded(sent, target, IMPLICIT_VR_LITTLE_ENDIAN) == implicit
+    explicit = reencoded(implicit, IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN)
     assert read(explicit, EXPLICIT_VR_LITTLE_ENDIAN)[0x00091001].value[0].CodeValue == "CODE"
 
 
-def test_group_lengths_are_left_out_because_they_would_be_wrong() -> None:
+def test_group_lengths_can_be_left_out_because_they_would_be_wrong() -> None:
     stored = encode_data_set([(0x00080000, "UL", b"\x0a\0\0\0"), (0x00080060, "CS", b"CT")])
-    assert rewritten(
-        stored, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+    assert reencoded(
+        stored, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, group_lengths=False
     ) == encode_data_set([(0x00080060, "CS", b"CT")], explicit=False)
 
 
@@ -170,13 +164,12 @@ def test_group_lengths_are_left_out_because_they_would_be_wrong() -> None:
     [
         encode_data_set([(0x00280010, "US", b"\1\2\3\4")])[:-1],
         b"\x28\0\x10\0US\x03\0\1\2\3",
-        b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0",
     ],
-    ids=["cut-short", "half-a-number", "compressed"],
+    ids=["cut-short", "half-a-number"],
 )
 def test_what_cannot_be_followed_is_not_sent_wrong(stored: bytes) -> None:
     with pytest.raises(CannotUnderstand):
-        rewritten(stored, EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN)
+        reencoded(stored, EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN)
 
 
 @given(data=st.binary(max_size=200))
@@ -184,26 +177,6 @@ def test_noise_is_refused_or_followed_to_its_end(data: bytes) -> None:
     for source in SYNTAXES:
         for target in SYNTAXES:
             try:
-                sent = rewritten(data, source, target)
-                list(walk(sent, explicit=target.explicit, little_endian=target.little_endian))
+                reencoded(data, source, target)
             except CannotUnderstand:
                 continue
-
-
-@given(pieces=st.lists(st.binary(max_size=500).map(lambda each: each + bytes(len(each) % 2))))
-def test_what_is_deflated_is_even_and_inflates_to_the_same(pieces: list[bytes]) -> None:
-    deflated = b"".join(deflate(pieces))
-    assert len(deflated) % 2 == 0
-    assert zlib.decompress(deflated, -15) == b"".join(pieces)
-    halves = [memoryview(deflated)[:5], memoryview(deflated)[5:]]
-    assert b"".join(inflate(halves, max_bytes=BIG)) == b"".join(pieces)
-
-
-def test_a_deflated_data_set_that_is_broken_or_bottomless_is_refused() -> None:
-    deflated = b"".join(deflate([bytes(3 << 20)]))
-    with pytest.raises(CannotUnderstand, match="more than"):
-        list(inflate([deflated], max_bytes=2 << 20))
-    with pytest.raises(CannotUnderstand, match="cut short"):
-        list(inflate([deflated[: len(deflated) // 2]], max_bytes=4 << 20))
-    with pytest.raises(CannotUnderstand, match="broken"):
-        list(inflate([b"\xff" * 100], max_bytes=4 << 20))

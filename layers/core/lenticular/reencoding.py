@@ -1,186 +1,121 @@
-"""Write a data set in another transfer syntax of PS3.5 annex A, each value bit for bit the same.
+"""A data set's elements in another encoding: PS3.5 A.1 to A.3. Values stay what they are.
 
-Only how values are framed changes: whether VRs are stated, the order of bytes in numbers, lengths
-of sequences and items. Long values are never copied where the order of bytes stays: what comes back
-is pieces, most of them views of what went in.
-
-Left out are group lengths (gggg,0000), whose number would be wrong and which PS3.5 7.2 has retired.
+Only headers are written anew, with the lengths of sequences that enclose them, and on the way from
+or to big endian the bytes of numbers are turned. Implicit VR says nothing of VRs: they come from
+the dictionary, and UN is what PS3.5 6.2.2 gives to those that are not in it. Back again the VRs are
+dropped, so that the way there and back ends where it began.
 """
 
-import zlib
-from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from struct import Struct
-from typing import Final, TypeAlias
+from typing import Final
+
+from pydicom.datadict import dictionary_VR
 
 from .elements import (
     ITEM,
+    ITEM_DELIMITATION,
     MAX_DEPTH,
     SEQUENCE_DELIMITATION,
     UNDEFINED_LENGTH,
     Element,
+    ElementsError,
+    Fault,
+    delimited_items,
     encode_header,
-    items,
     walk,
 )
-from .errors import CannotUnderstand
 from .transfer_syntaxes import TransferSyntax
 
-Piece: TypeAlias = "bytes | memoryview"
-
-#: Bytes of one number, by VR, and the array that turns them; of all others the order is fixed.
-_ARRAYS: Final = {
-    **dict.fromkeys(("AT", "OW", "SS", "US"), "H"),
-    **dict.fromkeys(("FL", "OF", "OL", "SL", "UL"), "I"),
-    **dict.fromkeys(("FD", "OD", "OV", "SV", "UV"), "Q"),
+#: Bytes of one number in values of each VR; the others are not of numbers, or (UN) not known.
+_NUMBER_BYTES: Final = {
+    **dict.fromkeys(("AT", "OW", "SS", "US"), 2),
+    **dict.fromkeys(("FL", "OF", "OL", "SL", "UL"), 4),
+    **dict.fromkeys(("FD", "OD", "OV", "SV", "UV"), 8),
+}
+#: What an element is written as where the standard leaves a choice (PS3.5 A.1, PS3.6 6).
+_CHOSEN: Final = {
+    "US or SS": "US",
+    "US or OW": "OW",
+    "US or SS or OW": "OW",
+    "OB or OW": "OW",
 }
 _PIXEL_REPRESENTATION: Final = 0x00280103
-_PRIVATE_CREATORS: Final = range(0x0010, 0x0100)
-_UNDEFINED: Final = UNDEFINED_LENGTH.to_bytes(4, "little")
-_UNSIGNED_SHORT: Final = {True: Struct("<H"), False: Struct(">H")}
-_INFLATED_AT_A_TIME: Final = 1 << 20
-_DEFLATED_AT_A_TIME: Final = 64 << 10
+_LAST_CREATOR: Final = 0xFF
+_FIRST_CREATOR: Final = 0x10
 
 
-def rewrite(data_set: memoryview, source: TransferSyntax, target: TransferSyntax) -> list[Piece]:
-    """Return a data set written in `source` as the pieces of one written in `target`.
+def reencoded(
+    data: bytes | memoryview,
+    source: TransferSyntax,
+    target: TransferSyntax,
+    *,
+    group_lengths: bool = True,
+) -> bytes:
+    """Return the elements of `data` as `target` writes them; neither is a deflated syntax.
 
-    Neither may be encapsulated or deflated. Raises CannotUnderstand when the data set's outline
-    cannot be followed, which it is to its end.
+    Without `group_lengths` those that were right before and would be wrong now are left out, as
+    PS3.5 7.2 allows. Raises ElementsError when the data set breaks off, makes no sense, or has
+    numbers of odd lengths.
     """
     if (source.explicit, source.little_endian) == (target.explicit, target.little_endian):
-        return [data_set]
-    pieces, _ = _Translation(source, target).data_set(data_set, signed=False, depth=0)
-    return pieces
-
-
-def inflate(deflated: Iterable[Piece], *, max_bytes: int) -> Iterator[bytes]:
-    """Yield what a deflated data set holds, PS3.5 A.5.
-
-    Raises CannotUnderstand when it is broken, cut short, or becomes longer than `max_bytes`.
-    """
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    room = max_bytes
-    for piece in deflated:
-        for start in range(0, len(piece), _DEFLATED_AT_A_TIME):
-            waiting: Piece = piece[start : start + _DEFLATED_AT_A_TIME]
-            while waiting and not inflater.eof:
-                try:
-                    inflated = inflater.decompress(waiting, _INFLATED_AT_A_TIME)
-                except zlib.error as error:
-                    raise CannotUnderstand("the deflated data set is broken") from error
-                waiting = inflater.unconsumed_tail
-                room -= len(inflated)
-                if room < 0:
-                    raise CannotUnderstand(f"the data set inflates to more than {max_bytes} bytes")
-                yield inflated
-    # What zlib holds back after it took all input.
-    yield inflater.flush()
-    if not inflater.eof:
-        raise CannotUnderstand("the deflated data set is cut short")
-
-
-def deflate(pieces: Iterable[Piece]) -> Iterator[bytes]:
-    """Yield the deflated form of a data set, of an even length (PS3.5 A.5)."""
-    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    length = 0
-    for piece in pieces:
-        deflated = deflater.compress(piece)
-        length += len(deflated)
-        yield deflated
-    rest = deflater.flush()
-    yield rest + bytes((length + len(rest)) % 2)
+        return bytes(data)
+    translation = _Translation(source, target, group_lengths)
+    return b"".join(translation.elements(memoryview(data), signed=False, depth=0))
 
 
 @dataclass(frozen=True, slots=True)
 class _Translation:
     source: TransferSyntax
     target: TransferSyntax
+    group_lengths: bool
 
-    def data_set(self, view: memoryview, *, signed: bool, depth: int) -> tuple[list[Piece], int]:
-        """Return the pieces of a data set or an item, and their length.
+    def elements(self, data: memoryview, *, signed: bool, depth: int) -> Iterator[bytes]:
+        """Yield the elements of a data set or an item.
 
         `signed` is what Pixel Representation says of the data set around it.
         """
         if depth > MAX_DEPTH:
-            raise CannotUnderstand("sequences are nested too deeply")
-        pieces: list[Piece] = []
-        length = 0
-        source = self.source
-        outline = list(walk(view, explicit=source.explicit, little_endian=source.little_endian))
+            raise ElementsError(Fault.MALFORMED, 0, None)
+        source, target = self.source, self.target
+        outline = list(walk(data, explicit=source.explicit, little_endian=source.little_endian))
         for element in outline:
-            if element.tag == _PIXEL_REPRESENTATION and len(element.value) >= 2:  # noqa: PLR2004 - a US
-                (value,) = _UNSIGNED_SHORT[source.little_endian].unpack_from(element.value)
-                signed = value == 1
+            if element.tag == _PIXEL_REPRESENTATION and element.value:
+                signed = any(element.value)
         for element in outline:
-            if element.tag & 0xFFFF:
-                length += self._add(pieces, view, element, signed=signed, depth=depth)
-        return pieces, length
+            if not (self.group_lengths or element.tag & 0xFFFF):
+                continue
+            vr = element.vr or ("UN" if source.explicit else _dictionary_vr(element.tag, signed))
+            if vr == "SQ":
+                value = b"".join(self._items(element.value, signed=signed, depth=depth))
+            elif element.undefined_length:
+                # Encapsulated pixels of an icon, or UN: items in Implicit VR Little Endian.
+                value = bytes(element.value)
+            else:
+                value = _value(element, vr, source, target)
+            length = UNDEFINED_LENGTH if element.undefined_length else len(value)
+            yield self._header(element.tag, vr, length)
+            yield value
+            if element.undefined_length:
+                # That of UN is of its items, PS3.5 6.2.2.
+                yield (
+                    encode_header(SEQUENCE_DELIMITATION, "", 0, explicit=False)
+                    if vr == "UN"
+                    else self._header(SEQUENCE_DELIMITATION, "", 0)
+                )
 
-    def _add(
-        self, pieces: list[Piece], view: memoryview, element: Element, *, signed: bool, depth: int
-    ) -> int:
-        """Add an element's pieces; return their length."""
-        vr = element.vr
-        if vr is None:
-            # Of explicit VR: two letters that are no VR. What it is nobody can tell.
-            vr = "UN" if self.source.explicit else vr_of_implicit(element.tag, signed=signed)
-        if vr == "SQ":
-            return self._add_sequence(pieces, element, signed=signed, depth=depth)
-        if self._is_undefined(view, element):
-            return self._add_unknown_sequence(pieces, element, vr)
-        value = self._turned(vr, element)
-        header = self._header(element.tag, vr, len(value))
-        pieces += (header, value)
-        return len(header) + len(value)
-
-    def _add_sequence(
-        self, pieces: list[Piece], element: Element, *, signed: bool, depth: int
-    ) -> int:
+    def _items(self, value: memoryview, *, signed: bool, depth: int) -> Iterator[bytes]:
         source = self.source
-        inner: list[Piece] = []
-        length = 0
-        for item in items(
-            element.value, explicit=source.explicit, little_endian=source.little_endian
+        for item in delimited_items(
+            value, explicit=source.explicit, little_endian=source.little_endian
         ):
-            content, content_length = self.data_set(item, signed=signed, depth=depth + 1)
-            item_header = self._header(ITEM, "", content_length)
-            inner.append(item_header)
-            inner += content
-            length += len(item_header) + content_length
-        header = self._header(element.tag, "SQ", length)
-        pieces.append(header)
-        pieces += inner
-        return len(header) + length
-
-    def _add_unknown_sequence(self, pieces: list[Piece], element: Element, vr: str) -> int:
-        """Add a sequence whose items are, and stay, in Implicit VR Little Endian, PS3.5 6.2.2."""
-        if vr != "UN":
-            raise CannotUnderstand("an uncompressed data set holds a compressed value")
-        header = self._header(element.tag, "UN", UNDEFINED_LENGTH)
-        delimiter = encode_header(SEQUENCE_DELIMITATION, "", 0, explicit=False)
-        pieces += (header, element.value, delimiter)
-        return len(header) + len(element.value) + len(delimiter)
-
-    def _is_undefined(self, view: memoryview, element: Element) -> bool:
-        # In explicit VR only the long form has room for it.
-        at = element.offset + (8 if self.source.explicit else 4)
-        long_form = not self.source.explicit or element.vr in ("UN", "OB", "OW")
-        return long_form and view[at : at + 4] == _UNDEFINED
-
-    def _turned(self, vr: str, element: Element) -> Piece:
-        """Return a value in the byte order of the target."""
-        typecode = _ARRAYS.get(vr)
-        if self.source.little_endian == self.target.little_endian or typecode is None:
-            return element.value
-        numbers = array(typecode)
-        if len(element.value) % numbers.itemsize:
-            tag = f"({element.tag >> 16:04X},{element.tag & 0xFFFF:04X})"
-            raise CannotUnderstand(f"the value of {tag} is no whole number of {vr}")
-        numbers.frombytes(element.value)
-        numbers.byteswap()
-        return memoryview(numbers).cast("B")
+            content = b"".join(self.elements(item.content, signed=signed, depth=depth + 1))
+            yield self._header(
+                ITEM, "", UNDEFINED_LENGTH if item.undefined_length else len(content)
+            )
+            yield content
+            if item.undefined_length:
+                yield self._header(ITEM_DELIMITATION, "", 0)
 
     def _header(self, tag: int, vr: str, length: int) -> bytes:
         target = self.target
@@ -189,21 +124,26 @@ class _Translation:
         )
 
 
-def vr_of_implicit(tag: int, *, signed: bool) -> str:
-    """Return the VR of an element of Implicit VR, PS3.5 A.1; UN of one nobody knows.
+def _value(element: Element, vr: str, source: TransferSyntax, target: TransferSyntax) -> bytes:
+    size = _NUMBER_BYTES.get(vr, 1)
+    if size == 1 or source.little_endian == target.little_endian:
+        return bytes(element.value)
+    if len(element.value) % size:
+        raise ElementsError(Fault.MALFORMED, element.offset, element.tag)
+    turned = bytearray(len(element.value))
+    for byte in range(size):
+        turned[byte::size] = element.value[size - 1 - byte :: size]
+    return bytes(turned)
 
-    Where PS3.6 leaves it open, numbers are as Pixel Representation says and all else is OW, in
-    which an Implicit VR data set has it.
-    """
-    # Imported on first use: pydicom takes most of a second to import.
-    from pydicom.datadict import dictionary_VR  # noqa: PLC0415
 
+def _dictionary_vr(tag: int, signed: bool) -> str:  # noqa: FBT001 - asked for every element
+    number = tag & 0xFFFF
+    if not number:
+        return "UL"  # Group Length, PS3.5 7.2
     if tag >> 16 & 1:
-        return "LO" if tag & 0xFFFF in _PRIVATE_CREATORS else "UN"
+        return "LO" if _FIRST_CREATOR <= number <= _LAST_CREATOR else "UN"
     try:
         vr = dictionary_VR(tag)
     except KeyError:
         return "UN"
-    if " or " not in vr:
-        return vr
-    return ("SS" if signed else "US") if vr == "US or SS" else "OW"
+    return "SS" if signed and vr == "US or SS" else _CHOSEN.get(vr, vr)
