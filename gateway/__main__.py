@@ -29,6 +29,7 @@ from .metrics import Metrics
 from .move import MoveService
 from .negotiation import QueryOption
 from .ports import Ports
+from .retrieval import Memory
 from .server import Server, Slots
 from .storage import StorageService
 from .supervisor import FAILED, USAGE_ERROR, Supervisor
@@ -126,6 +127,7 @@ def build(
         memory_bytes=settings.memory_bytes,
     )
     index = Index(dynamodb, settings.table)
+    memory = Memory(settings.read_ahead_bytes, settings.scratch_dir)
     services: dict[int, Service] = {
         CommandField.C_ECHO_RQ: VerificationService(),
         CommandField.C_STORE_RQ: StorageService(
@@ -145,11 +147,12 @@ def build(
             index,
             custody,
             nodes.find,
+            memory,
             ae_title=settings.ae_title,
             max_pdu_bytes=settings.max_pdu_bytes,
             dimse_seconds=settings.dimse_seconds,
         ),
-        CommandField.C_GET_RQ: GetService(index, custody),
+        CommandField.C_GET_RQ: GetService(index, custody, memory),
     }
     acceptance = AccessPolicy(
         ae_title=settings.ae_title,

@@ -104,13 +104,17 @@ class Peer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """What an association did; `responses` counts our final ones by command field and status."""
+    """What an association did; `responses` counts our final ones by command field and status.
+
+    `objects_missing` counts instances to be retrieved that the index has and the bucket has not.
+    """
 
     outcome: Outcome
     seconds: float
     bytes_received: int
     bytes_sent: int
     responses: Mapping[tuple[int, int], int]
+    objects_missing: int = 0
 
 
 class Acceptance(Protocol):
@@ -165,6 +169,7 @@ class Association:
         user_identity: as the peer gave it; not to be logged
         log: a logger that puts `association`, `calling_aet`, `called_aet` and `address` on each
             line
+        objects_missing: how many instances a service did not find where the index has them
     """
 
     peer: Peer
@@ -199,6 +204,7 @@ class Association:
         self._on_end: Callable[[], None] | None = on_end
         self._report = report
         self._responses: Counter[tuple[int, int]] = Counter()
+        self.objects_missing = 0
         self._answered = False
         tune(sock)
         self._wire = Wire(
@@ -294,6 +300,7 @@ class Association:
             bytes_received=self._wire.bytes_received,
             bytes_sent=self._wire.bytes_sent,
             responses=self._responses,
+            objects_missing=self.objects_missing,
         )
         self.log.info(
             "association ended",

@@ -110,19 +110,22 @@ class Custody:
         """
         return self._uploads.put(key, file, metadata)
 
-    def get(self, key: str) -> memoryview:
-        """Get a file.
+    def get(self, key: str, start: int, length: int) -> memoryview:
+        """Get `length` bytes of a file from `start` on.
 
         Raises:
             InstanceMissing: the bucket holds no such object.
-            StoreUnavailable: S3 did not give it.
+            StoreUnavailable: S3 did not give these bytes.
         """
         try:
-            return memoryview(obstore.get(self._store, key).bytes())
+            part = memoryview(obstore.get_range(self._store, key, start=start, length=length))
         except FileNotFoundError as error:
             raise InstanceMissing(f"the bucket holds no object {key}") from error
         except BaseError as error:
             raise StoreUnavailable(f"S3 did not give the file: {_reason(error)}") from error
+        if len(part) != length:
+            raise StoreUnavailable("S3 gave another number of bytes than the index has of the file")
+        return part
 
 
 def _is_transient(error: Exception) -> bool:

@@ -47,6 +47,7 @@ _UNITS: Final[Mapping[str, str]] = {
     "Failures": "Count",
     "InstancesStored": "Count",
     "MetricLinesLost": "Count",
+    "ObjectsMissing": "Count",
     "Queries": "Count",
     "QueryCapacityUnits": "Count",
     "QueryItemsRead": "Count",
@@ -125,6 +126,7 @@ class Metrics:
                 "AssociationSeconds": ended.seconds,
                 "BytesReceived": ended.bytes_received,
                 "BytesSent": ended.bytes_sent,
+                "ObjectsMissing": ended.objects_missing,
                 "InstancesStored": sum(
                     count
                     for (field, status), count in ended.responses.items()

@@ -300,6 +300,28 @@ class Index:
         )
         return self._partition(study_partition(study_instance_uid), prefix, consistent=False)
 
+    def instance_locations(
+        self, study_instance_uid: str, series_instance_uid: str | None = None
+    ) -> Iterator[Item]:
+        """Return of the items that `instances` returns what `INSTANCE_LOCATION` names.
+
+        It costs the same reads, but a fraction of the time to carry and to parse.
+        """
+        prefix = (
+            index_items.INSTANCE_PREFIX
+            if series_instance_uid is None
+            else instances_sort_prefix(series_instance_uid)
+        )
+        request = self._key_condition(study_partition(study_instance_uid), prefix)
+        del request["TableName"]
+        names = {f"#{name}": name for name in index_items.INSTANCE_LOCATION}
+        return self._pages(
+            "query",
+            ProjectionExpression=", ".join(names),
+            ExpressionAttributeNames=names,
+            **request,
+        )
+
     def instance(
         self, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str
     ) -> Item | None:

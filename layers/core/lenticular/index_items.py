@@ -45,6 +45,9 @@ TALLY_PREFIX: Final = "TALLY#"
 COPY_PREFIX: Final = "COPY#"
 MONTH_PARTITION: Final = "MONTH"
 
+#: What retrieving an instance takes to know of it.
+INSTANCE_LOCATION: Final = ("uid", "object_key", "size", "sop_class_uid", "transfer_syntax_uid")
+
 #: A longer value is kept as an attribute but leads to nothing: DICOM's own limit is 64 (LO), and
 #: a DynamoDB key holds 1,024 bytes at most.
 INDEXED_CHARACTERS: Final = 200

@@ -315,6 +315,13 @@ class GatewaySettings(_Shared):
         "an instance longer than this waits in a scratch file instead of memory",
         16 * _MIB,
     )
+    read_ahead_bytes: int = _setting(
+        "LENTICULAR_READ_AHEAD_BYTES",
+        _whole(_MIB, 1024 * _MIB),
+        "how much of the instances it sends one C-MOVE or C-GET holds in memory; an instance that "
+        "is longer and has to be converted goes through a scratch file",
+        32 * _MIB,
+    )
     scratch_dir: Path | None = _setting(
         "LENTICULAR_SCRATCH_DIR",
         _directory,
