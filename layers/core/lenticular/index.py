@@ -31,13 +31,17 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from . import index_items
+from .archive import InstanceKey
 from .errors import ItemRefused, StoreUnavailable
 from .index_items import (
+    CONVERSION_ATTRIBUTES,
+    INSTANCE_PREFIX,
     MONTH_PARTITION,
     QUARANTINE_PARTITION,
     SERIES_PREFIX,
     STUDY_SORT_KEY,
     UNKNOWN_MONTH,
+    Converted,
     Copy,
     Item,
     Registers,
@@ -239,9 +243,15 @@ class Index:
         if unchanged is not None:
             # A study or series item has a fingerprint of all it says; of an instance item or a
             # listed content nothing changes without its stamp, of a tally only its members.
-            names = [name for name in (FINGERPRINT, "stamp", "members") if name in unchanged]
+            compared = (FINGERPRINT, "stamp", "members", *CONVERSION_ATTRIBUTES)
+            names = [name for name in compared if name in unchanged]
             values = to_dynamodb({name: unchanged[name] for name in names})
-            request["ConditionExpression"] = " AND ".join(f"#{name} = :{name}" for name in names)
+            conditions = [f"#{name} = :{name}" for name in names]
+            if str(unchanged["sk"]).startswith(INSTANCE_PREFIX):
+                # Transcoding adds to it without a new stamp, and must not be lost.
+                absent = [name for name in CONVERSION_ATTRIBUTES if name not in unchanged]
+                conditions += [f"attribute_not_exists({name})" for name in absent]
+            request["ConditionExpression"] = " AND ".join(conditions)
             request["ExpressionAttributeNames"] = {f"#{name}": name for name in names}
             request["ExpressionAttributeValues"] = {f":{name}": values[name] for name in names}
         return self._attempt(operation, **request)
@@ -257,6 +267,33 @@ class Index:
         except BotoCoreError as error:
             raise _failure(error) from error
         return True
+
+    def record_converted(self, original: InstanceKey, converted: Converted) -> bool:
+        """Say what became of an original; False when no item shows it (any more).
+
+        Forms are added to those that are known; a reason stands until another one comes.
+        """
+        attributes = to_dynamodb(converted.attributes(original.sha256))
+        added = {name: attributes.pop(name) for name in ("forms",) if name in attributes}
+        expression = ""
+        if attributes:
+            expression += "SET " + ", ".join(f"{name} = :{name}" for name in attributes)
+        if added:
+            expression += " ADD " + ", ".join(f"{name} :{name}" for name in added)
+        sort_key = instance_sort_key(original.series_instance_uid, original.sop_instance_uid)
+        return self._attempt(
+            self._client.update_item,
+            Key={
+                "pk": {"S": study_partition(original.study_instance_uid)},
+                "sk": {"S": sort_key},
+            },
+            UpdateExpression=expression,
+            ConditionExpression="object_key = :object_key",
+            ExpressionAttributeValues={
+                ":object_key": {"S": str(original)},
+                **{f":{name}": value for name, value in (attributes | added).items()},
+            },
+        )
 
     def quarantine(self, key: str, reason: str, received: str, calling_ae_title: str) -> None:
         """List an object that cannot be placed."""
@@ -282,7 +319,9 @@ class Index:
 
     def series(self, study_instance_uid: str, *, consistent: bool = False) -> Iterator[Item]:
         """Return the items of a study's series, in order of UID."""
-        return self._partition(study_partition(study_instance_uid), SERIES_PREFIX, consistent)
+        return self._partition(
+            study_partition(study_instance_uid), SERIES_PREFIX, consistent=consistent
+        )
 
     def one_series(self, study_instance_uid: str, series_instance_uid: str) -> Item | None:
         """Return one series' item, None when there is none."""
@@ -312,14 +351,13 @@ class Index:
             if series_instance_uid is None
             else instances_sort_prefix(series_instance_uid)
         )
-        request = self._key_condition(study_partition(study_instance_uid), prefix)
-        del request["TableName"]
         names = {f"#{name}": name for name in index_items.INSTANCE_LOCATION}
-        return self._pages(
-            "query",
+        return self._partition(
+            study_partition(study_instance_uid),
+            prefix,
+            consistent=False,
             ProjectionExpression=", ".join(names),
             ExpressionAttributeNames=names,
-            **request,
         )
 
     def instance(
@@ -399,7 +437,14 @@ class Index:
         prefix = index_items.tallies_sort_prefix(series_instance_uid)
         return self._partition(study_partition(study_instance_uid), prefix, consistent=True)
 
-    def _partition(self, pk: str, prefix: str, consistent: bool) -> Iterator[Item]:  # noqa: FBT001
+    def _partition(
+        self,
+        pk: str,
+        prefix: str,
+        *,
+        consistent: bool,
+        **projection: Any,  # noqa: ANN401 - as boto3 takes it
+    ) -> Iterator[Item]:
         condition, values = "pk = :pk", {":pk": {"S": pk}}
         if prefix:
             condition += " AND begins_with(sk, :prefix)"
@@ -409,6 +454,7 @@ class Index:
             ConsistentRead=consistent,
             KeyConditionExpression=condition,
             ExpressionAttributeValues=values,
+            **projection,
         )
 
     def _get(self, pk: str, sk: str, *, consistent: bool) -> Item | None:

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, Self, cast
 
 from .errors import SettingsError
 from .identifiers import is_ae_title, is_uid
+from .transcoding_policy import TranscodingPolicy
 
 Access = Literal["open", "known-aet", "known-aet-and-address"]
 Duplicates = Literal["keep-both", "keep-first"]
@@ -22,6 +23,8 @@ Validation = Literal["none", "warn", "reject"]
 MetricsFormat = Literal["off", "emf"]
 
 _MIB: Final = 1 << 20
+_TRANSCODE: Final = "rules that say which internal storage format an instance gets"
+_DEFAULT_POLICY: Final = TranscodingPolicy.parse("jpeg-lossless")
 
 
 def _text(raw: str) -> str:
@@ -56,6 +59,12 @@ def _one_of(*choices: str) -> Callable[[str], str]:
         return raw
 
     return parse
+
+
+def _yes_or_no(raw: str) -> bool:
+    if raw not in ("true", "false"):
+        raise ValueError("must be true or false")
+    return raw == "true"
 
 
 def _port_or_off(raw: str) -> int | None:
@@ -157,6 +166,33 @@ class FunctionSettings(_Shared):
         "which content of one SOP Instance UID is shown when several differ: the newest "
         "(`keep-both`) or the first (`keep-first`); the bucket keeps all of them either way",
         "keep-both",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexSettings(FunctionSettings):
+    """What the index function reads beside that."""
+
+    transcode: TranscodingPolicy = _setting(
+        "LENTICULAR_TRANSCODE", TranscodingPolicy.parse, _TRANSCODE, _DEFAULT_POLICY
+    )
+    transcode_queue: str = _setting(
+        "LENTICULAR_TRANSCODE_QUEUE", _text, "URL of the queue of what is to be transcoded"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranscodeSettings(_Shared):
+    """What the transcode function reads; template.yaml sets them."""
+
+    transcode: TranscodingPolicy = _setting(
+        "LENTICULAR_TRANSCODE", TranscodingPolicy.parse, _TRANSCODE, _DEFAULT_POLICY
+    )
+    retire_original: bool = _setting(
+        "LENTICULAR_RETIRE_ORIGINAL",
+        _yes_or_no,
+        "whether an original goes when a form is proven from which it can be restored",
+        default=False,
     )
 
 
