@@ -7,6 +7,7 @@ import ssl
 import sys
 from collections.abc import Callable
 from os import environ
+from time import monotonic
 from types import FrameType
 from typing import Final
 
@@ -29,6 +30,7 @@ from .metrics import Metrics
 from .move import MoveService
 from .negotiation import QueryOption
 from .server import Server
+from .spool import Spool
 from .storage import StorageService
 from .tls import Certificates, TlsFiles
 from .verification import VerificationService
@@ -85,8 +87,25 @@ def offers() -> dict[str, Offer]:
     }
 
 
-def build(settings: GatewaySettings, metrics: Metrics | None = None) -> Server:
-    """Connect the services to the bucket and the table, and listen.
+def build_spool(settings: GatewaySettings) -> Spool | None:
+    """Begin this process's journal, if that is wanted, or raise `OperatorError`."""
+    if settings.custody != "spool":
+        return None
+    assert settings.spool_dir is not None
+    return Spool(
+        settings.spool_dir,
+        # The spool itself tries again, for as long as it takes.
+        Custody(settings.bucket, retry_seconds=0),
+        max_bytes=settings.spool_bytes,
+        uploads=settings.spool_uploads,
+        memory_bytes=settings.memory_bytes,
+    )
+
+
+def build(
+    settings: GatewaySettings, metrics: Metrics | None = None, spool: Spool | None = None
+) -> Server:
+    """Connect the services to the bucket, the table and the spool, and listen.
 
     Raises:
         OperatorError: the nodes file is wrong or the address cannot be listened on.
@@ -95,12 +114,16 @@ def build(settings: GatewaySettings, metrics: Metrics | None = None) -> Server:
     nodes = NodeTable(dynamodb, settings.table)
     if settings.nodes_file is not None:
         nodes.replace_all(read_nodes_file(settings.nodes_file))
-    custody = Custody(settings.bucket, retry_seconds=settings.retry_seconds)
+    custody = Custody(
+        settings.bucket,
+        retry_seconds=settings.retry_seconds,
+        scratch_dir=settings.scratch_dir,
+    )
     index = Index(dynamodb, settings.table)
     services: dict[int, Service] = {
         CommandField.C_ECHO_RQ: VerificationService(),
         CommandField.C_STORE_RQ: StorageService(
-            custody, memory_bytes=settings.memory_bytes, scratch_dir=settings.scratch_dir
+            custody if spool is None else spool, memory_bytes=settings.memory_bytes
         ),
         CommandField.C_FIND_RQ: FindService(index, settings.ae_title),
         CommandField.C_MOVE_RQ: MoveService(
@@ -161,7 +184,9 @@ def _tls(settings: GatewaySettings) -> tuple[int, Callable[[], ssl.SSLContext]] 
     return settings.tls_port, certificates.context
 
 
-def build_health(settings: GatewaySettings, server: Server) -> Health | None:
+def build_health(
+    settings: GatewaySettings, server: Server, spool: Spool | None = None
+) -> Health | None:
     """Listen for health checks of `server`, if that is wanted, or raise `OperatorError`."""
     if settings.health_port is None:
         return None
@@ -171,7 +196,11 @@ def build_health(settings: GatewaySettings, server: Server) -> Health | None:
             settings.health_port,
             is_draining=lambda: server.is_draining,
             beat=server.beat,
-            look=StoreLook(settings.bucket, settings.table),
+            look=StoreLook(
+                settings.bucket,
+                settings.table,
+                shortage=None if spool is None else spool.shortage,
+            ),
         )
     except OSError as error:
         raise OperatorError(
@@ -199,24 +228,33 @@ def main() -> int:
         settings = GatewaySettings.from_environment(environ)
         configure_logging(settings.log_level)
         metrics = Metrics(settings.ae_title) if settings.metrics == "emf" else None
-        server = build(settings, metrics)
-        health = build_health(settings, server)
+        spool = build_spool(settings)
+        server = build(settings, metrics, spool)
+        health = build_health(settings, server, spool)
     except LenticularError as error:
         print(error, file=sys.stderr)  # noqa: T201 - for the person who started it
         return _USAGE_ERROR if isinstance(error, OperatorError) else _FAILED
 
+    drained_by = 0.0
+
     def stop(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal drained_by
+        drained_by = drained_by or monotonic() + settings.drain_seconds
         server.request_drain(settings.drain_seconds)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     if health is not None:
         health.start()
+    if spool is not None:
+        spool.start()
     # Whoever started us waits for this line.
     print(_ready_line(settings, server, health), flush=True)  # noqa: T201
     if metrics is not None:
-        metrics.start(lambda: server.active_associations)
+        metrics.start(lambda: server.active_associations, dict if spool is None else spool.gauges)
     server.serve()
+    if spool is not None:
+        spool.close(drained_by)
     if health is not None:
         health.close()
     if metrics is not None:

@@ -1,8 +1,9 @@
 """Metrics as CloudWatch reads them from logs: the embedded metric format, one JSON line on stdout.
 
 One line at the end of each association, one for each kind of failure in it, and one a minute for
-how many associations are open. Numbers, statuses and our own AE title are all there is in them: no
-patient data can get there, and no peer can make new metrics by giving itself new names.
+how many associations are open and how much is in the spool. Numbers, statuses and our own AE title
+are all there is in them: no patient data can get there, and no peer can make new metrics by giving
+itself new names.
 
 The lines are written by a thread of their own. A stdout that nobody reads costs metrics, never an
 association.
@@ -45,6 +46,9 @@ _UNITS: Final[Mapping[str, str]] = {
     "Failures": "Count",
     "InstancesStored": "Count",
     "MetricLinesLost": "Count",
+    "SpoolBytes": "Bytes",
+    "SpoolDepth": "Count",
+    "SpoolOldestAge": "Seconds",
 }
 
 
@@ -68,10 +72,18 @@ class Metrics:
         self._lost = 0
         self._thread: threading.Thread | None = None
 
-    def start(self, open_associations: Callable[[], int]) -> None:
-        """Write from now on."""
+    def start(
+        self,
+        open_associations: Callable[[], int],
+        more_gauges: Callable[[], Mapping[str, float]] = dict,
+    ) -> None:
+        """Write from now on; gauges are asked for once a minute."""
+
+        def gauges() -> dict[str, float]:
+            return {"AssociationsOpen": open_associations(), **more_gauges()}
+
         self._thread = threading.Thread(
-            target=self._write, args=(open_associations,), name="metrics", daemon=True
+            target=self._write, args=(gauges,), name="metrics", daemon=True
         )
         self._thread.start()
 
@@ -137,14 +149,14 @@ class Metrics:
 
     # In the thread that writes
 
-    def _write(self, open_associations: Callable[[], int]) -> None:
+    def _write(self, gauges: Callable[[], Mapping[str, float]]) -> None:
         gauge_due = time.monotonic()
         try:
             while True:
                 wait = gauge_due - time.monotonic()
                 if wait <= 0:
                     gauge_due += self._gauge_seconds
-                    self._put(self._gauges(open_associations()))
+                    self._put(self._gauges(gauges()))
                     continue
                 with contextlib.suppress(queue.Empty):
                     line = self._waiting.get(timeout=wait)
@@ -154,9 +166,9 @@ class Metrics:
         except OSError as error:
             _log.warning("metrics cannot be written any more", extra={"reason": error.strerror})
 
-    def _gauges(self, open_associations: int) -> str:
+    def _gauges(self, values: Mapping[str, float]) -> str:
         lost, self._lost = self._lost, 0
-        return self._line({"AssociationsOpen": open_associations, "MetricLinesLost": lost})
+        return self._line({**values, "MetricLinesLost": lost})
 
     def _put(self, line: str) -> None:
         # Past Python's buffer, whose lock a write that hangs would hold when the process ends.

@@ -7,10 +7,8 @@ file when it is long; when it is whole it becomes one object, and only then is 0
 import contextlib
 import hashlib
 import mmap
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Final
 
@@ -24,7 +22,7 @@ from lenticular.status import Status, StoreStatus
 
 from .association import Association
 from .command_set import CommandSet
-from .custody import Custody
+from .custody import Keeper
 from .messages import DataSetSink, Message
 
 #: What a sender hears of a problem; PS3.4 B.2.3. One that only the index has (no study to put the
@@ -53,13 +51,13 @@ class IncomingFile:
         failure: why the file is not whole although its sender did all it should
     """
 
-    def __init__(self, head: bytes, memory_bytes: int, scratch_dir: Path | None) -> None:
-        """Start with the file's head; go to a file in `scratch_dir` beyond `memory_bytes`."""
+    def __init__(self, head: bytes, memory_bytes: int, scratch: Callable[[], IO[bytes]]) -> None:
+        """Start with the file's head; go to the file that `scratch` opens beyond `memory_bytes`."""
         self._digest = hashlib.sha256(head)
         self._buffer = bytearray(head)
         self._head_bytes = len(head)
         self._memory_bytes = memory_bytes
-        self._scratch_dir = scratch_dir
+        self._open_scratch = scratch
         self.scratch: IO[bytes] | None = None
         self.size = len(head)
         self.failure: StoreUnavailable | None = None
@@ -76,8 +74,7 @@ class IncomingFile:
                 return
             self._buffer += view
             if len(self._buffer) > self._memory_bytes:
-                # Unlinked from the start, so that nothing is left behind however we end.
-                self.scratch = tempfile.TemporaryFile(dir=self._scratch_dir)  # noqa: SIM115 - closed by discard
+                self.scratch = self._open_scratch()
                 self.scratch.write(self._buffer)
                 self._buffer = bytearray()
         except OSError as error:
@@ -127,7 +124,7 @@ class IncomingFile:
             if mapped is not None:
                 mapped.close()
 
-    def keep(self, custody: Custody, key: str, metadata: Mapping[str, str]) -> bool:
+    def keep(self, custody: Keeper, key: str, metadata: Mapping[str, str]) -> bool:
         """Put the file into the bucket; see `Custody.keep`."""
         if self.scratch is None:
             return custody.keep(key, self._buffer, metadata)
@@ -157,11 +154,10 @@ class StorageService:
 
     failure_status = StoreStatus.INTERNAL_ERROR
 
-    def __init__(self, custody: Custody, *, memory_bytes: int, scratch_dir: Path | None) -> None:
+    def __init__(self, custody: Keeper, *, memory_bytes: int) -> None:
         """Keep instances in `custody`; hold at most `memory_bytes` of one in memory."""
         self._custody = custody
         self._memory_bytes = memory_bytes
-        self._scratch_dir = scratch_dir
 
     def begin(self, association: Association, message: Message) -> DataSetSink:
         """Open the file that the data set goes to."""
@@ -180,7 +176,7 @@ class StorageService:
             command.affected_sop_instance_uid or "",
             context.transfer_syntax,
         )
-        return IncomingFile(head, self._memory_bytes, self._scratch_dir)
+        return IncomingFile(head, self._memory_bytes, self._custody.scratch)
 
     def handle(self, association: Association, message: Message, sink: DataSetSink | None) -> None:
         """Answer Success only after the bytes are durable."""

@@ -1,5 +1,6 @@
 """The gateway alone in its own process, on a cloud that lives on when the gateway is killed."""
 
+import http.client
 import json
 import os
 import signal
@@ -91,6 +92,17 @@ class Gateway(Node):
 
     def _proc(self, name: str) -> Path:
         return Path(f"/proc/{self.process.pid}/{name}")
+
+
+def ask(gateway: Gateway, path: str) -> tuple[int, str]:
+    """Ask for its health; return the status and what it says."""
+    connection = http.client.HTTPConnection(gateway.host, gateway.ready["health_port"], timeout=10)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read().decode().strip()
+    finally:
+        connection.close()
 
 
 @contextmanager
