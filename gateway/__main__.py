@@ -31,6 +31,7 @@ from .negotiation import QueryOption
 from .ports import Ports
 from .retrieval import Memory
 from .server import Server, Slots
+from .spool import Spool
 from .storage import StorageService
 from .supervisor import FAILED, USAGE_ERROR, Supervisor
 from .tls import Certificates, TlsFiles
@@ -95,6 +96,21 @@ def load_nodes(settings: GatewaySettings) -> None:
         nodes.replace_all(read_nodes_file(settings.nodes_file))
 
 
+def build_spool(settings: GatewaySettings) -> Spool | None:
+    """Begin this process's journal, if that is wanted, or raise `OperatorError`."""
+    if settings.custody != "spool":
+        return None
+    assert settings.spool_dir is not None
+    return Spool(
+        settings.spool_dir,
+        # The spool itself tries again, for as long as it takes.
+        Custody(settings.bucket, retry_seconds=0, memory_bytes=settings.memory_bytes),
+        max_bytes=settings.spool_bytes,
+        uploads=settings.spool_uploads,
+        memory_bytes=settings.memory_bytes,
+    )
+
+
 def open_ports(settings: GatewaySettings) -> Ports:
     """Listen, or raise `OperatorError`."""
     try:
@@ -112,9 +128,10 @@ def build(
     ports: Ports,
     metrics: Metrics | None = None,
     *,
+    spool: Spool | None = None,
     slots: Slots | None = None,
 ) -> Server:
-    """Connect the services to the bucket and the table, and the ports to the services.
+    """Connect the services to bucket, table and spool, and the ports to the services.
 
     A worker process has no ports, and `slots` that it shares. Raises `OperatorError` when AWS is
     not configured or TLS cannot be spoken.
@@ -125,13 +142,14 @@ def build(
         settings.bucket,
         retry_seconds=settings.retry_seconds,
         memory_bytes=settings.memory_bytes,
+        scratch_dir=settings.scratch_dir,
     )
     index = Index(dynamodb, settings.table)
     memory = Memory(settings.read_ahead_bytes, settings.scratch_dir)
     services: dict[int, Service] = {
         CommandField.C_ECHO_RQ: VerificationService(),
         CommandField.C_STORE_RQ: StorageService(
-            custody,
+            custody if spool is None else spool,
             memory_bytes=settings.memory_bytes,
             scratch_dir=settings.scratch_dir,
             validator=None if settings.validation == "none" else Validator(),
@@ -210,7 +228,9 @@ def build_supervisor(settings: GatewaySettings, ports: Ports) -> Supervisor:
     return supervisor
 
 
-def build_health(settings: GatewaySettings, server: Server | Supervisor) -> Health | None:
+def build_health(
+    settings: GatewaySettings, server: Server | Supervisor, spool: Spool | None = None
+) -> Health | None:
     """Listen for health checks of `server`, if that is wanted, or raise `OperatorError`."""
     if settings.health_port is None:
         return None
@@ -220,7 +240,11 @@ def build_health(settings: GatewaySettings, server: Server | Supervisor) -> Heal
             settings.health_port,
             is_draining=lambda: server.is_draining,
             beat=server.beat,
-            look=StoreLook(settings.bucket, settings.table),
+            look=StoreLook(
+                settings.bucket,
+                settings.table,
+                shortage=None if spool is None else spool.shortage,
+            ),
             trouble=lambda: server.trouble,
         )
     except OSError as error:
@@ -252,11 +276,13 @@ def main() -> int:
         load_nodes(settings)
         ports = open_ports(settings)
         server: Server | Supervisor
+        spool: Spool | None = None
         if settings.workers == 1:
-            server = build(settings, ports, metrics)
+            spool = build_spool(settings)
+            server = build(settings, ports, metrics, spool=spool)
         else:
             server = build_supervisor(settings, ports)
-        health = build_health(settings, server)
+        health = build_health(settings, server, spool)
     except LenticularError as error:
         print(error, file=sys.stderr)  # noqa: T201 - for the person who started it
         return USAGE_ERROR if isinstance(error, OperatorError) else FAILED
@@ -268,11 +294,16 @@ def main() -> int:
     signal.signal(signal.SIGINT, stop)
     if health is not None:
         health.start()
+    if spool is not None:
+        spool.start()
     # Whoever started us waits for this line.
     print(_ready_line(settings, ports, health), flush=True)  # noqa: T201
     if metrics is not None:
-        metrics.start(lambda: server.active_associations)
+        metrics.start(lambda: server.active_associations, dict if spool is None else spool.gauges)
     server.serve()
+    if spool is not None:
+        assert isinstance(server, Server)
+        spool.close(server.drained_by)
     if health is not None:
         health.close()
     if metrics is not None:

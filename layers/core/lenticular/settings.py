@@ -21,6 +21,7 @@ IdleEnd = Literal["release", "abort"]
 UnknownClasses = Literal["refuse", "accept"]
 Validation = Literal["none", "warn", "reject"]
 MetricsFormat = Literal["off", "emf"]
+CustodyMode = Literal["s3", "spool"]
 
 _MIB: Final = 1 << 20
 _TRANSCODE: Final = "rules that say which internal storage format an instance gets"
@@ -335,7 +336,7 @@ class GatewaySettings(_Shared):
     drain_seconds: int = _setting(
         "LENTICULAR_DRAIN_SECONDS",
         _whole(0, 3600),
-        "time running associations get to finish after SIGTERM",
+        "time running associations get to finish after SIGTERM, and the spool to be uploaded",
         100,
     )
     retry_seconds: int = _setting(
@@ -364,6 +365,31 @@ class GatewaySettings(_Shared):
         "where scratch files go; default the system's temporary directory",
         None,
     )
+    custody: CustodyMode = _setting(
+        "LENTICULAR_CUSTODY",
+        _one_of("s3", "spool"),
+        "when a sender hears Success: when S3 has the instance (`s3`), or when a durable disk has "
+        "it, from which it goes to S3 (`spool`)",
+        "s3",
+    )
+    spool_dir: Path | None = _setting(
+        "LENTICULAR_SPOOL_DIR",
+        _directory,
+        "directory on a durable disk (EFS, for one) that the spool is in; gateways may share it",
+        None,
+    )
+    spool_bytes: int = _setting(
+        "LENTICULAR_SPOOL_BYTES",
+        _whole(64 * 1024, 1 << 50),
+        "what one gateway process may have in the spool; beyond it senders hear A700",
+        10 * 1024 * _MIB,
+    )
+    spool_uploads: int = _setting(
+        "LENTICULAR_SPOOL_UPLOADS",
+        _whole(1, 256),
+        "instances of the spool that are uploaded at a time",
+        16,
+    )
 
     @classmethod
     def _contradictions(cls, environment: Mapping[str, str]) -> list[str]:
@@ -381,6 +407,12 @@ class GatewaySettings(_Shared):
             problems.append("LENTICULAR_TLS_CERTIFICATE is set, but LENTICULAR_TLS_PORT is not")
         if not plain and not tls:
             problems.append("LENTICULAR_PORT is off and LENTICULAR_TLS_PORT too: set one of them")
+        spools = environment.get("LENTICULAR_CUSTODY") == "spool"
+        if spools and not environment.get("LENTICULAR_SPOOL_DIR"):
+            problems.append("LENTICULAR_SPOOL_DIR is not set, but LENTICULAR_CUSTODY is spool")
+        elif not spools and environment.get("LENTICULAR_SPOOL_DIR"):
+            # Whoever gives a directory believes that it is used.
+            problems.append("LENTICULAR_SPOOL_DIR is set, but LENTICULAR_CUSTODY is not spool")
         return problems
 
 
