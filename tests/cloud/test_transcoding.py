@@ -316,7 +316,7 @@ def test_a_form_of_content_that_is_no_longer_shown_is_not_named(store: Store) ->
 def test_a_large_original_and_its_form_go_in_parts(store: Store) -> None:
     noisy = images.smooth("large", 512, 512, frames=110, uid=f"{images.STUDY}.1.5")
     key = put(store, noisy)
-        outcome = transcoder(store, retire=True).transcode(key)
+    outcome = transcoder(store, retire=True).transcode(key)
     assert outcome is not None
     assert outcome.retired
     assert outcome.form_bytes > 16 << 20

@@ -164,6 +164,11 @@ def quarantine_key(sop_instance_uid: str | None, sha256: str) -> str:
     return f"{QUARANTINE}{sop_instance_uid or 'unidentified'}/{sha256}{_SUFFIX}"
 
 
+def content_sha256(key: str) -> str:
+    """Return the SHA-256 of the file that a key names, hexadecimal, in quarantine or not."""
+    return key.rpartition("/")[2].removesuffix(_SUFFIX)
+
+
 def provenance(calling_ae_title: str, called_ae_title: str) -> dict[str, str]:
     """Return the metadata of an object that arrives now: when (UTC, microseconds) and from whom.
 

@@ -88,7 +88,7 @@ def _inflated(file: ByteRanges, start: int, target: TransferSyntax) -> Iterator[
     if target.explicit:
         yield from pieces
     else:
-        yield reencoded(b"".join(pieces), EXPLICIT_VR_LITTLE_ENDIAN, target)
+        yield _reencoded(b"".join(pieces), EXPLICIT_VR_LITTLE_ENDIAN, target)
 
 
 def _inflated_pieces(file: ByteRanges, start: int, inflater: "zlib._Decompress") -> Iterator[bytes]:
@@ -107,7 +107,7 @@ def _inflated_pieces(file: ByteRanges, start: int, inflater: "zlib._Decompress")
 
 def _with_native_pixels(found: ImageFile, target: TransferSyntax) -> Iterator[bytes | memoryview]:
     source = found.transfer_syntax
-    yield reencoded(found.header, source, target)
+    yield _reencoded(found.header, source, target)
     if found.pixel_tag is None:
         return
     if found.pixel_tag == PIXEL_DATA:
@@ -118,8 +118,8 @@ def _with_native_pixels(found: ImageFile, target: TransferSyntax) -> Iterator[by
     else:
         # Float pixels: rare enough to be read whole.
         pixels = found.file.read(found.pixel_start, found.tail_start - found.pixel_start)
-        yield reencoded(pixels, source, target)
-    yield reencoded(found.tail, source, target)
+        yield _reencoded(pixels, source, target)
+    yield _reencoded(found.tail, source, target)
 
 
 def _turned(piece: memoryview) -> bytes:
@@ -136,7 +136,7 @@ def _with_decoded_pixels(found: ImageFile, target: TransferSyntax) -> Iterator[b
     first = decode_frame(uid, next(streams), image)
     changes = _changes(image, first.photometric_interpretation)
     header = _edited(found.header, changes, uid)
-    yield reencoded(header, EXPLICIT_VR_LITTLE_ENDIAN, target)
+    yield _reencoded(header, EXPLICIT_VR_LITTLE_ENDIAN, target)
     padding = image.native_bytes % 2
     vr = "OB" if image.bits_allocated <= 8 else "OW"  # noqa: PLR2004 - PS3.5 A.2
     yield encode_header(PIXEL_DATA, vr, image.native_bytes + padding, explicit=target.explicit)
@@ -145,7 +145,7 @@ def _with_decoded_pixels(found: ImageFile, target: TransferSyntax) -> Iterator[b
     for stream in streams:
         yield decode_frame(uid, stream, image).cells
     yield bytes(padding)
-    yield reencoded(found.tail, EXPLICIT_VR_LITTLE_ENDIAN, target)
+    yield _reencoded(found.tail, EXPLICIT_VR_LITTLE_ENDIAN, target)
 
 
 def _changes(image: ImagePixel, label: str) -> dict[int, bytes | None]:
@@ -211,6 +211,10 @@ def _native_item(content: memoryview, uid: str) -> bytes:
     changes = _changes(image, frame.photometric_interpretation)
     changes[PIXEL_DATA] = encode_element(PIXEL_DATA, vr, bytes(frame.cells))
     return _edited(content, changes, uid)
+
+
+def _reencoded(data: bytes | memoryview, source: TransferSyntax, target: TransferSyntax) -> bytes:
+    return reencoded(data, source, target, group_lengths=False)
 
 
 def _copied(file: ByteRanges, start: int, end: int) -> Iterator[memoryview]:

@@ -7,11 +7,13 @@ dropped, so that the way there and back ends where it began.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from .elements import (
     ITEM,
     ITEM_DELIMITATION,
+    MAX_DEPTH,
     SEQUENCE_DELIMITATION,
     UNDEFINED_LENGTH,
     Element,
@@ -36,52 +38,88 @@ _CHOSEN: Final = {
     "US or SS or OW": "OW",
     "OB or OW": "OW",
 }
+_PIXEL_REPRESENTATION: Final = 0x00280103
 _LAST_CREATOR: Final = 0xFF
 _FIRST_CREATOR: Final = 0x10
 
 
-def reencoded(data: bytes | memoryview, source: TransferSyntax, target: TransferSyntax) -> bytes:
+def reencoded(
+    data: bytes | memoryview,
+    source: TransferSyntax,
+    target: TransferSyntax,
+    *,
+    group_lengths: bool = True,
+) -> bytes:
     """Return the elements of `data` as `target` writes them; neither is a deflated syntax.
 
-    Raises:
-        ElementsError: the data set breaks off, makes no sense, or has numbers of odd lengths.
+    Without `group_lengths` those that were right before and would be wrong now are left out, as
+    PS3.5 7.2 allows. Raises ElementsError when the data set breaks off, makes no sense, or has
+    numbers of odd lengths.
     """
     if (source.explicit, source.little_endian) == (target.explicit, target.little_endian):
         return bytes(data)
-    return b"".join(_elements(memoryview(data), source, target))
+    translation = _Translation(source, target, group_lengths)
+    return b"".join(translation.elements(memoryview(data), signed=False, depth=0))
 
 
-def _elements(data: memoryview, source: TransferSyntax, target: TransferSyntax) -> Iterator[bytes]:
-    for element in walk(data, explicit=source.explicit, little_endian=source.little_endian):
-        vr = element.vr or (_dictionary_vr(element.tag) if not source.explicit else "UN")
-        if vr == "SQ":
-            value = b"".join(_items(element.value, source, target))
-        elif element.undefined_length:
-            # Encapsulated pixels of an icon, or UN: items in Implicit VR Little Endian.
-            value = bytes(element.value)
-        else:
-            value = _value(element, vr, source, target)
-        encoding = {"explicit": target.explicit, "little_endian": target.little_endian}
-        if element.undefined_length:
-            yield encode_header(element.tag, vr, UNDEFINED_LENGTH, **encoding)
+@dataclass(frozen=True, slots=True)
+class _Translation:
+    source: TransferSyntax
+    target: TransferSyntax
+    group_lengths: bool
+
+    def elements(self, data: memoryview, *, signed: bool, depth: int) -> Iterator[bytes]:
+        """Yield the elements of a data set or an item.
+
+        `signed` is what Pixel Representation says of the data set around it.
+        """
+        if depth > MAX_DEPTH:
+            raise ElementsError(Fault.MALFORMED, 0, None)
+        source, target = self.source, self.target
+        outline = list(walk(data, explicit=source.explicit, little_endian=source.little_endian))
+        for element in outline:
+            if element.tag == _PIXEL_REPRESENTATION and element.value:
+                signed = any(element.value)
+        for element in outline:
+            if not (self.group_lengths or element.tag & 0xFFFF):
+                continue
+            vr = element.vr or ("UN" if source.explicit else _dictionary_vr(element.tag, signed))
+            if vr == "SQ":
+                value = b"".join(self._items(element.value, signed=signed, depth=depth))
+            elif element.undefined_length:
+                # Encapsulated pixels of an icon, or UN: items in Implicit VR Little Endian.
+                value = bytes(element.value)
+            else:
+                value = _value(element, vr, source, target)
+            length = UNDEFINED_LENGTH if element.undefined_length else len(value)
+            yield self._header(element.tag, vr, length)
             yield value
-            yield encode_header(SEQUENCE_DELIMITATION, "", 0, **encoding)
-        else:
-            yield encode_header(element.tag, vr, len(value), **encoding)
-            yield value
+            if element.undefined_length:
+                # That of UN is of its items, PS3.5 6.2.2.
+                yield (
+                    encode_header(SEQUENCE_DELIMITATION, "", 0, explicit=False)
+                    if vr == "UN"
+                    else self._header(SEQUENCE_DELIMITATION, "", 0)
+                )
 
+    def _items(self, value: memoryview, *, signed: bool, depth: int) -> Iterator[bytes]:
+        source = self.source
+        for item in delimited_items(
+            value, explicit=source.explicit, little_endian=source.little_endian
+        ):
+            content = b"".join(self.elements(item.content, signed=signed, depth=depth + 1))
+            yield self._header(
+                ITEM, "", UNDEFINED_LENGTH if item.undefined_length else len(content)
+            )
+            yield content
+            if item.undefined_length:
+                yield self._header(ITEM_DELIMITATION, "", 0)
 
-def _items(value: memoryview, source: TransferSyntax, target: TransferSyntax) -> Iterator[bytes]:
-    encoding = {"explicit": target.explicit, "little_endian": target.little_endian}
-    for item in delimited_items(
-        value, explicit=source.explicit, little_endian=source.little_endian
-    ):
-        content = b"".join(_elements(item.content, source, target))
-        length = UNDEFINED_LENGTH if item.undefined_length else len(content)
-        yield encode_header(ITEM, "", length, **encoding)
-        yield content
-        if item.undefined_length:
-            yield encode_header(ITEM_DELIMITATION, "", 0, **encoding)
+    def _header(self, tag: int, vr: str, length: int) -> bytes:
+        target = self.target
+        return encode_header(
+            tag, vr, length, explicit=target.explicit, little_endian=target.little_endian
+        )
 
 
 def _value(element: Element, vr: str, source: TransferSyntax, target: TransferSyntax) -> bytes:
@@ -96,7 +134,7 @@ def _value(element: Element, vr: str, source: TransferSyntax, target: TransferSy
     return bytes(turned)
 
 
-def _dictionary_vr(tag: int) -> str:
+def _dictionary_vr(tag: int, signed: bool) -> str:  # noqa: FBT001 - asked for every element
     number = tag & 0xFFFF
     if not number:
         return "UL"  # Group Length, PS3.5 7.2
@@ -109,4 +147,4 @@ def _dictionary_vr(tag: int) -> str:
         vr = dictionary_VR(tag)
     except KeyError:
         return "UN"
-    return _CHOSEN.get(vr, vr)
+    return "SS" if signed and vr == "US or SS" else _CHOSEN.get(vr, vr)
