@@ -117,8 +117,12 @@ class Spool:
         for thread in (self._looker, *self._uploaders):
             thread.start()
 
-    def close(self, deadline: float) -> None:
-        """Upload what is left until `deadline`, as `monotonic` tells time; the rest stays."""
+    def close(self, deadline: float | None) -> None:
+        """Upload what is left until `deadline`, as `monotonic` tells time; the rest stays.
+
+        Without a deadline nobody asked for an end, and nothing is waited for.
+        """
+        deadline = deadline or 0.0
         self._closing.set()
         self._looker.join(_LOOK_SECONDS)
         with self._changed:

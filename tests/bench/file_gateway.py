@@ -17,6 +17,7 @@ from gateway.acceptance import AccessPolicy
 from gateway.association import Limits
 from gateway.command_set import CommandField
 from gateway.custody import Buffered, Custody
+from gateway.ports import Ports
 from gateway.server import Server
 from gateway.storage import StorageService
 
@@ -44,8 +45,7 @@ def main() -> None:
     """Serve on a free port of this machine until the process is ended."""
     storage = StorageService(FolderCustody(Path(sys.argv[1])), memory_bytes=_MEMORY_BYTES)
     server = Server(
-        "127.0.0.1",
-        0,
+        Ports.open("127.0.0.1", 0),
         acceptance=AccessPolicy(
             ae_title=_AET, access="open", find_node=lambda _aet: None, offers=offers()
         ),

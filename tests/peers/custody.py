@@ -124,3 +124,9 @@ def kill_while_clients_send(  # noqa: PLR0913 - what is killed, when, and what i
     wait_for_keys(gateway, "", {one.key for one in everything})
     assert in_bucket(gateway) == kept(everything)
     assert versions_in_bucket(gateway) == once(everything)
+
+
+def unfinished_uploads(gateway: Gateway) -> list[str]:
+    """Return the keys of uploads in parts that were neither completed nor aborted."""
+    uploads = gateway.client("s3").list_multipart_uploads(Bucket=gateway.bucket)
+    return [upload["Key"] for upload in uploads.get("Uploads", [])]
