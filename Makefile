@@ -27,7 +27,7 @@ run: python ## Start the node offline; options in ARGS="--port 11119 --aet CLINI
 	$(VENV)/python -m infra.local $(ARGS); exit $$?
 
 .PHONY: test
-test: python dcmtk gdcm orthanc dcmjs ## Run the tests that take seconds; pytest's options in ARGS
+test: python dcmtk gdcm orthanc dcmjs dynamodb ## Run the tests that take seconds; pytest's options in ARGS
 	$(VENV)/python -m pytest -m "not slow" $(ARGS)
 
 .PHONY: test-all
@@ -54,7 +54,7 @@ fmt: python ## Format the code and mend what ruff can
 	$(VENV)/ruff format
 
 .PHONY: bench
-bench: python dcmtk gdcm orthanc ## Measure speed beside other servers; options in ARGS
+bench: python dcmtk gdcm orthanc dynamodb ## Measure speed beside other servers; options in ARGS
 	$(VENV)/python -m tests.bench $(ARGS)
 
 .PHONY: build
@@ -81,7 +81,7 @@ clean: ## Remove everything that a target made, environments included
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What targets need.
-PARTS := python sam dcmtk gdcm orthanc dcmjs
+PARTS := python sam dcmtk gdcm orthanc dcmjs dynamodb
 .PHONY: $(PARTS)
 $(PARTS):
 	@infra/setup.sh $@
