@@ -639,7 +639,7 @@ class Wire:
         length = sum(map(len, pieces))
         if self._tls is not None or length < _JOINED_BYTES or len(pieces) > _MOST_GATHERED:
             pieces = [b"".join(pieces)]
-        rest = deque(map(memoryview, pieces))
+        rest = deque(memoryview(piece) for piece in pieces)
         left = length
         progress_bytes = 0
         deadline = monotonic() + self._dimse_seconds

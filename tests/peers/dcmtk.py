@@ -84,11 +84,18 @@ def _elements(dump: str) -> dict[str, str]:
     return elements
 
 
-def move(node: Node, destination: str, level: str, *keys: str, model: str = "-S") -> str:
+def move(
+    node: Node,
+    destination: str,
+    level: str,
+    *keys: str,
+    model: str = "-S",
+    options: tuple[str, ...] = (),
+) -> str:
     """Ask the node to send what the keys name, and return what movescu printed."""
     arguments = [part for key in keys for part in ("-k", key)]
     return run(
-        "movescu", "-d", model, "-aec", node.aet, "-aem", destination,
+        "movescu", "-d", model, *options, "-aec", node.aet, "-aem", destination,
         "-k", f"QueryRetrieveLevel={level}", *arguments, node.host, str(node.port), check=False,
     )  # fmt: skip
 

@@ -242,8 +242,8 @@ class Index:
 
     def instance_locations(
         self, study_instance_uid: str, series_instance_uid: str | None = None
-    ) -> Iterator[Item]:
-        """Return of the items that `instances` returns what `INSTANCE_LOCATION` names.
+    ) -> Iterator[list[Item]]:
+        """Yield, page by page, what `INSTANCE_LOCATION` names of the items `instances` returns.
 
         It costs the same reads, but a fraction of the time to carry and to parse.
         """
@@ -255,7 +255,7 @@ class Index:
         request = self._key_condition(study_partition(study_instance_uid), prefix)
         del request["TableName"]
         names = {f"#{name}": name for name in index_items.INSTANCE_LOCATION}
-        return self._pages(
+        return self._whole_pages(
             "query",
             ProjectionExpression=", ".join(names),
             ExpressionAttributeNames=names,
@@ -357,10 +357,14 @@ class Index:
 
     def _pages(self, operation: Any, **request: Any) -> Iterator[Item]:  # noqa: ANN401
         """Yield items page by page, so that a reader who stops stops the reading."""
+        for page in self._whole_pages(operation, **request):
+            yield from page
+
+    def _whole_pages(self, operation: Any, **request: Any) -> Iterator[list[Item]]:  # noqa: ANN401
         pages = self._client.get_paginator(operation).paginate(TableName=self.table, **request)
         try:
             for page in pages:
-                yield from map(from_dynamodb, page["Items"])
+                yield list(map(from_dynamodb, page["Items"]))
         except (ClientError, BotoCoreError) as error:
             raise _failure(error) from error
 
