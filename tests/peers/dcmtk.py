@@ -111,15 +111,20 @@ def get(node: Node, folder: Path, level: str, *keys: str, model: str = "-S") -> 
 
 
 @contextmanager
-def receiver(folder: Path, aet: str, port: int, *options: str) -> Iterator[Path]:
-    """Run storescp on a port; it accepts every transfer syntax and writes bit for bit."""
+def receiver(
+    folder: Path, aet: str, port: int, *options: str, accept: str = "+xa"
+) -> Iterator[Path]:
+    """Run storescp on a port; it accepts every transfer syntax and writes bit for bit.
+
+    Another `accept` makes it take less.
+    """
     path = shutil.which("storescp")
     assert path, "storescp is not installed: apt-get install dcmtk"
     folder.mkdir(exist_ok=True)
     log = folder.parent / f"{folder.name}.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [path, "-v", "+xa", "+B", "-aet", aet, "-od", str(folder), *options, str(port)],
+            [path, "-v", accept, "+B", "-aet", aet, "-od", str(folder), *options, str(port)],
             env=ENVIRONMENT,
             stdout=output,
             stderr=subprocess.STDOUT,
