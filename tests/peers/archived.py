@@ -25,6 +25,7 @@ def image(  # noqa: PLR0913 - what tests let differ
     sop_class: str = CTImageStorage,
     syntax: str = ExplicitVRLittleEndian,
     pixels: bytes = b"",
+    private: bool = True,
     **attributes: object,
 ) -> bytes:
     """Make the file of a small signed image, or of one whose encoded `pixels` are given."""
@@ -41,8 +42,9 @@ def image(  # noqa: PLR0913 - what tests let differ
     code = Dataset()
     code.CodeValue, code.CodingSchemeDesignator = "P5-08100", "SRT"
     data_set.ProcedureCodeSequence = [code]
-    block = data_set.private_block(0x0029, "LENTICULAR TEST", create=True)
-    block.add_new(0x01, "LO", "private")
+    if private:
+        block = data_set.private_block(0x0029, "LENTICULAR TEST", create=True)
+        block.add_new(0x01, "LO", "private")
     data_set.SamplesPerPixel = 1
     data_set.PhotometricInterpretation = "MONOCHROME2"
     data_set.Rows = data_set.Columns = 16

@@ -130,14 +130,15 @@ def receiver(
             stderr=subprocess.STDOUT,
         )
     try:
-        eventually(lambda: _listens(port))
+        eventually(lambda: listens(port))
         yield folder
     finally:
         process.terminate()
         process.wait(10)
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Tell whether anybody takes connections on a port of this machine."""
     try:
         socket.create_connection(("127.0.0.1", port)).close()
     except ConnectionRefusedError:
