@@ -93,7 +93,8 @@ lock: python ## Write the locks anew from pyproject.toml; ARGS="--upgrade" for n
 	$(LOCK) $(ARGS) --group uv -c requirements/dev.lock -o requirements/installer.lock
 	$(LOCK) $(ARGS) --group sam -o requirements/sam.lock
 	$(LOCK) $(ARGS) --group peers -o requirements/peers.lock
-	$(LOCK) $(ARGS) --group layer -c requirements/dev.lock -o layers/deps/requirements.txt
+# What boto3 brings is in the Lambda runtime.
+	$(LOCK) $(ARGS) --group layer -c requirements/dev.lock $(foreach each,botocore python-dateutil six urllib3,--no-emit-package $(each)) -o layers/deps/requirements.txt
 	$(LOCK) --python-version 3.13 $(ARGS) --group codecs -c requirements/dev.lock -o layers/codecs/requirements.txt
 
 .PHONY: clean
