@@ -59,6 +59,10 @@ _GET: Final = (
     sop_classes.STUDY_ROOT_GET,
     sop_classes.PATIENT_STUDY_ONLY_GET,
 )
+_PROCEDURE_STEP: Final = (
+    sop_classes.MODALITY_PERFORMED_PROCEDURE_STEP,
+    sop_classes.MODALITY_PERFORMED_PROCEDURE_STEP_RETRIEVE,
+)
 #: Names are matched without case and accents for everyone, which is not the fuzziness meant there.
 _QUERY_OPTIONS: Final = frozenset({QueryOption.RELATIONAL, QueryOption.COMBINED_DATE_TIME})
 _RETRIEVE_OPTIONS: Final = frozenset({QueryOption.RELATIONAL})
@@ -82,6 +86,9 @@ def offers() -> dict[str, Offer]:
             uid: Offer(_UNCOMPRESSED, permission="move", options=_RETRIEVE_OPTIONS)
             for uid in (*_MOVE, *_GET)
         },
+        # A request for thousands of instances is a long data set, so these may be deflated.
+        **{uid: Offer(spoken, permission="mpps") for uid in _PROCEDURE_STEP},
+        sop_classes.STORAGE_COMMITMENT_PUSH: Offer(spoken, permission="commit"),
     }
 
 
