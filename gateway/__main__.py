@@ -11,7 +11,8 @@ from types import FrameType
 from typing import Final
 
 from lenticular import sop_classes, transfer_syntaxes
-from lenticular.aws import dynamodb_client
+from lenticular.archive import Archive
+from lenticular.aws import dynamodb_client, s3_client
 from lenticular.errors import LenticularError, OperatorError
 from lenticular.index import Index
 from lenticular.nodes import NodeTable, read_nodes_file
@@ -28,6 +29,7 @@ from .logs import configure_logging
 from .metrics import Metrics
 from .move import MoveService
 from .negotiation import QueryOption
+from .procedure_steps import ProcedureSteps
 from .server import Server
 from .storage import StorageService
 from .tls import Certificates, TlsFiles
@@ -119,6 +121,7 @@ def build(settings: GatewaySettings, metrics: Metrics | None = None) -> Server:
             dimse_seconds=settings.dimse_seconds,
         ),
         CommandField.C_GET_RQ: GetService(index, custody),
+        **ProcedureSteps(custody, Archive(s3_client(), settings.bucket)).services(),
     }
     acceptance = AccessPolicy(
         ae_title=settings.ae_title,
