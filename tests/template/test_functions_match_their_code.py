@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from lenticular.settings import IndexSettings, TranscodeSettings
+from lenticular.settings import IndexSettings, ProcedureSettings, TranscodeSettings
 from tests.template.sam import ROOT, Template, reference
 
 #: Each function, the settings it reads and the layers it has.
-FUNCTIONS = {
+FUNCTIONS: dict[
+    str, tuple[type[IndexSettings | ProcedureSettings | TranscodeSettings], set[str]]
+] = {
     "IndexFunction": (IndexSettings, {"core", "deps"}),
+    "MppsFunction": (ProcedureSettings, {"core", "deps"}),
     "TranscodeFunction": (TranscodeSettings, {"core", "deps", "codecs"}),
 }
 
@@ -84,6 +87,7 @@ def test_parameters_offer_the_choices_that_the_settings_take(written: Template) 
     required = {
         "LENTICULAR_BUCKET": "bucket",
         "LENTICULAR_TABLE": "table",
+        "LENTICULAR_PROCEDURES_QUEUE": "queue",
         "LENTICULAR_TRANSCODE_QUEUE": "queue",
     }
     for parameter, variable in {
