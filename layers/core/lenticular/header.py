@@ -116,6 +116,7 @@ def _copy(stored: StoredObject, *, whole: bool) -> Copy | Unplaceable:
         transfer_syntax_uid,
         attributes,
         defect,
+        stored.etag,
     )
 
 

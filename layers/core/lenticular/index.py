@@ -250,6 +250,13 @@ class Index:
             consistent=False,
         )
 
+    def series_of(self, sop_instance_uid: str) -> list[tuple[str, str]]:
+        """Return study and series of every instance with this UID, eventually consistent."""
+        found = map(
+            index_items.series_of_instance, self.by_key("by-uid", ("uid", sop_instance_uid))
+        )
+        return [place for place in found if place is not None]
+
     def quarantined(self) -> Iterator[Item]:
         """Return what is listed in quarantine, in order of object key."""
         return self._partition(QUARANTINE_PARTITION, "", consistent=False)

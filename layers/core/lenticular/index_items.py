@@ -75,6 +75,17 @@ def instance_sort_key(series_instance_uid: str, sop_instance_uid: str) -> str:
     return f"{instances_sort_prefix(series_instance_uid)}{sop_instance_uid}"
 
 
+def series_of_instance(item: Item) -> tuple[str, str] | None:
+    """Return study and series of an instance item's keys; None for items of another kind."""
+    sort_key = str(item["sk"])
+    if not sort_key.startswith(INSTANCE_PREFIX):
+        return None
+    return (
+        str(item["pk"]).removeprefix(study_partition("")),
+        sort_key.removeprefix(INSTANCE_PREFIX).partition("#")[0],
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Copy:
     """One stored content of an instance, as read from its object."""
@@ -86,6 +97,7 @@ class Copy:
     transfer_syntax_uid: str
     attributes: Mapping[Level, Elements]
     defect: str | None = None
+    etag: str | None = None
 
     @property
     def stamp(self) -> str:
@@ -243,6 +255,9 @@ def instance_item(shown: Copy, copies: Iterable[InstanceKey]) -> Item:
     }
     if shown.defect:
         item["defect"] = shown.defect
+    if shown.etag:
+        # By it a commitment knows the object again without reading it.
+        item["etag"] = shown.etag
     return item
 
 
