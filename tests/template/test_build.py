@@ -41,10 +41,9 @@ def build(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.slow
-def test_the_handler_loads_from_its_folder_and_layers_alone(build: Path) -> None:
-    folders = [
-        str(build / part) for part in ("IndexFunction", "CoreLayer/python", "DepsLayer/python")
-    ]
+@pytest.mark.parametrize("function", ["CommitFunction", "IndexFunction"])
+def test_the_handler_loads_from_its_folder_and_layers_alone(build: Path, function: str) -> None:
+    folders = [str(build / part) for part in (function, "CoreLayer/python", "DepsLayer/python")]
     # boto3 is this environment's; on Lambda it is the runtime's.
     loaded = subprocess.run(
         [sys.executable, "-I", "-c", IMPORT_HANDLER.format(folders=folders)],

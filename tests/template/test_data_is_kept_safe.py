@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from lenticular.archive import INSTANCES, QUARANTINE
+from lenticular.archive import COMMITMENTS_CHECKED, COMMITMENTS_REQUESTED, INSTANCES, QUARANTINE
 from tests.template.sam import Document, Template, parts, reference
 
 POLICIES = {
@@ -78,21 +78,24 @@ def test_queues_encrypt(transformed: Template) -> None:
         assert properties["SqsManagedSseEnabled"] is True
 
 
-def test_stored_and_quarantined_objects_alone_are_announced(bucket: Document) -> None:
+def test_each_queue_hears_of_what_its_function_works_on(bucket: Document) -> None:
     announced = bucket["NotificationConfiguration"]["QueueConfigurations"]
-    assert {each["Filter"]["S3Key"]["Rules"][0]["Value"] for each in announced} == {
-        INSTANCES,
-        QUARANTINE,
+    assert {
+        each["Filter"]["S3Key"]["Rules"][0]["Value"]: reference(each["Queue"]) for each in announced
+    } == {
+        INSTANCES: "IndexQueue",
+        QUARANTINE: "IndexQueue",
+        COMMITMENTS_REQUESTED: "CommitQueue",
     }
     for each in announced:
         assert each["Event"] == "s3:ObjectCreated:*"
-        assert reference(each["Queue"]) == "IndexQueue"
 
 
-def test_only_this_bucket_of_this_account_may_send_to_the_index_queue(
-    transformed: Template, bucket: Document
+@pytest.mark.parametrize("queue", ["IndexQueuePolicy", "CommitQueuePolicy"])
+def test_only_this_bucket_of_this_account_may_send_to_a_queue(
+    transformed: Template, bucket: Document, queue: str
 ) -> None:
-    policy = transformed.properties("AWS::SQS::QueuePolicy")["IndexQueuePolicy"]
+    policy = transformed.properties("AWS::SQS::QueuePolicy")[queue]
     (allowed,) = (
         each for each in policy["PolicyDocument"]["Statement"] if each["Effect"] == "Allow"
     )
@@ -112,7 +115,9 @@ def test_nothing_is_allowed_on_everything(transformed: Template) -> None:
         for resource in listed(statement.get("Resource", [])):
             # "/*" at the end of a prefix of one bucket is as narrow as S3 gets.
             text = resource.get("Fn::Sub", "") if isinstance(resource, dict) else resource
-            assert text.removesuffix("/instances/*").removesuffix("/quarantine/*").count("*") == 0
+            for prefix in (INSTANCES, QUARANTINE, COMMITMENTS_REQUESTED, COMMITMENTS_CHECKED):
+                text = text.removesuffix(f"/{prefix}*")
+            assert "*" not in text, statement
 
 
 def test_no_role_brings_a_policy_that_aws_wrote_for_every_resource(transformed: Template) -> None:
@@ -132,6 +137,27 @@ def test_a_gateway_writes_items_of_nodes_only(transformed: Template) -> None:
             "ForAllValues:StringEquals": {"dynamodb:LeadingKeys": ["NODE"]},
             "Null": {"dynamodb:LeadingKeys": "false"},
         }
+    ]
+
+
+def test_the_commit_function_writes_commitments_only(transformed: Template) -> None:
+    role = transformed.properties("AWS::IAM::Role")["CommitFunctionRole"]
+    (policy,) = role["Policies"]
+    written = {"dynamodb:PutItem", "dynamodb:UpdateItem", "s3:PutObject"}
+    writing = [
+        (each["Resource"], each.get("Condition"))
+        for each in policy["PolicyDocument"]["Statement"]
+        if written & set(listed(each["Action"]))
+    ]
+    assert writing == [
+        ({"Fn::Sub": "${ArchiveBucket.Arn}/" + COMMITMENTS_CHECKED + "*"}, None),
+        (
+            {"Fn::GetAtt": ["Table", "Arn"]},
+            {
+                "ForAllValues:StringEquals": {"dynamodb:LeadingKeys": ["COMMITMENT"]},
+                "Null": {"dynamodb:LeadingKeys": "false"},
+            },
+        ),
     ]
 
 
