@@ -11,15 +11,18 @@ from types import FrameType
 from typing import Final
 
 from lenticular import sop_classes, transfer_syntaxes
-from lenticular.aws import dynamodb_client
+from lenticular.archive import Archive
+from lenticular.aws import dynamodb_client, s3_client
 from lenticular.errors import LenticularError, OperatorError
 from lenticular.index import Index
 from lenticular.nodes import NodeTable, read_nodes_file
 from lenticular.settings import GatewaySettings
+from lenticular.transactions import Transactions
 
 from .acceptance import AccessPolicy, Offer
 from .association import Limits, Service
 from .command_set import CommandField
+from .commitment import CommitmentScp
 from .custody import Custody
 from .find import FindService
 from .get import GetService
@@ -28,6 +31,7 @@ from .logs import configure_logging
 from .metrics import Metrics
 from .move import MoveService
 from .negotiation import QueryOption
+from .normalized import NormalizedService, Operation
 from .server import Server
 from .storage import StorageService
 from .tls import Certificates, TlsFiles
@@ -104,6 +108,8 @@ def build(settings: GatewaySettings, metrics: Metrics | None = None) -> Server:
         nodes.replace_all(read_nodes_file(settings.nodes_file))
     custody = Custody(settings.bucket, retry_seconds=settings.retry_seconds)
     index = Index(dynamodb, settings.table)
+    transactions = Transactions(Archive(s3_client(), settings.bucket), dynamodb, settings.table)
+    commitment = CommitmentScp(transactions, nodes.find)
     services: dict[int, Service] = {
         CommandField.C_ECHO_RQ: VerificationService(),
         CommandField.C_STORE_RQ: StorageService(
@@ -119,6 +125,9 @@ def build(settings: GatewaySettings, metrics: Metrics | None = None) -> Server:
             dimse_seconds=settings.dimse_seconds,
         ),
         CommandField.C_GET_RQ: GetService(index, custody),
+        CommandField.N_ACTION_RQ: NormalizedService(
+            {sop_classes.STORAGE_COMMITMENT_PUSH: Operation("commit", commitment.perform)}
+        ),
     }
     acceptance = AccessPolicy(
         ae_title=settings.ae_title,
