@@ -32,14 +32,14 @@ from .metrics import Metrics
 from .move import MoveService
 from .negotiation import QueryOption
 from .normalized import NormalizedService, Operation
-from .server import Server
+from .ports import Ports
+from .server import Server, Slots
 from .storage import StorageService
+from .supervisor import FAILED, USAGE_ERROR, Supervisor
 from .tls import Certificates, TlsFiles
 from .verification import VerificationService
 
 _log: Final = logging.getLogger(__name__)
-_USAGE_ERROR: Final = 2
-_FAILED: Final = 1
 
 _UNCOMPRESSED: Final = frozenset(
     {
@@ -96,16 +96,39 @@ def offers() -> dict[str, Offer]:
     }
 
 
-def build(settings: GatewaySettings, metrics: Metrics | None = None) -> Server:
-    """Connect the services to the bucket and the table, and listen.
+def load_nodes(settings: GatewaySettings) -> None:
+    """Make the table's nodes equal to the nodes file, if there is one; raises `LenticularError`."""
+    if settings.nodes_file is not None:
+        nodes = NodeTable(dynamodb_client(), settings.table)
+        nodes.replace_all(read_nodes_file(settings.nodes_file))
 
-    Raises:
-        OperatorError: the nodes file is wrong or the address cannot be listened on.
+
+def open_ports(settings: GatewaySettings) -> Ports:
+    """Listen, or raise `OperatorError`."""
+    try:
+        return Ports.open(settings.bind, settings.port, settings.tls_port)
+    except OSError as error:
+        numbers = [str(port) for port in (settings.port, settings.tls_port) if port is not None]
+        raise OperatorError(
+            f"cannot listen on {settings.bind}, port {' or '.join(numbers)}: {error.strerror}; "
+            "stop what uses the port or set another LENTICULAR_PORT or LENTICULAR_TLS_PORT"
+        ) from error
+
+
+def build(
+    settings: GatewaySettings,
+    ports: Ports,
+    metrics: Metrics | None = None,
+    *,
+    slots: Slots | None = None,
+) -> Server:
+    """Connect the services to the bucket and the table, and the ports to the services.
+
+    A worker process has no ports, and `slots` that it shares. Raises `OperatorError` when AWS is
+    not configured or TLS cannot be spoken.
     """
     dynamodb = dynamodb_client()
     nodes = NodeTable(dynamodb, settings.table)
-    if settings.nodes_file is not None:
-        nodes.replace_all(read_nodes_file(settings.nodes_file))
     custody = Custody(settings.bucket, retry_seconds=settings.retry_seconds)
     index = Index(dynamodb, settings.table)
     transactions = Transactions(Archive(s3_client(), settings.bucket), dynamodb, settings.table)
@@ -143,25 +166,18 @@ def build(settings: GatewaySettings, metrics: Metrics | None = None) -> Server:
         idle_seconds=settings.idle_seconds,
         dimse_seconds=settings.dimse_seconds,
     )
-    try:
-        return Server(
-            settings.bind,
-            settings.port,
-            acceptance=acceptance,
-            services=services,
-            limits=limits,
-            tls=_tls(settings),
-            report=None if metrics is None else metrics.association_ended,
-        )
-    except OSError as error:
-        ports = [str(port) for port in (settings.port, settings.tls_port) if port is not None]
-        raise OperatorError(
-            f"cannot listen on {settings.bind}, port {' or '.join(ports)}: {error.strerror}; "
-            "stop what uses the port or set another LENTICULAR_PORT or LENTICULAR_TLS_PORT"
-        ) from error
+    return Server(
+        ports,
+        acceptance=acceptance,
+        services=services,
+        limits=limits,
+        tls_context=_tls_context(settings),
+        slots=slots,
+        report=None if metrics is None else metrics.association_ended,
+    )
 
 
-def _tls(settings: GatewaySettings) -> tuple[int, Callable[[], ssl.SSLContext]] | None:
+def _tls_context(settings: GatewaySettings) -> Callable[[], ssl.SSLContext] | None:
     if settings.tls_port is None:
         return None
     assert settings.tls_certificate is not None
@@ -174,10 +190,23 @@ def _tls(settings: GatewaySettings) -> tuple[int, Callable[[], ssl.SSLContext]] 
         ),
         settings.tls_profile,
     )
-    return settings.tls_port, certificates.context
+    return certificates.context
 
 
-def build_health(settings: GatewaySettings, server: Server) -> Health | None:
+def build_supervisor(settings: GatewaySettings, ports: Ports) -> Supervisor:
+    """Start worker processes behind the ports, or raise `LenticularError`."""
+    supervisor = Supervisor(
+        ports,
+        workers=settings.workers,
+        command=[sys.executable, "-m", "gateway.worker"],
+        max_associations=settings.max_associations,
+        artim_seconds=settings.artim_seconds,
+    )
+    supervisor.start()
+    return supervisor
+
+
+def build_health(settings: GatewaySettings, server: Server | Supervisor) -> Health | None:
     """Listen for health checks of `server`, if that is wanted, or raise `OperatorError`."""
     if settings.health_port is None:
         return None
@@ -188,6 +217,7 @@ def build_health(settings: GatewaySettings, server: Server) -> Health | None:
             is_draining=lambda: server.is_draining,
             beat=server.beat,
             look=StoreLook(settings.bucket, settings.table),
+            trouble=lambda: server.trouble,
         )
     except OSError as error:
         raise OperatorError(
@@ -196,14 +226,14 @@ def build_health(settings: GatewaySettings, server: Server) -> Health | None:
         ) from error
 
 
-def _ready_line(settings: GatewaySettings, server: Server, health: Health | None) -> str:
+def _ready_line(settings: GatewaySettings, ports: Ports, health: Health | None) -> str:
     """Tell whoever started us where to connect; a port that is off is not in it."""
-    host, _ = server.address if settings.port is not None else server.tls_address
+    host, _ = ports.address if settings.port is not None else ports.tls_address
     ready: dict[str, object] = {"event": "ready", "aet": settings.ae_title, "host": host}
     if settings.port is not None:
-        ready["port"] = server.address[1]
+        ready["port"] = ports.address[1]
     if settings.tls_port is not None:
-        ready["tls_port"] = server.tls_address[1]
+        ready["tls_port"] = ports.tls_address[1]
     if health is not None:
         ready["health_port"] = health.address[1]
     return json.dumps(ready)
@@ -215,11 +245,17 @@ def main() -> int:
         settings = GatewaySettings.from_environment(environ)
         configure_logging(settings.log_level)
         metrics = Metrics(settings.ae_title) if settings.metrics == "emf" else None
-        server = build(settings, metrics)
+        load_nodes(settings)
+        ports = open_ports(settings)
+        server: Server | Supervisor
+        if settings.workers == 1:
+            server = build(settings, ports, metrics)
+        else:
+            server = build_supervisor(settings, ports)
         health = build_health(settings, server)
     except LenticularError as error:
         print(error, file=sys.stderr)  # noqa: T201 - for the person who started it
-        return _USAGE_ERROR if isinstance(error, OperatorError) else _FAILED
+        return USAGE_ERROR if isinstance(error, OperatorError) else FAILED
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         server.request_drain(settings.drain_seconds)
@@ -229,7 +265,7 @@ def main() -> int:
     if health is not None:
         health.start()
     # Whoever started us waits for this line.
-    print(_ready_line(settings, server, health), flush=True)  # noqa: T201
+    print(_ready_line(settings, ports, health), flush=True)  # noqa: T201
     if metrics is not None:
         metrics.start(lambda: server.active_associations)
     server.serve()

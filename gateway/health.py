@@ -98,6 +98,7 @@ class Health:
         is_draining: Callable[[], bool],
         beat: Callable[[], float],
         look: Callable[[], str | None],
+        trouble: Callable[[], str | None] = lambda: None,
         look_seconds: float = LOOK_SECONDS,
         probe_seconds: float = _PROBE_SECONDS,
         stuck_seconds: float = _STUCK_SECONDS,
@@ -105,13 +106,15 @@ class Health:
         """Listen at once; raises `OSError` when it cannot.
 
         `beat` asks the thread that accepts connections to turn, and returns when it last did, as
-        `monotonic` tells time. `look` returns why bucket and table cannot be reached, or `None`.
+        `monotonic` tells time. `look` returns why bucket and table cannot be reached, or `None`;
+        `trouble`, asked for each probe, why this process itself is not ready.
         """
         self._is_draining = is_draining
         self._beat = beat
         self._stuck_seconds = stuck_seconds
         self._asked_to_turn: float | None = None
         self._look = look
+        self._trouble = trouble
         self._look_seconds = look_seconds
         self._probe_seconds = probe_seconds
         self._listener = socket.create_server(
@@ -155,6 +158,9 @@ class Health:
         """Say why a new association would be of no use now, or `None`."""
         if self._is_draining():
             return _DRAINING
+        trouble = self._trouble()
+        if trouble is not None:
+            return trouble
         if self._found is None and monotonic() > self._looked_at + self._look_seconds + (
             _OVERDUE_SECONDS
         ):

@@ -68,8 +68,8 @@ class Metrics:
         self._lost = 0
         self._thread: threading.Thread | None = None
 
-    def start(self, open_associations: Callable[[], int]) -> None:
-        """Write from now on."""
+    def start(self, open_associations: Callable[[], int] | None) -> None:
+        """Write from now on; `None` where another process knows how many are open."""
         self._thread = threading.Thread(
             target=self._write, args=(open_associations,), name="metrics", daemon=True
         )
@@ -137,14 +137,17 @@ class Metrics:
 
     # In the thread that writes
 
-    def _write(self, open_associations: Callable[[], int]) -> None:
+    def _write(self, open_associations: Callable[[], int] | None) -> None:
         gauge_due = time.monotonic()
+        if open_associations is None:
+            # What it has to tell then is only how many lines were lost.
+            gauge_due += self._gauge_seconds
         try:
             while True:
                 wait = gauge_due - time.monotonic()
                 if wait <= 0:
                     gauge_due += self._gauge_seconds
-                    self._put(self._gauges(open_associations()))
+                    self._put(self._gauges(open_associations))
                     continue
                 with contextlib.suppress(queue.Empty):
                     line = self._waiting.get(timeout=wait)
@@ -154,9 +157,12 @@ class Metrics:
         except OSError as error:
             _log.warning("metrics cannot be written any more", extra={"reason": error.strerror})
 
-    def _gauges(self, open_associations: int) -> str:
+    def _gauges(self, open_associations: Callable[[], int] | None) -> str:
         lost, self._lost = self._lost, 0
-        return self._line({"AssociationsOpen": open_associations, "MetricLinesLost": lost})
+        gauges = {"MetricLinesLost": lost}
+        if open_associations is not None:
+            gauges["AssociationsOpen"] = open_associations()
+        return self._line(gauges)
 
     def _put(self, line: str) -> None:
         # Past Python's buffer, whose lock a write that hangs would hold when the process ends.

@@ -17,6 +17,7 @@ from gateway.acceptance import AccessPolicy
 from gateway.association import Limits
 from gateway.command_set import CommandField
 from gateway.custody import Buffered, Custody
+from gateway.ports import Ports
 from gateway.server import Server
 from gateway.storage import StorageService
 
@@ -45,8 +46,7 @@ def main() -> None:
         FolderCustody(Path(sys.argv[1])), memory_bytes=_MEMORY_BYTES, scratch_dir=None
     )
     server = Server(
-        "127.0.0.1",
-        0,
+        Ports.open("127.0.0.1", 0),
         acceptance=AccessPolicy(
             ae_title=_AET, access="open", find_node=lambda _aet: None, offers=offers()
         ),

@@ -68,6 +68,11 @@ class Gateway(Node):
             if all(line.get(name) == fact for name, fact in facts.items())
         ]  # fmt: skip
 
+    def workers(self) -> list[int]:
+        """Return the IDs of its worker processes, those that have ended left out."""
+        children = self._proc(f"task/{self.process.pid}/children").read_text().split()
+        return [pid for pid in map(int, children) if is_running(pid)]
+
     def threads(self) -> int:
         """Count its threads."""
         return len(list(self._proc("task").iterdir()))
@@ -91,6 +96,15 @@ class Gateway(Node):
 
     def _proc(self, name: str) -> Path:
         return Path(f"/proc/{self.process.pid}/{name}")
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process is there and is no zombie."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 @contextmanager

@@ -262,6 +262,13 @@ class GatewaySettings(_Shared):
         "associations at a time; the next is refused as a transient local limit",
         10,
     )
+    workers: int = _setting(
+        "LENTICULAR_WORKERS",
+        _whole(1, 64),
+        "worker processes that share the ports and the limit of associations, one for each core at "
+        "most; 1 is a single process",
+        1,
+    )
     max_pdu_bytes: int = _setting(
         "LENTICULAR_MAX_PDU_BYTES",
         _whole(4096, 16 * _MIB),
