@@ -33,6 +33,7 @@ from .move import MoveService
 from .negotiation import QueryOption
 from .normalized import NormalizedService, Operation
 from .ports import Ports
+from .procedure_steps import ProcedureSteps
 from .server import Server, Slots
 from .storage import StorageService
 from .supervisor import FAILED, USAGE_ERROR, Supervisor
@@ -131,8 +132,8 @@ def build(
     nodes = NodeTable(dynamodb, settings.table)
     custody = Custody(settings.bucket, retry_seconds=settings.retry_seconds)
     index = Index(dynamodb, settings.table)
-    transactions = Transactions(Archive(s3_client(), settings.bucket), dynamodb, settings.table)
-    commitment = CommitmentScp(transactions, nodes.find)
+    archive = Archive(s3_client(), settings.bucket)
+    commitment = CommitmentScp(Transactions(archive, dynamodb, settings.table), nodes.find)
     services: dict[int, Service] = {
         CommandField.C_ECHO_RQ: VerificationService(),
         CommandField.C_STORE_RQ: StorageService(
@@ -151,6 +152,7 @@ def build(
         CommandField.N_ACTION_RQ: NormalizedService(
             {sop_classes.STORAGE_COMMITMENT_PUSH: Operation("commit", commitment.perform)}
         ),
+        **ProcedureSteps(custody, archive).services(),
     }
     acceptance = AccessPolicy(
         ae_title=settings.ae_title,

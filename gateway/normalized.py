@@ -79,7 +79,7 @@ class Answer:
     that they name themselves.
     """
 
-    status: Status = Status.SUCCESS
+    status: int = Status.SUCCESS
     sop_instance_uid: str | None = None
     elements: Mapping[int, JsonElement] | None = None
     character_set: tuple[str, ...] = ()

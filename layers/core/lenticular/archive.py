@@ -7,8 +7,13 @@ Instance UID never meet, and nothing is ever overwritten:
     instances/{study}/{series}/{sop}/{sha256}.dcm      can be placed in the index
     quarantine/{sop | unidentified}/{sha256}.dcm       cannot, and is kept all the same
 
-The gateway writes those (`gateway.custody`); here they are named, listed and read. Beside them are
-the documents of storage commitment, which are also written here:
+A performed procedure step is a run of objects, one for each request that changed it, which are
+created and never replaced as well: the highest number is the state it is in.
+
+    procedures/{sop}/{number}.json                     a performed procedure step (PS3.4 F)
+
+The gateway writes those (`gateway.custody`); here they are named, listed and read. The documents of
+storage commitment are also written here:
 
     commitments/requested/{requester}/{transaction}.json   what a peer asked to be committed to
     commitments/checked/{requester}/{transaction}.json     what it is told
@@ -18,7 +23,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 from urllib.parse import quote, unquote
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -33,15 +38,15 @@ INSTANCES: Final = "instances/"
 QUARANTINE: Final = "quarantine/"
 COMMITMENTS_REQUESTED: Final = "commitments/requested/"
 COMMITMENTS_CHECKED: Final = "commitments/checked/"
+PROCEDURES: Final = "procedures/"
 _SUFFIX: Final = ".dcm"
+_JSON_SUFFIX: Final = ".json"
 _SHA256_HEX_CHARACTERS: Final = 64
 
 #: Names of the user metadata the gateway writes with every object.
 RECEIVED: Final = "received"
 CALLING_AE_TITLE: Final = "calling-aet"
 CALLED_AE_TITLE: Final = "called-aet"
-
-_DOCUMENT: Final = ".json"
 
 _INVALID_RANGE: Final = "InvalidRange"
 _PRECONDITION_FAILED: Final = frozenset({"PreconditionFailed", "412"})
@@ -91,24 +96,53 @@ class TransactionKey:
     @property
     def requested(self) -> str:
         """The key of the object that holds the request."""
-        return f"{COMMITMENTS_REQUESTED}{self}{_DOCUMENT}"
+        return f"{COMMITMENTS_REQUESTED}{self}{_JSON_SUFFIX}"
 
     @property
     def checked(self) -> str:
         """The key of the object that holds what the check found."""
-        return f"{COMMITMENTS_CHECKED}{self}{_DOCUMENT}"
+        return f"{COMMITMENTS_CHECKED}{self}{_JSON_SUFFIX}"
 
     @classmethod
     def parse(cls, key: str) -> "TransactionKey | None":
         """Read the key of a request's object; None when it is not one."""
-        named = key.removeprefix(COMMITMENTS_REQUESTED).removesuffix(_DOCUMENT)
-        if not (key.startswith(COMMITMENTS_REQUESTED) and key.endswith(_DOCUMENT)):
+        named = key.removeprefix(COMMITMENTS_REQUESTED).removesuffix(_JSON_SUFFIX)
+        if not (key.startswith(COMMITMENTS_REQUESTED) and key.endswith(_JSON_SUFFIX)):
             return None
         part, _, transaction_uid = named.partition("/")
         requester = ae_title_of_key_part(part)
         if requester is None or not is_uid(transaction_uid):
             return None
         return cls(requester, transaction_uid)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcedureKey:
+    """The parts of an object key under `procedures/`; numbers begin with 1."""
+
+    sop_instance_uid: str
+    number: int
+
+    #: Most requests that may change one step. Keys in order of text are then in order of number.
+    MOST: ClassVar[int] = 99_999
+
+    def __str__(self) -> str:
+        """Write the object key."""
+        return f"{procedure_prefix(self.sop_instance_uid)}{self.number:05}{_JSON_SUFFIX}"
+
+    @classmethod
+    def parse(cls, key: str) -> "ProcedureKey | None":
+        """Read an object key; None when it is not one of a performed procedure step."""
+        uid, _, number = key.removeprefix(PROCEDURES).removesuffix(_JSON_SUFFIX).partition("/")
+        if not (is_uid(uid) and number.isdecimal() and number.isascii()):
+            return None
+        parsed = cls(uid, int(number))
+        return parsed if str(parsed) == key else None
+
+
+def procedure_prefix(sop_instance_uid: str) -> str:
+    """Return what the keys of all states of a performed procedure step begin with."""
+    return f"{PROCEDURES}{sop_instance_uid}/"
 
 
 def quarantine_key(sop_instance_uid: str | None, sha256: str) -> str:
@@ -193,6 +227,16 @@ class Archive:
             etag=answer["ETag"].strip('"'),
         )
 
+    def read(self, key: str) -> bytes:
+        """Return a whole object; raises as `head` does."""
+        try:
+            answer = self._client.get_object(Bucket=self.bucket, Key=key)
+            return answer["Body"].read()
+        except ClientError as error:
+            raise _failure(error, key) from error
+        except BotoCoreError as error:
+            raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
+
     def holds(self, key: str) -> bool:
         """Tell whether the bucket holds the object, or raise `StoreUnavailable`."""
         try:
@@ -247,14 +291,9 @@ class Archive:
     def read_document(self, key: str) -> bytes | None:
         """Return a document, None when there is none, or raise `StoreUnavailable`."""
         try:
-            return self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
-        except ClientError as error:
-            failure = _failure(error, key)
-            if isinstance(failure, InstanceMissing):
-                return None
-            raise failure from error
-        except BotoCoreError as error:
-            raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
+            return self.read(key)
+        except InstanceMissing:
+            return None
 
     def create_document(self, key: str, document: bytes) -> bool:
         """Write a document that is not there yet; False when one is. Raises `StoreUnavailable`."""

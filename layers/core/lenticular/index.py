@@ -28,16 +28,20 @@ from botocore.exceptions import BotoCoreError, ClientError
 from . import index_items
 from .errors import StoreUnavailable
 from .index_items import (
+    INSTANCE_PREFIX,
+    PROCEDURE_PREFIX,
     QUARANTINE_PARTITION,
     SERIES_PREFIX,
     STUDY_SORT_KEY,
     Copy,
     Item,
+    Procedure,
     Registers,
     Series,
     from_dynamodb,
     instance_sort_key,
     instances_sort_prefix,
+    procedure_sort_key,
     quarantine_item,
     registers_of,
     series_sort_key,
@@ -53,6 +57,8 @@ FINGERPRINT: Final = "fingerprint"
 #: Races on one study end after a few rounds; more says that something else is wrong.
 _MOST_ROUNDS: Final = 50
 _PARALLEL_WRITES: Final = 16
+#: Items that something is derived from: they change only if nobody changed them in between.
+_FINGERPRINTED: Final = (STUDY_SORT_KEY, SERIES_PREFIX, PROCEDURE_PREFIX)
 
 
 class Index:
@@ -170,7 +176,7 @@ class Index:
         """
         # DynamoDB has no empty set, so an item that was read never shows one.
         item = {name: value for name, value in item.items() if value != frozenset()}
-        if item["sk"] == STUDY_SORT_KEY or str(item["sk"]).startswith(SERIES_PREFIX):
+        if str(item["sk"]).startswith(_FINGERPRINTED):
             item = {**item, FINGERPRINT: _fingerprint(item)}
         if item == present:
             return True
@@ -188,8 +194,8 @@ class Index:
     ) -> bool:
         request["ConditionExpression"] = "attribute_not_exists(pk)"
         if unchanged is not None:
-            # A study or series item has a fingerprint of all it says; of an instance item nothing
-            # changes without its stamp or its copies.
+            # An instance item has no fingerprint of all it says: nothing of it changes without its
+            # stamp or its copies.
             names = [name for name in (FINGERPRINT, "stamp", "copies") if name in unchanged]
             values = to_dynamodb({name: unchanged[name] for name in names})
             request["ConditionExpression"] = " AND ".join(f"#{name} = :{name}" for name in names)
@@ -256,6 +262,33 @@ class Index:
             index_items.series_of_instance, self.by_key("by-uid", ("uid", sop_instance_uid))
         )
         return [place for place in found if place is not None]
+
+    def procedure(self, study_instance_uid: str, sop_instance_uid: str) -> Item | None:
+        """Return a performed procedure step's item of a study, None when there is none."""
+        pk, sk = study_partition(study_instance_uid), procedure_sort_key(sop_instance_uid)
+        return self._get(pk, sk, consistent=True)
+
+    def procedures(self, study_instance_uid: str) -> Iterator[Procedure]:
+        """Return the performed procedure steps of a study."""
+        pk = study_partition(study_instance_uid)
+        return map(Procedure.from_item, self._partition(pk, PROCEDURE_PREFIX, consistent=True))
+
+    def procedures_since(self, month: str, moment: str) -> Iterator[Procedure]:
+        """Return the steps of a month (`YYYY-MM`) that started at or after a moment, in order."""
+        found = self.by_key(
+            "by-procedure",
+            ("procedure_month", month),
+            "procedure_moment >= :moment",
+            moment=moment,
+        )
+        return map(Procedure.from_item, found)
+
+    def sop_instance_uids(self, study_instance_uid: str) -> Iterator[str]:
+        """Return the SOP Instance UID of every instance of a study, strongly consistent."""
+        request = self._key_condition(study_partition(study_instance_uid), INSTANCE_PREFIX)
+        del request["TableName"]
+        pages = self._pages("query", ConsistentRead=True, ProjectionExpression="sk", **request)
+        return (str(item["sk"]).rpartition("#")[2] for item in pages)
 
     def quarantined(self) -> Iterator[Item]:
         """Return what is listed in quarantine, in order of object key."""

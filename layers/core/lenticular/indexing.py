@@ -16,7 +16,7 @@ from .archive import INSTANCES, QUARANTINE, Archive
 from .errors import InstanceMissing, StoreUnavailable
 from .header import Unplaceable, read_copy
 from .index import Index
-from .index_items import Copy, study_items
+from .index_items import PROCEDURE_PREFIX, Copy, study_items
 
 _log: Final = logging.getLogger(__name__)
 _PARALLEL_READS: Final = 16
@@ -108,7 +108,12 @@ def _rebuild_study(
     item whose object is not in that listing names nothing and may go.
     """
     for _ in range(_MOST_ROUNDS):
-        present = {str(item["sk"]): item for item in index.partition(study)}
+        # Performed procedure steps are in objects of their own (`procedures.rebuild`).
+        present = {
+            str(item["sk"]): item
+            for item in index.partition(study)
+            if not str(item["sk"]).startswith(PROCEDURE_PREFIX)
+        }
         keys = list(archive.keys(f"{INSTANCES}{study}/"))
         copies: list[Copy] = []
         for key, outcome in _read_all(archive, keys):

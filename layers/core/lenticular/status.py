@@ -67,6 +67,12 @@ class MoveStatus(IntEnum):
     UNABLE_TO_PROCESS = 0xC001
 
 
+class ProcedureStepStatus(IntEnum):
+    """N-GET of a performed procedure step, PS3.4 F.8.2.1.4."""
+
+    OPTIONAL_ATTRIBUTES_NOT_SUPPORTED = 0x0001
+
+
 class CommitmentFailure(IntEnum):
     """Failure Reason (0008,1197) of an instance in a storage commitment, PS3.3 C.14.1.1."""
 
