@@ -55,6 +55,7 @@ class Requester:
     Attributes:
         oddity: what it does now; it may change
         attempts: reports and associations that came, the odd ones too
+        before_answer: reports are answered when it is set
     """
 
     aet: str
@@ -63,10 +64,13 @@ class Requester:
     attempts: int = 0
     reports: list[Report] = field(default_factory=list)
     stopped: Flag = field(default_factory=Flag)
+    before_answer: Flag | None = None
 
     def take(self, event: evt.Event) -> tuple[int, None]:
         """Take a report."""
         self.attempts += 1
+        if self.before_answer is not None:
+            self.before_answer.wait(_SECONDS)
         if self.oddity is Oddity.ABORTS:
             event.assoc.abort()
         if self.oddity is Oddity.HANGS:
