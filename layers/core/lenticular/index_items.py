@@ -48,7 +48,15 @@ COPY_PREFIX: Final = "COPY#"
 MONTH_PARTITION: Final = "MONTH"
 
 #: What retrieving an instance takes to know of it.
-INSTANCE_LOCATION: Final = ("uid", "object_key", "size", "sop_class_uid", "transfer_syntax_uid")
+INSTANCE_LOCATION: Final = (
+    "uid",
+    "object_key",
+    "size",
+    "sop_class_uid",
+    "transfer_syntax_uid",
+    "forms",
+    "retired",
+)
 
 #: What transcoding adds to an instance's item, behind ingest.
 CONVERSION_ATTRIBUTES: Final = ("forms", "left_alone", "retired")
