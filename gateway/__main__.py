@@ -34,10 +34,13 @@ from .negotiation import QueryOption
 from .normalized import NormalizedService, Operation
 from .ports import Ports
 from .procedure_steps import ProcedureSteps
+from .retrieval import Memory
 from .server import Server, Slots
+from .spool import Spool
 from .storage import StorageService
 from .supervisor import FAILED, USAGE_ERROR, Supervisor
 from .tls import Certificates, TlsFiles
+from .validation import Validator
 from .verification import VerificationService
 
 _log: Final = logging.getLogger(__name__)
@@ -73,19 +76,20 @@ _QUERY_OPTIONS: Final = frozenset({QueryOption.RELATIONAL, QueryOption.COMBINED_
 _RETRIEVE_OPTIONS: Final = frozenset({QueryOption.RELATIONAL})
 
 
+#: By C-GET a node receives as the SCP, so that takes what retrieving takes.
+_STORAGE_OFFER: Final = Offer(
+    frozenset(transfer_syntaxes.BY_UID), permission="store", scp_permission="move"
+)
+
+
 def offers() -> dict[str, Offer]:
     """Return what the gateway accepts, by abstract syntax."""
-    stored = frozenset(transfer_syntaxes.BY_UID)
     # Deflated Explicit VR belongs to messages with long data sets, but some peers offer nothing
     # else beside Implicit VR, and Verification has no data set at all.
     spoken = _UNCOMPRESSED | {transfer_syntaxes.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN.uid}
     return {
         sop_classes.VERIFICATION: Offer(spoken),
-        # By C-GET a node receives as the SCP, so that takes what retrieving takes.
-        **{
-            uid: Offer(stored, permission="store", scp_permission="move")
-            for uid in sop_classes.STORAGE
-        },
+        **dict.fromkeys(sop_classes.STORAGE, _STORAGE_OFFER),
         **{uid: Offer(_UNCOMPRESSED, permission="find", options=_QUERY_OPTIONS) for uid in _FIND},
         **{
             uid: Offer(_UNCOMPRESSED, permission="move", options=_RETRIEVE_OPTIONS)
@@ -102,6 +106,21 @@ def load_nodes(settings: GatewaySettings) -> None:
     if settings.nodes_file is not None:
         nodes = NodeTable(dynamodb_client(), settings.table)
         nodes.replace_all(read_nodes_file(settings.nodes_file))
+
+
+def build_spool(settings: GatewaySettings) -> Spool | None:
+    """Begin this process's journal, if that is wanted, or raise `OperatorError`."""
+    if settings.custody != "spool":
+        return None
+    assert settings.spool_dir is not None
+    return Spool(
+        settings.spool_dir,
+        # The spool itself tries again, for as long as it takes.
+        Custody(settings.bucket, retry_seconds=0, memory_bytes=settings.memory_bytes),
+        max_bytes=settings.spool_bytes,
+        uploads=settings.spool_uploads,
+        memory_bytes=settings.memory_bytes,
+    )
 
 
 def open_ports(settings: GatewaySettings) -> Ports:
@@ -121,34 +140,51 @@ def build(
     ports: Ports,
     metrics: Metrics | None = None,
     *,
+    spool: Spool | None = None,
     slots: Slots | None = None,
 ) -> Server:
-    """Connect the services to the bucket and the table, and the ports to the services.
+    """Connect the services to bucket, table and spool, and the ports to the services.
 
     A worker process has no ports, and `slots` that it shares. Raises `OperatorError` when AWS is
     not configured or TLS cannot be spoken.
     """
     dynamodb = dynamodb_client()
     nodes = NodeTable(dynamodb, settings.table)
-    custody = Custody(settings.bucket, retry_seconds=settings.retry_seconds)
+    custody = Custody(
+        settings.bucket,
+        retry_seconds=settings.retry_seconds,
+        memory_bytes=settings.memory_bytes,
+        scratch_dir=settings.scratch_dir,
+    )
     index = Index(dynamodb, settings.table)
     archive = Archive(s3_client(), settings.bucket)
     commitment = CommitmentScp(Transactions(archive, dynamodb, settings.table), nodes.find)
+    memory = Memory(settings.read_ahead_bytes, settings.scratch_dir)
     services: dict[int, Service] = {
         CommandField.C_ECHO_RQ: VerificationService(),
         CommandField.C_STORE_RQ: StorageService(
-            custody, memory_bytes=settings.memory_bytes, scratch_dir=settings.scratch_dir
+            custody if spool is None else spool,
+            memory_bytes=settings.memory_bytes,
+            scratch_dir=settings.scratch_dir,
+            validator=None if settings.validation == "none" else Validator(),
+            reject_invalid=settings.validation == "reject",
         ),
-        CommandField.C_FIND_RQ: FindService(index, settings.ae_title),
+        CommandField.C_FIND_RQ: FindService(
+            index,
+            settings.ae_title,
+            max_responses=settings.max_responses,
+            report=None if metrics is None else metrics.query_ended,
+        ),
         CommandField.C_MOVE_RQ: MoveService(
             index,
             custody,
             nodes.find,
+            memory,
             ae_title=settings.ae_title,
             max_pdu_bytes=settings.max_pdu_bytes,
             dimse_seconds=settings.dimse_seconds,
         ),
-        CommandField.C_GET_RQ: GetService(index, custody),
+        CommandField.C_GET_RQ: GetService(index, custody, memory),
         CommandField.N_ACTION_RQ: NormalizedService(
             {sop_classes.STORAGE_COMMITMENT_PUSH: Operation("commit", commitment.perform)}
         ),
@@ -160,12 +196,14 @@ def build(
         find_node=nodes.find,
         offers=offers(),
         transfer_syntax_policy=settings.transfer_syntaxes,
+        offer_for_unknown=_STORAGE_OFFER if settings.unknown_classes == "accept" else None,
     )
     limits = Limits(
         max_associations=settings.max_associations,
         max_pdu_bytes=settings.max_pdu_bytes,
         artim_seconds=settings.artim_seconds,
         idle_seconds=settings.idle_seconds,
+        idle_end=settings.idle_end,
         dimse_seconds=settings.dimse_seconds,
     )
     return Server(
@@ -208,7 +246,9 @@ def build_supervisor(settings: GatewaySettings, ports: Ports) -> Supervisor:
     return supervisor
 
 
-def build_health(settings: GatewaySettings, server: Server | Supervisor) -> Health | None:
+def build_health(
+    settings: GatewaySettings, server: Server | Supervisor, spool: Spool | None = None
+) -> Health | None:
     """Listen for health checks of `server`, if that is wanted, or raise `OperatorError`."""
     if settings.health_port is None:
         return None
@@ -218,7 +258,11 @@ def build_health(settings: GatewaySettings, server: Server | Supervisor) -> Heal
             settings.health_port,
             is_draining=lambda: server.is_draining,
             beat=server.beat,
-            look=StoreLook(settings.bucket, settings.table),
+            look=StoreLook(
+                settings.bucket,
+                settings.table,
+                shortage=None if spool is None else spool.shortage,
+            ),
             trouble=lambda: server.trouble,
         )
     except OSError as error:
@@ -250,11 +294,13 @@ def main() -> int:
         load_nodes(settings)
         ports = open_ports(settings)
         server: Server | Supervisor
+        spool: Spool | None = None
         if settings.workers == 1:
-            server = build(settings, ports, metrics)
+            spool = build_spool(settings)
+            server = build(settings, ports, metrics, spool=spool)
         else:
             server = build_supervisor(settings, ports)
-        health = build_health(settings, server)
+        health = build_health(settings, server, spool)
     except LenticularError as error:
         print(error, file=sys.stderr)  # noqa: T201 - for the person who started it
         return USAGE_ERROR if isinstance(error, OperatorError) else FAILED
@@ -266,11 +312,16 @@ def main() -> int:
     signal.signal(signal.SIGINT, stop)
     if health is not None:
         health.start()
+    if spool is not None:
+        spool.start()
     # Whoever started us waits for this line.
     print(_ready_line(settings, ports, health), flush=True)  # noqa: T201
     if metrics is not None:
-        metrics.start(lambda: server.active_associations)
+        metrics.start(lambda: server.active_associations, dict if spool is None else spool.gauges)
     server.serve()
+    if spool is not None:
+        assert isinstance(server, Server)
+        spool.close(server.drained_by)
     if health is not None:
         health.close()
     if metrics is not None:

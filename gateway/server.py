@@ -103,7 +103,8 @@ class Server:
         self._lobby = Lobby(doors, artim_seconds=limits.artim_seconds, on_request=self._admit)
         # Readable once the server drains: associations watch it while they wait for a message.
         self._drain_wake_read, self._drain_wake_write = os.pipe()
-        self._drain_asked_seconds: float | None = None
+        #: When associations are cut, as `monotonic` tells time; `None` while it is not draining.
+        self.drained_by: float | None = None
         self._slots = slots or OwnSlots(limits.max_associations)
         self._lock = threading.Lock()
         self._running: set[Association] = set()
@@ -125,7 +126,7 @@ class Server:
     @property
     def is_draining(self) -> bool:
         """Whether it takes no new association any more."""
-        return self._drain_asked_seconds is not None
+        return self.drained_by is not None
 
     @property
     def active_associations(self) -> int:
@@ -145,9 +146,9 @@ class Server:
     def serve(self) -> None:
         """Serve in this thread until `request_drain`, `drain` or `close`; everything is closed."""
         self._serving = True
-        while self._drain_asked_seconds is None:
+        while self.drained_by is None:
             self._lobby.turn(None)
-        deadline = monotonic() + self._drain_asked_seconds
+        deadline = self.drained_by
         _log.info("draining", extra={"associations": self._slots.taken})
         self._lobby.shut_door()
         os.write(self._drain_wake_write, b"\0")
@@ -175,8 +176,8 @@ class Server:
 
         `serve` returns when it is done. A second call cannot shorten the first.
         """
-        if self._drain_asked_seconds is None:
-            self._drain_asked_seconds = deadline_seconds
+        if self.drained_by is None:
+            self.drained_by = monotonic() + deadline_seconds
             self._lobby.wake()
 
     def drain(self, deadline_seconds: float) -> bool:

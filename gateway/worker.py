@@ -16,12 +16,13 @@ from typing import Final
 from lenticular.errors import LenticularError, OperatorError
 from lenticular.settings import GatewaySettings
 
-from .__main__ import build
+from .__main__ import build, build_spool
 from .handover import Channel, ChannelClosed, Kind, Packet, unpack_arrival
 from .logs import configure_logging
 from .metrics import Metrics
 from .ports import Ports
 from .server import Server
+from .spool import Spool
 from .supervisor import FAILED, USAGE_ERROR
 
 _log: Final = logging.getLogger(__name__)
@@ -129,17 +130,26 @@ def main() -> int:
     """Run a worker of the gateway; return its exit status."""
     number, descriptor = map(int, sys.argv[1:])
     metrics: Metrics | None = None
+    spool: Spool | None = None
+    server: Server | None = None
 
     def build_server(slots: SharedSlots) -> Server:
-        nonlocal metrics
+        nonlocal metrics, spool, server
         settings = GatewaySettings.from_environment(os.environ)
         configure_logging(settings.log_level, worker=number)
         if settings.metrics == "emf":
             metrics = Metrics(settings.ae_title)
-            metrics.start(None)
-        return build(settings, Ports(), metrics, slots=slots)
+        spool = build_spool(settings)
+        server = build(settings, Ports(), metrics, spool=spool, slots=slots)
+        if metrics is not None:
+            metrics.start(None, dict if spool is None else spool.gauges)
+        if spool is not None:
+            spool.start()
+        return server
 
     status = run(descriptor, build_server)
+    if spool is not None and server is not None:
+        spool.close(server.drained_by)
     if metrics is not None:
         metrics.close()
     return status

@@ -31,6 +31,7 @@ class FolderCustody(Custody):
 
     def __init__(self, folder: Path) -> None:
         """Write into a folder that is there."""
+        self._scratch_dir = None
         self._folder = folder
 
     def keep(self, key: str, file: Buffered | bytearray, metadata: Mapping[str, str]) -> bool:  # noqa: ARG002 - a file has nowhere to keep it
@@ -42,9 +43,7 @@ class FolderCustody(Custody):
 
 def main() -> None:
     """Serve on a free port of this machine until the process is ended."""
-    storage = StorageService(
-        FolderCustody(Path(sys.argv[1])), memory_bytes=_MEMORY_BYTES, scratch_dir=None
-    )
+    storage = StorageService(FolderCustody(Path(sys.argv[1])), memory_bytes=_MEMORY_BYTES)
     server = Server(
         Ports.open("127.0.0.1", 0),
         acceptance=AccessPolicy(

@@ -1,5 +1,6 @@
 """The gateway alone in its own process, on a cloud that lives on when the gateway is killed."""
 
+import http.client
 import json
 import os
 import signal
@@ -105,6 +106,17 @@ def is_running(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def ask(gateway: Gateway, path: str) -> tuple[int, str]:
+    """Ask for its health; return the status and what it says."""
+    connection = http.client.HTTPConnection(gateway.host, gateway.ready["health_port"], timeout=10)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read().decode().strip()
+    finally:
+        connection.close()
 
 
 @contextmanager

@@ -41,8 +41,8 @@ def build(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("function", ["CommitFunction", "IndexFunction"])
-def test_the_handler_loads_from_its_folder_and_layers_alone(build: Path, function: str) -> None:
+@pytest.mark.parametrize("function", ["CommitFunction", "IndexFunction", "MppsFunction"])
+def test_a_handler_loads_from_its_folder_and_layers_alone(build: Path, function: str) -> None:
     folders = [str(build / part) for part in (function, "CoreLayer/python", "DepsLayer/python")]
     # boto3 is this environment's; on Lambda it is the runtime's.
     loaded = subprocess.run(
@@ -56,11 +56,8 @@ def test_the_handler_loads_from_its_folder_and_layers_alone(build: Path, functio
 
 
 @pytest.mark.slow
-def test_the_wheels_are_pure_python_and_serve_either_processor(build: Path) -> None:
-    wheels = list((build / "DepsLayer").glob("python/*.dist-info/WHEEL"))
-    assert wheels
-    for wheel in wheels:
-        assert "Root-Is-Purelib: true" in wheel.read_text("utf-8")
+def test_the_layer_of_wheels_serves_either_processor(build: Path) -> None:
+    assert list((build / "DepsLayer").glob("python/*.dist-info/WHEEL"))
     assert not list(build.rglob("*.so"))
 
 

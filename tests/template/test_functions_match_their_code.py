@@ -10,11 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from lenticular.settings import CommitSettings, FunctionSettings
+from lenticular.settings import CommitSettings, FunctionSettings, ProcedureSettings
 from tests.template.sam import ROOT, Template
 
-#: What each function reads of its environment.
-FUNCTIONS = {"CommitFunction": CommitSettings, "IndexFunction": FunctionSettings}
+#: Each function and the settings it reads.
+SETTINGS: dict[str, type[CommitSettings | FunctionSettings | ProcedureSettings]] = {
+    "CommitFunction": CommitSettings,
+    "IndexFunction": FunctionSettings,
+    "MppsFunction": ProcedureSettings,
+}
+FUNCTIONS = sorted(SETTINGS)
 
 #: What the Python runtime of Lambda has installed: boto3 and what it needs. botocore also takes
 #: certifi where that is there, as it is here.
@@ -65,7 +70,7 @@ def test_a_function_is_given_exactly_the_settings_it_reads(
 ) -> None:
     properties = transformed.properties("AWS::Lambda::Function")[function]
     given = properties["Environment"]["Variables"].keys()
-    read = {each.metadata["variable"] for each in dataclasses.fields(FUNCTIONS[function])}
+    read = {each.metadata["variable"] for each in dataclasses.fields(SETTINGS[function])}
     assert {name for name in given if not name.startswith("POWERTOOLS_")} == read
 
 
@@ -75,7 +80,7 @@ def test_the_defaults_of_the_template_are_those_of_the_settings(
 ) -> None:
     properties = transformed.properties("AWS::Lambda::Function")[function]
     given = properties["Environment"]["Variables"]
-    for setting in dataclasses.fields(FUNCTIONS[function]):
+    for setting in dataclasses.fields(SETTINGS[function]):
         if setting.default is not dataclasses.MISSING:
             assert transformed.default(given[setting.metadata["variable"]]) == setting.default
 

@@ -33,15 +33,17 @@ _CONFIG: Final = Config(
 _SOON: Final = _CONFIG.merge(
     Config(retries={"mode": "standard", "total_max_attempts": 2}, connect_timeout=2, read_timeout=3)
 )
+_ONCE: Final = Config(retries={"total_max_attempts": 1})
 
 
-def s3_client(*, impatient: bool = False) -> "S3Client":
+def s3_client(*, impatient: bool = False, retries: bool = True) -> "S3Client":
     """Make an S3 client; it may be shared by threads. Raises `OperatorError`.
 
-    An impatient one gives up after some ten seconds.
+    An impatient one gives up after some ten seconds. Without `retries` its caller tries again.
     """
+    config = _SOON if impatient else _CONFIG
     with _configured():
-        return boto3.client("s3", config=_SOON if impatient else _CONFIG)
+        return boto3.client("s3", config=config if retries else config.merge(_ONCE))
 
 
 def dynamodb_client(*, impatient: bool = False) -> "DynamoDBClient":

@@ -16,18 +16,25 @@ from .archive import Archive, TransactionKey
 from .aws import dynamodb_client, s3_client, sqs_client
 from .commitment import Reference, State, Verdict, moment
 from .dead_letters import DeadLetters
-from .errors import LenticularError, OperatorError
+from .errors import InvalidIdentifier, LenticularError, OperatorError
 from .identifiers import is_uid
 from .index import Index
 from .index_items import UNKNOWN_MONTH, Procedure
 from .indexing import rebuild
 from .nodes import NodeTable, read_nodes_file
+from .planner import explain as explain_query
+from .query import Model, read_keys, read_query
 from .settings import FunctionSettings, StackSettings, settings_table
 from .status import CommitmentFailure
 from .transactions import Transaction, Transactions
 
 _USAGE_ERROR: Final = 2
 _FAILED: Final = 1
+_MODELS: Final = {
+    "patient-root": Model.PATIENT_ROOT,
+    "study-root": Model.STUDY_ROOT,
+    "patient-study-only": Model.PATIENT_STUDY_ONLY,
+}
 
 
 class _OneSentence(click.Group):
@@ -39,7 +46,8 @@ class _OneSentence(click.Group):
             return super().invoke(ctx)
         except LenticularError as error:
             click.echo(str(error), err=True)
-            sys.exit(_USAGE_ERROR if isinstance(error, OperatorError) else _FAILED)
+            theirs = isinstance(error, OperatorError | InvalidIdentifier)
+            sys.exit(_USAGE_ERROR if theirs else _FAILED)
 
 
 @click.group(cls=_OneSentence)
@@ -63,10 +71,11 @@ def load_nodes(file: Path) -> None:
 
 @nodes.command("list")
 def list_nodes() -> None:
-    """Print AE title, address, port and permissions of every node."""
+    """Print AE title, address, port, associations and permissions of every node."""
     for node in _node_table(environ).all():
         port = "" if node.port is None else str(node.port)
-        click.echo(f"{node.aet:<16}  {node.address:<40} {port:>5}  {' '.join(sorted(node.may))}")
+        may = " ".join(sorted(node.may))
+        click.echo(f"{node.aet:<16}  {node.address:<40} {port:>5}  {node.associations:<17}  {may}")
 
 
 @main.command("rebuild-index")
@@ -308,6 +317,37 @@ def replay_dead_letters(queue: str) -> None:
 
 def _dead_letter_queues() -> DeadLetters:
     return DeadLetters(sqs_client(), StackSettings.from_environment(environ).stack)
+
+
+@main.command()
+@click.option("-k", "--key", "keys", multiple=True, metavar="KEY[=VALUE]", help="as of findscu -k")
+@click.option("--model", type=click.Choice(list(_MODELS)), default="study-root")
+@click.option("--level", default="STUDY", show_default=True, help="PATIENT, STUDY, SERIES or IMAGE")
+@click.option("--relational", is_flag=True, help="as if relational queries were negotiated")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def explain(
+    keys: tuple[str, ...],
+    model: str,
+    level: str,
+    relational: bool,  # noqa: FBT001 - as click passes it
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """Print which way a C-FIND with these keys goes through the index; nothing is read."""
+    identifier = read_keys((f"QueryRetrieveLevel={level}", *keys))
+    explained = explain_query(read_query(_MODELS[model], identifier, relational=relational))
+    if as_json:
+        click.echo(json.dumps(explained, ensure_ascii=False))
+        return
+    click.echo(f"plan  {explained['plan']}")
+    by = explained["by"]
+    assert isinstance(by, dict)
+    for name, value in by.items():
+        shown = ", ".join(value) if isinstance(value, tuple) else value
+        click.echo(f"by    {name.replace('_', ' ')}: {shown or 'open'}")
+    then = explained["then"]
+    assert isinstance(then, list)
+    for each in then:
+        click.echo(f"then  {each}")
 
 
 @main.command()
