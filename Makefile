@@ -31,7 +31,7 @@ run: python ## Start the node offline; options in ARGS="--port 11119 --aet CLINI
 	$(VENV)/python -m infra.local $(ARGS); exit $$?
 
 .PHONY: test
-test: python dcmtk gdcm orthanc dcmjs ## Run the tests that take seconds; pytest's options in ARGS
+test: python dcmtk gdcm orthanc dcmjs dynamodb ## Run the tests that take seconds; pytest's options in ARGS
 	$(VENV)/python -m pytest -m "not slow and not image" $(ARGS)
 
 .PHONY: test-all
@@ -63,7 +63,7 @@ fmt: python ## Format the code and mend what ruff can
 	$(VENV)/ruff format
 
 .PHONY: bench
-bench: python dcmtk gdcm orthanc ## Measure speed beside other servers; options in ARGS
+bench: python dcmtk gdcm orthanc dynamodb ## Measure speed beside other servers; options in ARGS
 	$(VENV)/python -m tests.bench $(ARGS)
 
 .PHONY: build
@@ -104,7 +104,7 @@ clean: ## Remove everything that a target made, environments included
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What targets need.
-PARTS := python sam dcmtk gdcm orthanc dcmjs containers
+PARTS := python sam dcmtk gdcm orthanc dcmjs dynamodb containers
 .PHONY: $(PARTS)
 $(PARTS):
 	@infra/setup.sh $@

@@ -11,10 +11,16 @@ from lenticular.archive import (
     INSTANCES,
     PROCEDURES,
     QUARANTINE,
+    TRANSCODED,
 )
 from tests.template.sam import Document, Template, parts, reference
 
-PREFIXES = (INSTANCES, QUARANTINE, PROCEDURES, COMMITMENTS_REQUESTED, COMMITMENTS_CHECKED)
+#: Prefixes of the bucket, with their slash.
+PREFIXES = (
+    *(INSTANCES, QUARANTINE, TRANSCODED, PROCEDURES),
+    *(COMMITMENTS_REQUESTED, COMMITMENTS_CHECKED),
+)
+
 POLICIES = {
     "AWS::S3::BucketPolicy": ("AWS::S3::Bucket", "Bucket"),
     "AWS::SQS::QueuePolicy": ("AWS::SQS::Queue", "Queues"),
@@ -57,9 +63,15 @@ def test_the_bucket_keeps_versions_and_encrypts(bucket: Document) -> None:
 
 
 def test_the_bucket_forgets_interrupted_uploads_and_deletes_nothing_else(bucket: Document) -> None:
-    (rule,) = bucket["LifecycleConfiguration"]["Rules"]
+    rule, if_retired = bucket["LifecycleConfiguration"]["Rules"]
     assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
     assert rule.keys() == {"Id", "Status", "AbortIncompleteMultipartUpload"}
+    condition, then, otherwise = if_retired["Fn::If"]
+    assert (condition, otherwise) == ("RetiresOriginals", {"Ref": "AWS::NoValue"})
+    # Where originals are retired, what a delete marker hides, and never what can be seen.
+    assert then["Prefix"] == INSTANCES
+    assert then["NoncurrentVersionExpiration"] == {"NoncurrentDays": {"Ref": "RetiredDays"}}
+    assert not {"Expiration", "ExpirationInDays", "ExpirationDate"} & then.keys()
 
 
 def test_bucket_and_table_outlive_the_stack(transformed: Template) -> None:
@@ -172,6 +184,19 @@ def test_the_commit_function_writes_commitments_only(transformed: Template) -> N
     ]
 
 
-def test_nobody_may_delete_an_instance(transformed: Template) -> None:
-    for statement in statements(transformed, "Allow"):
-        assert not any(action.startswith("s3:Delete") for action in listed(statement["Action"]))
+def test_nobody_may_delete_an_instance_unless_originals_are_retired(
+    transformed: Template,
+) -> None:
+    deleting = {
+        name: action
+        for name, resource in transformed.document["Resources"].items()
+        for part in parts(resource)
+        if isinstance(part, dict) and part.get("Effect") == "Allow"
+        for action in listed(part["Action"])
+        if action.startswith("s3:Delete")
+    }
+    # A delete marker at most: of a version, nothing gets rid but the bucket's own lifecycle.
+    assert deleting == {"RetirePolicy": "s3:DeleteObject"}
+    policy = transformed.document["Resources"]["RetirePolicy"]
+    assert policy["Condition"] == "RetiresOriginals"
+    assert transformed.default({"Ref": "RetireOriginal"}) == "false"

@@ -180,7 +180,7 @@ class Copy:
     attributes: Mapping[Level, Elements]
     defect: str | None = None
     calling_ae_title: str = ""
-    converted: "Converted" = field(default_factory=lambda: Converted())
+    converted: Converted = field(default_factory=Converted)
     etag: str | None = None
 
     @property
