@@ -22,6 +22,7 @@ from tests.peers.custody import (
     LONG,
     MIB,
     OUT_OF_RESOURCES,
+    S3_IS_AWAY,
     SHORT,
     SMALL_MEMORY,
     SUCCESS,
@@ -272,11 +273,11 @@ def test_senders_do_not_notice_that_s3_is_away_and_nothing_is_lost(
     instances = study(tmp_path / "short", 10) + study(tmp_path / "long", 2, size=LONG)
     s3.fail(fault, where="PUT " if fault is Fault.BODY_ALTERED else "")
     assert store(gateway, *instances) == [SUCCESS] * 12
-    eventually(lambda: gateway.lines(message="the spool cannot be uploaded"))
+    eventually(lambda: gateway.lines(message=S3_IS_AWAY))
     s3.heal()
     wait_for_bucket(gateway, kept(instances))
     eventually(lambda: left_in(spool), until=lambda left: left == [])
-    assert len(gateway.lines(message="the spool cannot be uploaded")) == 1
+    assert len(gateway.lines(message=S3_IS_AWAY)) == 1
     assert len(gateway.lines(message="the spool can be uploaded again")) == 1
 
 
