@@ -234,6 +234,9 @@ def test_an_instance_sent_again_before_s3_has_it_is_one_object(
     with storing(gateway, instances, instances) as clients:
         assert clients.finish() == [SUCCESS] * 4
     assert store(gateway, *instances) == [SUCCESS] * 2
+    eventually(lambda: s3.held, until=lambda held: held >= 2)
+    # One upload of each: of long ones, two at the same moment would become two versions.
+    assert s3.held == 2
     s3.heal()
     wait_for_bucket(gateway, kept(instances))
     assert versions_in_bucket(gateway) == once(instances)
