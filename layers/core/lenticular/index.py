@@ -365,6 +365,19 @@ class Index:
             ExpressionAttributeNames=names,
         )
 
+    def instance_contents(
+        self, study_instance_uid: str, series_instance_uid: str
+    ) -> Iterator[Item]:
+        """Return of the instance items of a series what `INSTANCE_CONTENT` names."""
+        prefix = instances_sort_prefix(series_instance_uid)
+        names = {f"#{name}": name for name in index_items.INSTANCE_CONTENT}
+        return self._pages(
+            "query",
+            **_key_condition(study_partition(study_instance_uid), prefix),
+            ProjectionExpression=", ".join(names),
+            ExpressionAttributeNames=names,
+        )
+
     def instance(
         self, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str
     ) -> Item | None:
@@ -413,9 +426,15 @@ class Index:
         return (str(item["sk"]).rpartition("#")[2] for item in items)
 
     def copies(
-        self, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str
+        self,
+        study_instance_uid: str,
+        series_instance_uid: str,
+        sop_instance_uid: str | None = None,
     ) -> Iterator[Item]:
-        """Return the listed contents of an instance; none when it has but the one it shows."""
+        """Return the listed contents of an instance, or of all of a series.
+
+        An instance that has but the one it shows has none.
+        """
         prefix = index_items.copies_sort_prefix(series_instance_uid, sop_instance_uid)
         return self._partition(study_partition(study_instance_uid), prefix, consistent=False)
 

@@ -58,6 +58,12 @@ INSTANCE_LOCATION: Final = (
     "retired",
 )
 
+#: What it takes to tell whether an instance is in the bucket as it was indexed.
+INSTANCE_CONTENT: Final = (
+    *("pk", "sk", "uid", "object_key", "size", "sop_class_uid"),
+    *("etag", "forms"),
+)
+
 #: What transcoding adds to an instance's item, behind ingest.
 CONVERSION_ATTRIBUTES: Final = ("forms", "left_alone", "retired")
 
@@ -123,9 +129,10 @@ def tallies_sort_prefix(series_instance_uid: str) -> str:
     return f"{TALLY_PREFIX}{series_instance_uid}#"
 
 
-def copies_sort_prefix(series_instance_uid: str, sop_instance_uid: str) -> str:
-    """Return what the sort keys of the listed contents of an instance begin with."""
-    return f"{COPY_PREFIX}{series_instance_uid}#{sop_instance_uid}#"
+def copies_sort_prefix(series_instance_uid: str, sop_instance_uid: str | None = None) -> str:
+    """Return what the sort keys of the listed contents of an instance, or a series, begin with."""
+    of_instance = "" if sop_instance_uid is None else f"{sop_instance_uid}#"
+    return f"{COPY_PREFIX}{series_instance_uid}#{of_instance}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +155,11 @@ class Converted:
         }
 
 
+def forms_of(item: Item) -> list[Form]:
+    """Read the forms of every content that an instance's item has shown."""
+    return [Form.parse(member) for member in _texts(item, "forms")]
+
+
 def converted(item: Item) -> Converted:
     """Read what became of the content that an instance's item shows.
 
@@ -155,7 +167,7 @@ def converted(item: Item) -> Converted:
     """
     shown = InstanceKey.parse(str(item["object_key"]))
     sha256 = shown.sha256 if shown else ""
-    forms = map(Form.parse, _texts(item, "forms"))
+    forms = forms_of(item)
     of, _, reason = str(item.get("left_alone", "")).partition(" ")
     return Converted(
         tuple(sorted(each for each in forms if f"/{sha256}/" in each.object_key)),
@@ -176,8 +188,8 @@ class Copy:
     attributes: Mapping[Level, Elements]
     defect: str | None = None
     calling_ae_title: str = ""
-    etag: str | None = None
     converted: Converted = field(default_factory=Converted)
+    etag: str | None = None
 
     @property
     def stamp(self) -> str:
