@@ -63,10 +63,9 @@ def test_every_real_file_is_restored_to_the_last_byte_or_left_alone(uid: str) ->
     for each in corpus_files():
         if each.transfer_syntax_uid not in BY_UID:
             continue
-        try:
-            original = as_kept(each)
-        except Exception:  # noqa: BLE001 - hostile files, of which pydicom finds no data set
+        if each.hostile:
             continue
+        original = as_kept(each)
         out = io.BytesIO()
         try:
             write_form(InMemory(original), BY_UID[uid], out)
@@ -101,7 +100,7 @@ def test_what_dcmtk_and_gdcm_decode_we_decode_to_the_same_pixels(tmp_path: Path)
         if done.returncode or not judged.exists() or each.path.name in WRONG_LABELS:
             continue
         theirs = pydicom.dcmread(judged, force=True)
-        if theirs.BitsAllocated == 1:
+        if pydicom.dcmread(each.path, force=True).BitsAllocated == 1:
             continue  # JPEG 2000 of one bit, which we leave to others
         assert data_set is not None, each.path
         head = file_head(each.sop_class_uid, each.sop_instance_uid, EXPLICIT)
@@ -118,7 +117,8 @@ def cells(image: pydicom.Dataset) -> bytes:
     if image.BitsAllocated != 16:
         return bytes(image.PixelData)
     mask = (1 << image.BitsStored) - 1
-    return (np.frombuffer(image.PixelData, "<u2") & mask).tobytes()
+    masked: bytes = (np.frombuffer(image.PixelData, "<u2") & mask).tobytes()
+    return masked
 
 
 def test_dcmtk_reads_what_we_decode_icons_included(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lenticular.byte_ranges import InMemory, OnDisk, ReadAhead
-from lenticular.elements import Element, encode_data_set, walk
+from lenticular.elements import Element, EncodableElement, encode_data_set, walk
 from lenticular.encapsulation import (
     basic_offset_table,
     delimiter,
@@ -23,6 +23,7 @@ from lenticular.transfer_syntaxes import (
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
+    TransferSyntax,
 )
 from tests import images
 from tests.images import Image
@@ -113,7 +114,9 @@ def test_frames_are_found_by_the_table_of_offsets(streams: list[list[bytes]]) ->
 
 
 @given(more, st.sampled_from([IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN]))
-def test_elements_in_another_encoding_come_back_as_they_were(elements: list, syntax) -> None:  # type: ignore[no-untyped-def, type-arg]
+def test_elements_in_another_encoding_come_back_as_they_were(
+    elements: list[EncodableElement], syntax: TransferSyntax
+) -> None:
     there = encode_data_set(elements, explicit=syntax.explicit, little_endian=syntax.little_endian)
     explicit = reencoded(there, syntax, EXPLICIT_VR_LITTLE_ENDIAN)
     assert reencoded(explicit, EXPLICIT_VR_LITTLE_ENDIAN, syntax) == there
