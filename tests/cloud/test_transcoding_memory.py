@@ -16,7 +16,8 @@ FRAMES = 1000
 MOST_BYTES = 150 << 20
 
 TRANSCODE = """
-import json, resource, sys, time
+import json, re, sys, time
+from pathlib import Path
 from lenticular.archive import Archive
 from lenticular.aws import dynamodb_client, s3_client
 from lenticular.forms import FormStore
@@ -29,11 +30,13 @@ transcoder = Transcoder(Archive(s3, bucket), FormStore(s3, bucket), Index(dynamo
                         TranscodingPolicy.parse(policy))
 start = time.perf_counter()
 outcome = transcoder.transcode(key)
+# Of getrusage, exec keeps what the process was before it, which is this test.
+peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())
 print(json.dumps({
     "form_bytes": outcome.form_bytes,
     "reason": outcome.reason,
     "seconds": time.perf_counter() - start,
-    "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
+    "peak_bytes": int(peak[1]) << 10,
 }))
 """
 
