@@ -229,9 +229,14 @@ def build_supervisor(settings: GatewaySettings, ports: Ports) -> Supervisor:
 
 
 def build_health(
-    settings: GatewaySettings, server: Server | Supervisor, spool: Spool | None = None
+    settings: GatewaySettings,
+    server: Server | Supervisor,
+    shortage: Callable[[], str | None] | None = None,
 ) -> Health | None:
-    """Listen for health checks of `server`, if that is wanted, or raise `OperatorError`."""
+    """Listen for health checks of `server`, if that is wanted, or raise `OperatorError`.
+
+    `shortage` says why the spool takes nothing now, if there is one.
+    """
     if settings.health_port is None:
         return None
     try:
@@ -240,11 +245,7 @@ def build_health(
             settings.health_port,
             is_draining=lambda: server.is_draining,
             beat=server.beat,
-            look=StoreLook(
-                settings.bucket,
-                settings.table,
-                shortage=None if spool is None else spool.shortage,
-            ),
+            look=StoreLook(settings.bucket, settings.table, shortage=shortage),
             trouble=lambda: server.trouble,
         )
     except OSError as error:
@@ -277,12 +278,16 @@ def main() -> int:
         ports = open_ports(settings)
         server: Server | Supervisor
         spool: Spool | None = None
+        shortage: Callable[[], str | None] | None = None
         if settings.workers == 1:
             spool = build_spool(settings)
             server = build(settings, ports, metrics, spool=spool)
+            shortage = None if spool is None else spool.shortage
         else:
+            # Each worker has a spool of its own.
             server = build_supervisor(settings, ports)
-        health = build_health(settings, server, spool)
+            shortage = server.shortage if settings.custody == "spool" else None
+        health = build_health(settings, server, shortage)
     except LenticularError as error:
         print(error, file=sys.stderr)  # noqa: T201 - for the person who started it
         return USAGE_ERROR if isinstance(error, OperatorError) else FAILED
