@@ -299,6 +299,7 @@ def main() -> int:
             spool = build_spool(settings)
             server = build(settings, ports, metrics, spool=spool)
         else:
+            # Each worker has a spool of its own.
             server = build_supervisor(settings, ports)
         health = build_health(settings, server, spool)
     except LenticularError as error:

@@ -21,7 +21,7 @@ from .findable import findability
 from .idle import idle
 from .machine import machine, versions
 from .processes import ROOT, ServerFailed
-from .receivers import ARCHIVES, DISCARDING, RECEIVERS, Receiver, Site
+from .receivers import ARCHIVES, DISCARDING, OURS, OURS_OF_WORKERS, RECEIVERS, Receiver, Site
 from .report import findable_table, idle_table, moving_table, slow_puts_table, storing_table
 from .requestor import PeerFailed
 from .retrieving import sample_moves
@@ -110,7 +110,9 @@ def _findable(bench: Bench) -> str:
 
 def _idle(bench: Bench) -> str:
     with bench.site() as site:
-        measured = idle(bench.options.idle, site)
+        measured = [
+            idle(receiver, bench.options.idle, site) for receiver in (OURS, OURS_OF_WORKERS)
+        ]
     return f"Associations that do nothing\n\n{idle_table(measured)}"
 
 
