@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from pydicom.dataset import Dataset
@@ -52,7 +52,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 def image(folder: Path, **changed: str) -> Path:
     folder.mkdir()
-    attributes = {
+    attributes: dict[str, Any] = {
         "PatientName": NAME,
         "PatientID": PATIENT_ID,
         "PatientBirthDate": BIRTH_DATE,
