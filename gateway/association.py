@@ -104,13 +104,24 @@ class Peer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """What an association did; `responses` counts our final ones by command field and status."""
+    """What an association did; `responses` counts our final ones by command field and status.
+
+    `objects_missing` counts instances to be retrieved that the index has and the bucket has not.
+    """
 
     outcome: Outcome
     seconds: float
     bytes_received: int
     bytes_sent: int
     responses: Mapping[tuple[int, int], int]
+    objects_missing: int = 0
+
+
+@dataclass(slots=True)
+class Fate:
+    """How an association ended, for who outlives it; `outcome` is None while it lives."""
+
+    outcome: Outcome | None = None
 
 
 class Acceptance(Protocol):
@@ -163,8 +174,10 @@ class Association:
         peer: who asked
         contexts: accepted presentation contexts by ID
         user_identity: as the peer gave it; not to be logged
+        fate: how it ended, once it has
         log: a logger that puts `association`, `calling_aet`, `called_aet` and `address` on each
             line
+        objects_missing: how many instances a service did not find where the index has them
     """
 
     peer: Peer
@@ -190,6 +203,7 @@ class Association:
         """
         self.id = secrets.token_hex(4)
         self.contexts: dict[int, PresentationContext] = {}
+        self.fate = Fate()
         self.log = _FactsOnEachLine(_log, {"association": self.id, "address": address[0]})
         self._address = address
         self._acceptance = acceptance
@@ -199,6 +213,7 @@ class Association:
         self._on_end: Callable[[], None] | None = on_end
         self._report = report
         self._responses: Counter[tuple[int, int]] = Counter()
+        self.objects_missing = 0
         self._answered = False
         tune(sock)
         self._wire = Wire(
@@ -288,12 +303,14 @@ class Association:
             on_end()
 
     def _end(self, outcome: Outcome, began: float) -> None:
+        self.fate.outcome = outcome
         ended = Ended(
             outcome=outcome,
             seconds=round(monotonic() - began, 3),
             bytes_received=self._wire.bytes_received,
             bytes_sent=self._wire.bytes_sent,
             responses=self._responses,
+            objects_missing=self.objects_missing,
         )
         self.log.info(
             "association ended",
@@ -388,6 +405,7 @@ class Association:
                 if arrival is None:
                     # Before the peer can know: it may come again at once and find its slot taken.
                     self._no_longer_counts()
+                    self.fate.outcome = Outcome.RELEASED
                     self._wire.answer_release()
                     return Outcome.RELEASED
                 self._dispatch(arrival)

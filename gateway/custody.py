@@ -1,12 +1,17 @@
 """Custody: what is put here is in S3 before the call returns, and read back from there.
 
+`Keeper` is what storing an instance needs of it; `spool.Spool` is the other one.
+
 boto3 spends 2 to 3 ms of CPU on a PUT of half a megabyte, all of it holding the interpreter lock;
 obstore (Rust's object_store) spends a quarter of that and lets other associations run meanwhile.
 Every PUT carries a checksum of its bytes, which S3 verifies before it answers.
 """
 
+import tempfile
 from collections.abc import Mapping
 from datetime import timedelta
+from io import RawIOBase
+from pathlib import Path
 from typing import IO, Final, Protocol
 from urllib.parse import urlsplit
 
@@ -51,20 +56,52 @@ class Buffered(Protocol):
         """Expose the memory."""
 
 
+class Keeper(Protocol):
+    """Takes files into custody: what it took survives us. Safe to share between threads."""
+
+    def scratch(self) -> IO[bytes]:
+        """Open a file for what is too long for memory, or raise `OSError`; closing it removes it.
+
+        It is written from its start and then given to `keep_large`.
+        """
+
+    def keep(self, key: str, file: "Buffered | bytearray", metadata: Mapping[str, str]) -> bool:
+        """Take a file, never to be changed from now on; False when it was there already.
+
+        Raises `StoreUnavailable`.
+        """
+
+    def keep_large(self, key: str, file: IO[bytes], metadata: Mapping[str, str]) -> bool:
+        """Take a file that `scratch` opened; as `keep` otherwise."""
+
+
 class Custody:
     """Puts files into the bucket and gets them from it. Safe to share between threads."""
 
-    def __init__(self, bucket: str, *, retry_seconds: int, memory_bytes: int = 16 << 20) -> None:
+    def __init__(
+        self,
+        bucket: str,
+        *,
+        retry_seconds: int,
+        memory_bytes: int = 16 << 20,
+        scratch_dir: Path | None = None,
+    ) -> None:
         """Use `bucket` at the endpoint, region and credentials that boto3 finds.
 
         What S3 throttles or fails to do is tried again for `retry_seconds`. `keep` gets files of
-        some `memory_bytes` at most. Raises `OperatorError` when AWS is not configured.
+        some `memory_bytes` at most. Scratch files go to `scratch_dir`, by default the system's.
+        Raises `OperatorError` when AWS is not configured.
         """
+        self._scratch_dir = scratch_dir
         self._retry_seconds = retry_seconds
         self._store = _open(bucket, retry_seconds, _READ_TIMEOUT)
         put_seconds = _ANSWER_SECONDS + memory_bytes / _SLOWEST_BYTES_PER_SECOND
         self._store_of_puts = _open(bucket, retry_seconds, timedelta(seconds=put_seconds))
         self._uploads = Uploads(s3_client(retries=False), bucket, retry_seconds=retry_seconds)
+
+    def scratch(self) -> IO[bytes]:
+        """Open a file that is unlinked from the start: nothing is left behind however we end."""
+        return tempfile.TemporaryFile(dir=self._scratch_dir)
 
     def keep(self, key: str, file: Buffered | bytearray, metadata: Mapping[str, str]) -> bool:
         """Put a file and return once S3 has it; False when S3 had it already.
@@ -103,26 +140,31 @@ class Custody:
             return False
         return True
 
-    def keep_large(self, key: str, file: IO[bytes], metadata: Mapping[str, str]) -> bool:
+    def keep_large(
+        self, key: str, file: IO[bytes] | RawIOBase, metadata: Mapping[str, str]
+    ) -> bool:
         """Put a file too large for memory, in parts; as `keep` otherwise.
 
         A part that fails leaves nothing, see `Uploads.put`.
         """
         return self._uploads.put(key, file, metadata)
 
-    def get(self, key: str) -> memoryview:
-        """Get a file.
+    def get(self, key: str, start: int, length: int) -> memoryview:
+        """Get `length` bytes of a file from `start` on.
 
         Raises:
             InstanceMissing: the bucket holds no such object.
-            StoreUnavailable: S3 did not give it.
+            StoreUnavailable: S3 did not give these bytes.
         """
         try:
-            return memoryview(obstore.get(self._store, key).bytes())
+            part = memoryview(obstore.get_range(self._store, key, start=start, length=length))
         except FileNotFoundError as error:
             raise InstanceMissing(f"the bucket holds no object {key}") from error
         except BaseError as error:
             raise StoreUnavailable(f"S3 did not give the file: {_reason(error)}") from error
+        if len(part) != length:
+            raise StoreUnavailable("S3 gave another number of bytes than the index has of the file")
+        return part
 
 
 def _is_transient(error: Exception) -> bool:

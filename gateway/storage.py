@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import mmap
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -25,7 +25,7 @@ from lenticular.status import Status, StoreStatus
 
 from .association import Association
 from .command_set import CommandSet
-from .custody import Custody
+from .custody import Keeper
 from .messages import DataSetSink, Message
 from .validation import Validator, Verdict
 
@@ -55,13 +55,13 @@ class IncomingFile:
         failure: why the file is not whole although its sender did all it should
     """
 
-    def __init__(self, head: bytes, memory_bytes: int, scratch_dir: Path | None) -> None:
-        """Start with the file's head; go to a file in `scratch_dir` beyond `memory_bytes`."""
+    def __init__(self, head: bytes, memory_bytes: int, scratch: Callable[[], IO[bytes]]) -> None:
+        """Start with the file's head; go to the file that `scratch` opens beyond `memory_bytes`."""
         self._digest = hashlib.sha256(head)
         self._buffer = bytearray(head)
         self._head_bytes = len(head)
         self._memory_bytes = memory_bytes
-        self._scratch_dir = scratch_dir
+        self._open_scratch = scratch
         self.scratch: IO[bytes] | None = None
         self.size = len(head)
         self.failure: StoreUnavailable | None = None
@@ -78,8 +78,7 @@ class IncomingFile:
                 return
             self._buffer += view
             if len(self._buffer) > self._memory_bytes:
-                # Unlinked from the start, so that nothing is left behind however we end.
-                self.scratch = tempfile.TemporaryFile(dir=self._scratch_dir)  # noqa: SIM115 - closed by discard
+                self.scratch = self._open_scratch()
                 self.scratch.write(self._buffer)
                 self._buffer = bytearray()
         except OSError as error:
@@ -130,13 +129,16 @@ class IncomingFile:
                 mapped.close()
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator[IO[bytes]]:
-        """Give the whole file to another process by its descriptor; raises `StoreUnavailable`."""
+    def opened(self, scratch_dir: Path | None) -> Iterator[IO[bytes]]:
+        """Give the whole file to another process by its descriptor; raises `StoreUnavailable`.
+
+        One that is in memory goes to a file in `scratch_dir` for as long.
+        """
         if self.scratch is not None:
             yield self.scratch
             return
         try:
-            file = tempfile.TemporaryFile(dir=self._scratch_dir)  # noqa: SIM115 - closed below
+            file = tempfile.TemporaryFile(dir=scratch_dir)  # noqa: SIM115 - closed below
             try:
                 file.write(self._buffer)
                 file.flush()
@@ -148,7 +150,7 @@ class IncomingFile:
         with file:
             yield file
 
-    def keep(self, custody: Custody, key: str, metadata: Mapping[str, str]) -> bool:
+    def keep(self, custody: Keeper, key: str, metadata: Mapping[str, str]) -> bool:
         """Put the file into the bucket; see `Custody.keep`."""
         if self.scratch is None:
             return custody.keep(key, self._buffer, metadata)
@@ -180,22 +182,23 @@ class StorageService:
 
     def __init__(
         self,
-        custody: Custody,
+        custody: Keeper,
         *,
         memory_bytes: int,
-        scratch_dir: Path | None,
+        scratch_dir: Path | None = None,
         validator: Validator | None = None,
         reject_invalid: bool = False,
     ) -> None:
         """Keep instances in `custody`; hold at most `memory_bytes` of one in memory.
 
         What `validator` finds errors in is refused if `reject_invalid`, else kept with a warning.
+        What it looks at goes to `scratch_dir`, by default the system's.
         """
         self._custody = custody
+        self._scratch_dir = scratch_dir
         self._validator = validator
         self._reject_invalid = reject_invalid
         self._memory_bytes = memory_bytes
-        self._scratch_dir = scratch_dir
 
     def begin(self, association: Association, message: Message) -> DataSetSink:
         """Open the file that the data set goes to."""
@@ -215,7 +218,7 @@ class StorageService:
             command.affected_sop_instance_uid or "",
             context.transfer_syntax,
         )
-        return IncomingFile(head, self._memory_bytes, self._scratch_dir)
+        return IncomingFile(head, self._memory_bytes, self._custody.scratch)
 
     def handle(self, association: Association, message: Message, sink: DataSetSink | None) -> None:
         """Answer Success only after the bytes are durable."""
@@ -260,7 +263,7 @@ class StorageService:
         """Return what is wrong with an instance by its IOD, if anything is; note it."""
         if self._validator is None:
             return None
-        with file.opened() as opened:
+        with file.opened(self._scratch_dir) as opened:
             verdict = self._validator.judge(opened)
         if verdict is None:
             # The validator's failure is not the sender's: the instance is taken as it is.

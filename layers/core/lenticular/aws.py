@@ -18,6 +18,7 @@ from .errors import OperatorError
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_sqs import SQSClient
 
 # "standard" retries throttling and 5xx with jittered back-off. Five tries take some seconds at
 # worst, well inside a modality's DIMSE time-out; after that the peer hears A700 and tries again.
@@ -52,6 +53,12 @@ def dynamodb_client(*, impatient: bool = False) -> "DynamoDBClient":
     """
     with _configured():
         return boto3.client("dynamodb", config=_SOON if impatient else _CONFIG)
+
+
+def sqs_client() -> "SQSClient":
+    """Make an SQS client; it may be shared by threads. Raises `OperatorError`."""
+    with _configured():
+        return boto3.client("sqs", config=_CONFIG)
 
 
 @contextmanager

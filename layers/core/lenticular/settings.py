@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, Self, cast
 
 from .errors import SettingsError
 from .identifiers import is_ae_title, is_uid
+from .transcoding_policy import TranscodingPolicy
 
 Access = Literal["open", "known-aet", "known-aet-and-address"]
 Duplicates = Literal["keep-both", "keep-first"]
@@ -20,8 +21,11 @@ IdleEnd = Literal["release", "abort"]
 UnknownClasses = Literal["refuse", "accept"]
 Validation = Literal["none", "warn", "reject"]
 MetricsFormat = Literal["off", "emf"]
+CustodyMode = Literal["s3", "spool"]
 
 _MIB: Final = 1 << 20
+_TRANSCODE: Final = "rules that say which internal storage format an instance gets"
+_DEFAULT_POLICY: Final = TranscodingPolicy.parse("jpeg-lossless")
 
 
 def _text(raw: str) -> str:
@@ -56,6 +60,12 @@ def _one_of(*choices: str) -> Callable[[str], str]:
         return raw
 
     return parse
+
+
+def _yes_or_no(raw: str) -> bool:
+    if raw not in ("true", "false"):
+        raise ValueError("must be true or false")
+    return raw == "true"
 
 
 def _port_or_off(raw: str) -> int | None:
@@ -161,6 +171,57 @@ class FunctionSettings(_Shared):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProcedureSettings(_Shared):
+    """What the function of performed procedure steps reads; template.yaml sets them."""
+
+    queue: str = _setting(
+        "LENTICULAR_PROCEDURES_QUEUE", _text, "URL of the queue of performed procedure steps"
+    )
+    patience_seconds: int = _setting(
+        "LENTICULAR_PROCEDURE_PATIENCE_SECONDS",
+        _whole(0, 604_800),
+        "time after the end of a procedure step for which what it announced is waited for",
+        14_400,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexSettings(FunctionSettings):
+    """What the index function reads beside that."""
+
+    transcode: TranscodingPolicy = _setting(
+        "LENTICULAR_TRANSCODE", TranscodingPolicy.parse, _TRANSCODE, _DEFAULT_POLICY
+    )
+    transcode_queue: str = _setting(
+        "LENTICULAR_TRANSCODE_QUEUE", _text, "URL of the queue of what is to be transcoded"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackSettings(_FromEnvironment):
+    """Where the commands that work on queues find them."""
+
+    stack: str = _setting(
+        "LENTICULAR_STACK", _text, "name that the CloudFormation stack was given", "lenticular"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranscodeSettings(_Shared):
+    """What the transcode function reads; template.yaml sets them."""
+
+    transcode: TranscodingPolicy = _setting(
+        "LENTICULAR_TRANSCODE", TranscodingPolicy.parse, _TRANSCODE, _DEFAULT_POLICY
+    )
+    retire_original: bool = _setting(
+        "LENTICULAR_RETIRE_ORIGINAL",
+        _yes_or_no,
+        "whether an original goes when a form is proven from which it can be restored",
+        default=False,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class GatewaySettings(_Shared):
     """What the gateway reads. Sizes are bytes, times are seconds."""
 
@@ -246,6 +307,13 @@ class GatewaySettings(_Shared):
         "associations at a time; the next is refused as a transient local limit",
         10,
     )
+    workers: int = _setting(
+        "LENTICULAR_WORKERS",
+        _whole(1, 64),
+        "worker processes that share the ports and the limit of associations, one for each core at "
+        "most; 1 is a single process",
+        1,
+    )
     max_pdu_bytes: int = _setting(
         "LENTICULAR_MAX_PDU_BYTES",
         _whole(4096, 16 * _MIB),
@@ -276,6 +344,13 @@ class GatewaySettings(_Shared):
         "time a peer may pause within a message, or take to answer ours",
         60,
     )
+    max_responses: int = _setting(
+        "LENTICULAR_MAX_RESPONSES",
+        _whole(0, 100_000_000),
+        "matches of a C-FIND that are answered; if there are more it ends with status A700; 0 sets "
+        "no limit",
+        10_000,
+    )
     metrics: MetricsFormat = _setting(
         "LENTICULAR_METRICS",
         _one_of("off", "emf"),
@@ -285,7 +360,7 @@ class GatewaySettings(_Shared):
     drain_seconds: int = _setting(
         "LENTICULAR_DRAIN_SECONDS",
         _whole(0, 3600),
-        "time running associations get to finish after SIGTERM",
+        "time running associations get to finish after SIGTERM, and the spool to be uploaded",
         100,
     )
     retry_seconds: int = _setting(
@@ -301,11 +376,43 @@ class GatewaySettings(_Shared):
         "an instance longer than this waits in a scratch file instead of memory",
         16 * _MIB,
     )
+    read_ahead_bytes: int = _setting(
+        "LENTICULAR_READ_AHEAD_BYTES",
+        _whole(_MIB, 1024 * _MIB),
+        "how much of the instances it sends one C-MOVE or C-GET holds in memory; an instance that "
+        "is longer and has to be converted goes through a scratch file",
+        32 * _MIB,
+    )
     scratch_dir: Path | None = _setting(
         "LENTICULAR_SCRATCH_DIR",
         _directory,
         "where scratch files go; default the system's temporary directory",
         None,
+    )
+    custody: CustodyMode = _setting(
+        "LENTICULAR_CUSTODY",
+        _one_of("s3", "spool"),
+        "when a sender hears Success: when S3 has the instance (`s3`), or when a durable disk has "
+        "it, from which it goes to S3 (`spool`)",
+        "s3",
+    )
+    spool_dir: Path | None = _setting(
+        "LENTICULAR_SPOOL_DIR",
+        _directory,
+        "directory on a durable disk (EFS, for one) that the spool is in; gateways may share it",
+        None,
+    )
+    spool_bytes: int = _setting(
+        "LENTICULAR_SPOOL_BYTES",
+        _whole(64 * 1024, 1 << 50),
+        "what one gateway process may have in the spool; beyond it senders hear A700",
+        10 * 1024 * _MIB,
+    )
+    spool_uploads: int = _setting(
+        "LENTICULAR_SPOOL_UPLOADS",
+        _whole(1, 256),
+        "instances of the spool that are uploaded at a time",
+        16,
     )
 
     @classmethod
@@ -324,6 +431,12 @@ class GatewaySettings(_Shared):
             problems.append("LENTICULAR_TLS_CERTIFICATE is set, but LENTICULAR_TLS_PORT is not")
         if not plain and not tls:
             problems.append("LENTICULAR_PORT is off and LENTICULAR_TLS_PORT too: set one of them")
+        spools = environment.get("LENTICULAR_CUSTODY") == "spool"
+        if spools and not environment.get("LENTICULAR_SPOOL_DIR"):
+            problems.append("LENTICULAR_SPOOL_DIR is not set, but LENTICULAR_CUSTODY is spool")
+        elif not spools and environment.get("LENTICULAR_SPOOL_DIR"):
+            # Whoever gives a directory believes that it is used.
+            problems.append("LENTICULAR_SPOOL_DIR is set, but LENTICULAR_CUSTODY is not spool")
         return problems
 
 
