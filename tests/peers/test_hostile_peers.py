@@ -186,19 +186,9 @@ ATTACKS: Final[dict[str, Callable[[Gateway], None]]] = {
 }
 
 
-def resources(gateway: Gateway) -> tuple[int, int, int]:
-    """Count threads, connections of peers and open files; connections to S3 are kept for reuse."""
-    here, listening = f":{gateway.port:04X}", "0A"
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    # One that the gateway has closed belongs to no process and has no inode.
-    peers = [each for each in lines if each[1].endswith(here) and each[3] != listening]
-    files = [file for file in gateway.open_files() if not file.startswith("socket:")]
-    return gateway.threads(), sum(each[9] != "0" for each in peers), len(files)
-
-
 def attacked(gateway: Gateway, folder: Path, *attacks: Callable[[Gateway], None]) -> Good:
     """Attack a gateway in all these ways at once, and prove that it is then as it was before."""
-    before, peak = resources(gateway), gateway.peak_bytes()
+    before, peak = gateway.resources(), gateway.peak_bytes()
     failures: list[BaseException] = []
 
     def run(attack: Callable[[Gateway], None]) -> None:
@@ -219,7 +209,7 @@ def attacked(gateway: Gateway, folder: Path, *attacks: Callable[[Gateway], None]
     assert good.rounds
     assert gateway.peak_bytes() - peak < MOST_GROWTH
     eventually(
-        lambda: resources(gateway),
+        gateway.resources,
         until=lambda now: all(
             count <= at_first for count, at_first in zip(now, before, strict=True)
         ),
