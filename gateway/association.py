@@ -6,8 +6,8 @@
              ▼                                       ▲
     Service.begin ─▶ sink.write ... ─▶ Service.handle ─▶ responses
 
-All of it happens in the association's own thread. It ends by the peer's A-RELEASE, by ours after
-`idle_seconds` of silence, or by an abort of either side, and leaves one log line.
+All of it happens in the association's own thread. It ends by the peer's A-RELEASE, by ours (or our
+A-ABORT) after `idle_seconds` of silence, or by an abort of either side, and leaves one log line.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol
 
 from lenticular.errors import SenderError
 from lenticular.identifiers import is_uid
+from lenticular.settings import IdleEnd
 from lenticular.status import FindStatus, Status
 
 from .command_set import CommandField, CommandSet
@@ -71,6 +72,7 @@ class Limits:
     max_pdu_bytes: int = 128 * 1024
     artim_seconds: float = 30
     idle_seconds: float = 600
+    idle_end: IdleEnd = "release"
     dimse_seconds: float = 60
     drain_idle_seconds: float = 5
 
@@ -102,13 +104,17 @@ class Peer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """What an association did; `responses` counts our final ones by command field and status."""
+    """What an association did; `responses` counts our final ones by command field and status.
+
+    `objects_missing` counts instances to be retrieved that the index has and the bucket has not.
+    """
 
     outcome: Outcome
     seconds: float
     bytes_received: int
     bytes_sent: int
     responses: Mapping[tuple[int, int], int]
+    objects_missing: int = 0
 
 
 class Acceptance(Protocol):
@@ -163,6 +169,7 @@ class Association:
         user_identity: as the peer gave it; not to be logged
         log: a logger that puts `association`, `calling_aet`, `called_aet` and `address` on each
             line
+        objects_missing: how many instances a service did not find where the index has them
     """
 
     peer: Peer
@@ -197,6 +204,7 @@ class Association:
         self._on_end: Callable[[], None] | None = on_end
         self._report = report
         self._responses: Counter[tuple[int, int]] = Counter()
+        self.objects_missing = 0
         self._answered = False
         tune(sock)
         self._wire = Wire(
@@ -292,6 +300,7 @@ class Association:
             bytes_received=self._wire.bytes_received,
             bytes_sent=self._wire.bytes_sent,
             responses=self._responses,
+            objects_missing=self.objects_missing,
         )
         self.log.info(
             "association ended",
@@ -391,6 +400,8 @@ class Association:
                 self._dispatch(arrival)
                 self._exchange.forget_cancels()
             self._no_longer_counts()
+            if self._limits.idle_end == "abort":
+                self._wire.time_out("sent no message for too long")
             self._wire.release()
         except AssociationAborted as error:
             if error.outcome is not Outcome.RELEASED:

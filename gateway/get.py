@@ -1,10 +1,8 @@
-"""C-GET SCP, PS3.4 C.4.3: send what is stored, as it is stored, to whoever asks for it.
+"""C-GET SCP, PS3.4 C.4.3: send what is stored to whoever asks for it.
 
 The C-STORE sub-operations go over the association that the request came by, on the storage contexts
 for which role selection (PS3.7 D.3.3.4) made the requestor the SCP.
 """
-
-from collections.abc import Mapping
 
 from lenticular.index import Index
 from lenticular.status import MoveStatus
@@ -13,8 +11,9 @@ from .association import Association
 from .command_set import CommandField, CommandSet, Priority
 from .custody import Custody
 from .identifier import IDENTIFIER_MAX_BYTES
-from .messages import BufferSink, DataSetSink, Message, PresentationContext
-from .retrieval import FetchedFile, Progress, Retrieval, Stored, fetch_ahead
+from .messages import BufferSink, DataSetSink, Message
+from .read_ahead import OutgoingFile, ReadAhead
+from .retrieval import Contexts, Memory, Progress, Retrieval, context_for
 
 
 class GetService:
@@ -22,10 +21,11 @@ class GetService:
 
     failure_status = MoveStatus.UNABLE_TO_PROCESS
 
-    def __init__(self, index: Index, custody: Custody) -> None:
+    def __init__(self, index: Index, custody: Custody, memory: Memory) -> None:
         """Send from `custody` what `index` names."""
         self._index = index
         self._custody = custody
+        self._memory = memory
 
     def begin(self, association: Association, message: Message) -> DataSetSink:  # noqa: ARG002 - the interface of a service
         """Take the identifier into memory."""
@@ -38,37 +38,40 @@ class GetService:
         sink: DataSetSink | None,  # noqa: ARG002 - the identifier is in the message
     ) -> None:
         """Find the instances, send them, and count."""
-        retrieval = Retrieval(association, message)
-        instances = retrieval.find(self._index)
-        if instances is None:
+        retrieval = Retrieval(association, message, self._custody, self._memory)
+        found = retrieval.find(self._index)
+        if found is None:
             return
-        progress = Progress(len(instances))
+        progress = Progress(found.count)
         retrieval.pending(progress)
-        cancelled = self._send_all(retrieval, instances, progress)
-        retrieval.final(progress, cancelled=cancelled, destination=association.peer.calling_aet)
-
-    def _send_all(self, retrieval: Retrieval, instances: list[Stored], progress: Progress) -> bool:
-        """Send everything there is a context for; return whether the requestor cancelled."""
-        contexts = _storage_contexts(retrieval.association)
-        wanted: list[Stored] = []
-        for each in instances:
-            if (each.sop_class_uid, each.transfer_syntax_uid) in contexts:
-                wanted.append(each)
-            else:
-                progress.count(each, None)
-        for each, file in fetch_ahead(self._custody, wanted):
-            if retrieval.cancelled():
-                return True
-            context = contexts[each.sop_class_uid, each.transfer_syntax_uid]
-            progress.count(each, _send(retrieval, context, each, file))
-            retrieval.pending(progress)
-        return False
+        contexts = _storage_contexts(association)
+        with retrieval.read_ahead(
+            found.pages, is_wanted=lambda stored: context_for(stored, contexts) is not None
+        ) as files:
+            cancelled = _send_all(retrieval, files, contexts, progress)
+        retrieval.final(
+            progress,
+            cancelled=cancelled,
+            destination=association.peer.calling_aet,
+            failure=files.failure,
+        )
 
 
-def _storage_contexts(
-    association: Association,
-) -> Mapping[tuple[str, str], PresentationContext]:
-    """Return the contexts whose SCP the requestor is, by SOP class and transfer syntax."""
+def _send_all(
+    retrieval: Retrieval, files: ReadAhead, contexts: Contexts, progress: Progress
+) -> bool:
+    """Send every file; return whether the requestor cancelled."""
+    while (file := files.head()) is not None:
+        if retrieval.cancelled():
+            return True
+        progress.count(file.stored, _send(retrieval, file, contexts))
+        files.drop()
+        retrieval.pending(progress)
+    return False
+
+
+def _storage_contexts(association: Association) -> Contexts:
+    """Return the contexts whose SCP the requestor is."""
     return {
         (context.abstract_syntax, context.transfer_syntax): context
         for context in association.contexts.values()
@@ -76,22 +79,21 @@ def _storage_contexts(
     }
 
 
-def _send(
-    retrieval: Retrieval, context: PresentationContext, stored: Stored, file: FetchedFile
-) -> int | None:
-    """Send one instance; return the requestor's status, None when the bucket did not give it."""
-    data_set = retrieval.data_set(stored, file)
-    if data_set is None:
+def _send(retrieval: Retrieval, file: OutgoingFile, contexts: Contexts) -> int | None:
+    """Send one instance; return the requestor's status, None when it could not be sent."""
+    sendable = retrieval.data_set(file, contexts)
+    if sendable is None:
         return None
+    context, data_set = sendable
     # No Move Originator: C-GET has none (PS3.7 9.1.1.1.6).
     response, _ = retrieval.association.request(
         context,
         CommandSet(
             CommandField.C_STORE_RQ,
-            affected_sop_class_uid=stored.sop_class_uid,
-            affected_sop_instance_uid=stored.sop_instance_uid,
+            affected_sop_class_uid=file.stored.sop_class_uid,
+            affected_sop_instance_uid=file.stored.sop_instance_uid,
             priority=Priority.MEDIUM,
         ),
-        [data_set],
+        data_set,
     )
     return response.status

@@ -1,27 +1,36 @@
-"""C-MOVE SCP, PS3.4 C.4.2: send what is stored, as it is stored, to a node we know.
+"""C-MOVE SCP, PS3.4 C.4.2: send what is stored to a node we know.
 
-Sub-operations go over as few associations as the presentation contexts allow. What fails on an
-association that broke is tried once more on a fresh one.
+One association carries every presentation context that is needed, as far as it is known by then; an
+instance that needs another one gets a further association. To a node that takes `one-per-instance`
+each instance goes over an association of its own.
+
+A sub-operation that fails at the destination, or on which the association breaks, is tried once
+more on a fresh association, after all others. A destination that answers no more is given up.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
+from lenticular.errors import StoreUnavailable
 from lenticular.index import Index
 from lenticular.nodes import Node
-from lenticular.status import MoveStatus
+from lenticular.status import MoveStatus, Status
+from lenticular.transfer_syntaxes import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 
 from .association import Association
 from .custody import Custody
 from .identifier import IDENTIFIER_MAX_BYTES
 from .messages import BufferSink, DataSetSink, Message
 from .negotiation import MAX_CONTEXTS
+from .read_ahead import OutgoingFile, ReadAhead, Stored
 from .requestor import RequestedAssociation, open_association
-from .retrieval import FetchedFile, Progress, Retrieval, Stored, fetch_ahead
+from .retrieval import Found, Memory, Progress, Retrieval, is_warning
 from .wire import AssociationAborted, AssociationRefused, ConnectionFailed
 
-_TRIES: Final = 2
+#: Associations in a row on which nothing was answered, after which the destination counts as gone.
+_FRUITLESS_ASSOCIATIONS: Final = 3
+#: Proposed for every SOP class. The second of them is every receiver's (PS3.5 10.1).
+_UNCOMPRESSED: Final = (EXPLICIT_VR_LITTLE_ENDIAN.uid, IMPLICIT_VR_LITTLE_ENDIAN.uid)
 
 
 class MoveService:
@@ -34,6 +43,7 @@ class MoveService:
         index: Index,
         custody: Custody,
         find_node: Callable[[str], Node | None],
+        memory: Memory,
         *,
         ae_title: str,
         max_pdu_bytes: int,
@@ -43,6 +53,7 @@ class MoveService:
         self._index = index
         self._custody = custody
         self._find_node = find_node
+        self._memory = memory
         self._ae_title = ae_title
         self._max_pdu_bytes = max_pdu_bytes
         self._dimse_seconds = dimse_seconds
@@ -58,103 +69,178 @@ class MoveService:
         sink: DataSetSink | None,  # noqa: ARG002 - the identifier is in the message
     ) -> None:
         """Find the instances, send them, and count."""
-        retrieval = Retrieval(association, message)
+        retrieval = Retrieval(association, message, self._custody, self._memory)
         node = self._find_node(message.command.move_destination or "")
         if node is None or node.port is None:
             retrieval.refuse(
                 MoveStatus.DESTINATION_UNKNOWN, "the move destination is not a known node"
             )
             return
-        instances = retrieval.find(self._index)
-        if instances is None:
+        found = retrieval.find(self._index)
+        if found is None:
             return
-        progress = Progress(len(instances))
+        progress = Progress(found.count)
         # The responses may take as long as the destination does; a pending one at once shows the
         # requestor that we are at it.
         retrieval.pending(progress)
-        cancelled = self._send_all(retrieval, node, instances, progress)
-        retrieval.final(progress, cancelled=cancelled, destination=node.aet)
+        delivery = _Delivery(retrieval, node, found, progress, self._associate)
+        cancelled = delivery.run(found.pages)
+        retrieval.final(
+            progress, cancelled=cancelled, destination=node.aet, failure=delivery.failure
+        )
 
-    def _send_all(
-        self, retrieval: Retrieval, node: Node, instances: Sequence[Stored], progress: Progress
-    ) -> bool:
-        """Send everything, what broke once more; return whether the requestor cancelled."""
-        waiting = list(instances)
-        for _ in range(_TRIES):
-            broken: list[Stored] = []
-            for group in _groups(waiting):
-                if self._send_group(retrieval, node, group, progress, broken):
-                    return True
-            waiting = broken
-        for each in waiting:
-            progress.count(each, None)
-        return False
+    def _associate(
+        self, node: Node, contexts: Sequence[tuple[str, Sequence[str]]]
+    ) -> RequestedAssociation:
+        return open_association(
+            node.address,
+            node.port or 0,
+            calling_aet=self._ae_title,
+            called_aet=node.aet,
+            contexts=contexts,
+            max_pdu_bytes=self._max_pdu_bytes,
+            dimse_seconds=self._dimse_seconds,
+        )
 
-    def _send_group(
+
+class _Delivery:
+    """The instances of one C-MOVE on their way to one node.
+
+    Attributes:
+        failure: why the index broke off, if it did
+    """
+
+    def __init__(
         self,
         retrieval: Retrieval,
         node: Node,
-        group: Sequence[Stored],
+        found: Found,
         progress: Progress,
-        broken: list[Stored],
-    ) -> bool:
-        """Send what one association can carry; what it breaks on and behind goes to `broken`."""
-        contexts = dict.fromkeys((each.sop_class_uid, each.transfer_syntax_uid) for each in group)
-        unsent = deque(group)
-        try:
-            with open_association(
-                node.address,
-                node.port or 0,
-                calling_aet=self._ae_title,
-                called_aet=node.aet,
-                contexts=[(abstract, [transfer]) for abstract, transfer in contexts],
-                max_pdu_bytes=self._max_pdu_bytes,
-                dimse_seconds=self._dimse_seconds,
-            ) as destination:
-                for each, file in fetch_ahead(self._custody, group):
-                    if retrieval.cancelled():
+        associate: Callable[[Node, Sequence[tuple[str, Sequence[str]]]], RequestedAssociation],
+    ) -> None:
+        self.failure: StoreUnavailable | None = None
+        self._retrieval = retrieval
+        self._node = node
+        self._sop_class_uids = sorted(found.sop_class_uids)
+        self._progress = progress
+        self._associate = associate
+        self._needed: dict[tuple[str, str], None] = {}
+        self._proposed: frozenset[tuple[str, str]] = frozenset()
+        self._fruitless = 0
+
+    def run(self, pages: Iterator[list[Stored]]) -> bool:
+        """Send everything, what failed once more; return whether the requestor cancelled."""
+        failed: list[Stored] = []
+        with self._retrieval.read_ahead(pages) as files:
+            cancelled = self._send_all(files, lambda stored, _: failed.append(stored))
+        self.failure = files.failure
+        if cancelled or not failed:
+            return cancelled
+        with self._retrieval.read_ahead([failed]) as files:
+            return self._send_all(files, self._progress.count)
+
+    def _send_all(self, files: ReadAhead, on_failure: Callable[[Stored, int | None], None]) -> bool:
+        """Send every file over as few associations as it takes; tell whether it was cancelled."""
+        while files.head() is not None:
+            if self._fruitless == _FRUITLESS_ASSOCIATIONS:
+                for stored in files.rest():
+                    self._progress.count(stored, None)
+                break
+            try:
+                with self._open(files) as destination:
+                    if self._send_over(destination, files, on_failure):
                         return True
-                    progress.count(each, _send(retrieval, destination, each, file))
-                    unsent.popleft()
-                    retrieval.pending(progress)
-        except (AssociationAborted, AssociationRefused, ConnectionFailed) as error:
-            # It may also be the association that asked for the retrieval which ended.
-            if not retrieval.association.is_established:
-                raise
-            retrieval.log.warning(
-                "destination failed", extra={"destination": node.aet, "reason": str(error)}
-            )
-            broken.extend(unsent)
+            except StoreUnavailable as error:
+                self._retrieval.log.warning(
+                    "stored instance not readable to its end", extra={"reason": str(error)}
+                )
+            except (AssociationAborted, AssociationRefused, ConnectionFailed) as error:
+                # It may also be the association that asked for the retrieval which ended.
+                if not self._retrieval.association.is_established:
+                    raise
+                self._fruitless += 1
+                self._retrieval.log.warning(
+                    "destination failed",
+                    extra={"destination": self._node.aet, "reason": str(error)},
+                )
+                self._retrieval.pending(self._progress)
         return False
 
+    def _send_over(
+        self,
+        destination: RequestedAssociation,
+        files: ReadAhead,
+        on_failure: Callable[[Stored, int | None], None],
+    ) -> bool:
+        """Send what one association carries; tell whether the requestor cancelled."""
+        while (file := files.head()) is not None and self._is_proposed(file.stored):
+            if self._retrieval.cancelled():
+                return True
+            try:
+                self._send(destination, file, on_failure)
+            finally:
+                files.drop()
+            self._retrieval.pending(self._progress)
+            if self._node.associations == "one-per-instance":
+                break
+        return False
 
-def _send(
-    retrieval: Retrieval, destination: RequestedAssociation, stored: Stored, file: FetchedFile
-) -> int | None:
-    """Send one instance; return the destination's status, None when it could not be sent."""
-    context = destination.accepted.get((stored.sop_class_uid, stored.transfer_syntax_uid))
-    data_set = None if context is None else retrieval.data_set(stored, file)
-    if context is None or data_set is None:
-        return None
-    return destination.store(
-        context,
-        sop_class_uid=stored.sop_class_uid,
-        sop_instance_uid=stored.sop_instance_uid,
-        data=[data_set],
-        move_originator=(retrieval.association.peer.calling_aet, retrieval.message_id),
-    ).status
+    def _send(
+        self,
+        destination: RequestedAssociation,
+        file: OutgoingFile,
+        on_failure: Callable[[Stored, int | None], None],
+    ) -> None:
+        """Send one instance and count it, or call `on_failure` where the destination failed."""
+        stored = file.stored
+        sendable = self._retrieval.data_set(file, destination.accepted)
+        if sendable is None:
+            self._progress.count(stored, None)
+            return
+        context, data_set = sendable
+        try:
+            status = destination.store(
+                context,
+                sop_class_uid=stored.sop_class_uid,
+                sop_instance_uid=stored.sop_instance_uid,
+                data=data_set,
+                move_originator=(
+                    self._retrieval.association.peer.calling_aet,
+                    self._retrieval.message_id,
+                ),
+            ).status
+        except (AssociationAborted, StoreUnavailable):
+            on_failure(stored, None)
+            raise
+        self._fruitless = 0
+        if status == Status.SUCCESS or (status is not None and is_warning(status)):
+            self._progress.count(stored, status)
+        else:
+            on_failure(stored, status)
+
+    def _is_proposed(self, stored: Stored) -> bool:
+        return (stored.sop_class_uid, stored.transfer_syntax_uid) in self._proposed
+
+    def _open(self, files: ReadAhead) -> RequestedAssociation:
+        """Associate, with a context for each transfer syntax of each class: that decides alone.
+
+        First come what is at hand needs, then what was needed before, then the uncompressed
+        syntaxes of classes that are known to follow.
+        """
+        at_hand = [(each.sop_class_uid, each.transfer_syntax_uid) for each in files.known()]
+        if self._node.associations == "one-per-instance":
+            at_hand = at_hand[:1]
+            pairs = dict.fromkeys(_with_uncompressed(at_hand))
+        else:
+            self._needed = dict.fromkeys([*at_hand, *self._needed])
+            classes = ((uid, _UNCOMPRESSED[0]) for uid in self._sop_class_uids)
+            pairs = dict.fromkeys(_with_uncompressed([*self._needed, *classes]))
+        proposed = list(pairs)[:MAX_CONTEXTS]
+        self._proposed = frozenset(proposed)
+        return self._associate(self._node, [(abstract, [syntax]) for abstract, syntax in proposed])
 
 
-def _groups(stored: Sequence[Stored]) -> Iterator[list[Stored]]:
-    """Split into runs whose presentation contexts fit one association."""
-    contexts: set[tuple[str, str]] = set()
-    group: list[Stored] = []
-    for each in stored:
-        context = (each.sop_class_uid, each.transfer_syntax_uid)
-        if context not in contexts and len(contexts) == MAX_CONTEXTS:
-            yield group
-            contexts, group = set(), []
-        contexts.add(context)
-        group.append(each)
-    if group:
-        yield group
+def _with_uncompressed(pairs: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    for sop_class_uid, transfer_syntax_uid in pairs:
+        yield sop_class_uid, transfer_syntax_uid
+        yield from ((sop_class_uid, uncompressed) for uncompressed in _UNCOMPRESSED)

@@ -1,83 +1,105 @@
 """What C-MOVE and C-GET have in common (PS3.4 C.4.2, C.4.3): which instances, and how it went.
 
-    identifier ─▶ find ─▶ fetch_ahead ─▶ C-STORE sub-operations ─▶ Progress ─▶ responses
-                                         (move: over associations of ours, get: over the asker's)
+    identifier ─▶ find ─▶ ReadAhead ─▶ C-STORE sub-operations ─▶ Progress ─▶ responses
+                                       (move: over associations of ours, get: over the asker's)
 
-Files are fetched ahead in parallel, so that S3's latency is paid once and not for each instance,
-within a budget of bytes.
+An instance goes as it is stored where the receiver takes that transfer syntax. Where it does not,
+it goes uncompressed, each value as it was; where it cannot be had so, its sub-operation fails.
 """
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import mmap
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, TypeAlias
 
-from lenticular.answers import instances_to_retrieve
+from lenticular.answers import select
+from lenticular.byte_ranges import InMemory
+from lenticular.decoding import native_data_set
 from lenticular.dicom_json import JsonElement
-from lenticular.errors import InstanceMissing, InvalidIdentifier, StoreUnavailable
+from lenticular.errors import (
+    CannotUnderstand,
+    InstanceMissing,
+    InvalidIdentifier,
+    StoreUnavailable,
+)
 from lenticular.index import Index
-from lenticular.index_items import Item
-from lenticular.part10 import data_set_offset
 from lenticular.query import MODEL_OF, read_retrieval
+from lenticular.reencoding import reencoded
 from lenticular.status import MoveStatus, Status
+from lenticular.transfer_syntaxes import (
+    BY_UID,
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    TransferSyntax,
+)
 
 from .association import Association
 from .command_set import RESPONSE, CommandSet
 from .custody import Custody
 from .identifier import read_identifier, write_identifier
-from .messages import Message
+from .messages import Message, PresentationContext
 from .negotiation import QueryOption
+from .read_ahead import OutgoingFile, ReadAhead, Stored
 
-_FETCHES_AHEAD: Final = 16
-_BYTES_AHEAD: Final = 64 << 20
 _FAILED_SOP_INSTANCE_UID_LIST: Final = 0x00080058
 #: The counts are of VR US (PS3.7 E.1); a patient may have more instances than that can say.
 _MOST_COUNTED: Final = 0xFFFF
 #: Error Comment (0000,0902) is an LO, PS3.7 C.1.
 _COMMENT_CHARACTERS: Final = 64
+#: A data set that inflates, or is decoded, to more is taken for one made to fill the disk.
+_LONGEST_DATA_SET_BYTES: Final = 8 << 30
 
-#: A file that is on its way from the bucket.
-FetchedFile: TypeAlias = "Future[memoryview]"
+#: What an instance is sent in where it cannot be sent as it is stored, best first.
+_UNCOMPRESSED: Final = tuple(
+    syntax.uid
+    for syntax in (
+        EXPLICIT_VR_LITTLE_ENDIAN,
+        IMPLICIT_VR_LITTLE_ENDIAN,
+        EXPLICIT_VR_BIG_ENDIAN,
+        DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    )
+)
+
+#: Presentation contexts by SOP class and transfer syntax.
+Contexts: TypeAlias = Mapping[tuple[str, str], PresentationContext]
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """What a sub-operation needs to know of an instance."""
+class Memory:
+    """What one retrieval may hold of the instances it sends; more goes to `scratch_dir`."""
 
-    object_key: str
-    size: int
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax_uid: str
-
-    @classmethod
-    def from_item(cls, item: Item) -> "Stored":
-        """Read it from an instance's item of the index."""
-        return cls(
-            str(item["object_key"]),
-            int(str(item["size"])),
-            str(item["sop_class_uid"]),
-            str(item["uid"]),
-            str(item["transfer_syntax_uid"]),
-        )
+    read_ahead_bytes: int
+    scratch_dir: Path | None
 
 
 @dataclass(slots=True)
 class Progress:
-    """The sub-operations of one retrieval, PS3.4 C.4.2.1.6 and C.4.3.1.5."""
+    """The sub-operations of one retrieval, PS3.4 C.4.2.1.6 and C.4.3.1.5.
 
-    remaining: int
+    `total` is what studies and series say they hold. While instances are being indexed there may
+    be more.
+    """
+
+    total: int
     completed: int = 0
     warning: int = 0
     failed: list[str] = field(default_factory=list)
 
+    @property
+    def remaining(self) -> int:
+        """How many are still to be performed."""
+        return max(self.total - self.completed - self.warning - len(self.failed), 0)
+
     def count(self, stored: Stored, status: int | None) -> None:
         """Count one sub-operation by the status of its C-STORE-RSP, None when there is none."""
-        self.remaining -= 1
         if status == Status.SUCCESS:
             self.completed += 1
-        elif status is not None and _is_warning(status):
+        elif status is not None and is_warning(status):
             self.warning += 1
         else:
             self.failed.append(stored.sop_instance_uid)
@@ -91,6 +113,18 @@ class Progress:
         return MoveStatus.SUB_OPERATIONS_FAILED
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a retrieval names: how many, of which SOP classes, and which, page by page of the index.
+
+    Reading the pages may raise `StoreUnavailable`.
+    """
+
+    count: int
+    sop_class_uids: frozenset[str]
+    pages: Iterator[list[Stored]]
+
+
 class Retrieval:
     """One C-MOVE-RQ or C-GET-RQ, and the responses to it.
 
@@ -101,10 +135,14 @@ class Retrieval:
         log: a logger with its facts on each line
     """
 
-    def __init__(self, association: Association, message: Message) -> None:
-        """Answer `message` over the association it came by."""
+    def __init__(
+        self, association: Association, message: Message, custody: Custody, memory: Memory
+    ) -> None:
+        """Answer `message` over the association it came by, with what is in `custody`."""
         self.association = association
         self._message = message
+        self._custody = custody
+        self._memory = memory
         self.log = association.log
 
     @property
@@ -112,31 +150,110 @@ class Retrieval:
         """The request's Message ID."""
         return self._message.command.message_id or 0
 
-    def find(self, index: Index) -> list[Stored] | None:
+    def find(self, index: Index) -> Found | None:
         """Return the instances that are asked for; `None` when the request has been refused."""
         context = self._message.context
         try:
             keys = read_identifier(self._message.data or b"", context.transfer_syntax)
             model = MODEL_OF[context.abstract_syntax]
             query = read_retrieval(model, keys, relational=self._relational())
-            return [Stored.from_item(item) for item in instances_to_retrieve(index, query)]
+            selection = select(index, query)
         except InvalidIdentifier as error:
             self.refuse(MoveStatus.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS, str(error))
+            return None
         except StoreUnavailable as error:
             self.log.warning("retrieval not counted", extra={"reason": str(error)})
             self.refuse(MoveStatus.CANNOT_COUNT_MATCHES, "the index is unavailable")
+            return None
+        pages = (list(map(Stored.from_item, page)) for page in selection.pages)
+        return Found(selection.count, selection.sop_class_uids, pages)
+
+    def read_ahead(
+        self, pages: Iterable[list[Stored]], is_wanted: Callable[[Stored], bool] = lambda _: True
+    ) -> ReadAhead:
+        """Read files of instances ahead of their turn, but for those that will not be sent."""
+        return ReadAhead(
+            self._custody,
+            pages,
+            budget_bytes=self._memory.read_ahead_bytes,
+            is_wanted=is_wanted,
+        )
+
+    def data_set(
+        self, file: OutgoingFile, contexts: Contexts
+    ) -> tuple[PresentationContext, Iterable[bytes | memoryview]] | None:
+        """Return what a file holds and the context to send it on, in whose transfer syntax it is.
+
+        `None`, and a log line, when it cannot be sent. The pieces may raise `StoreUnavailable`.
+        """
+        stored = file.stored
+        facts = {"object_key": stored.object_key}
+        context = context_for(stored, contexts)
+        if context is None:
+            classes = {"sop_class": stored.sop_class_uid, "stored": stored.transfer_syntax_uid}
+            self.log.warning("no presentation context for an instance", extra=facts | classes)
+            return None
+        try:
+            if context.transfer_syntax == stored.transfer_syntax_uid:
+                return context, file.data_set()
+            return context, self._uncompressed(file, context.transfer_syntax)
+        except InstanceMissing:
+            # The index promised it. Whoever runs the node must hear of it: an alarm looks for this.
+            self.association.objects_missing += 1
+            self.log.error("object missing", extra=facts)  # noqa: TRY400 - a fact, not a mistake in the code
+        except StoreUnavailable as error:
+            extra = facts | {"reason": str(error)}
+            self.log.warning("stored instance not readable", extra=extra)
+        except CannotUnderstand as error:
+            told = {"stored": stored.transfer_syntax_uid, "wanted": context.transfer_syntax}
+            extra = facts | told | {"reason": str(error)}
+            self.log.warning("instance not converted", extra=extra)
         return None
 
-    def data_set(self, stored: Stored, file: FetchedFile) -> memoryview | None:
-        """Return the encoded data set of a file; `None`, and a log line, when it cannot be had."""
+    def _uncompressed(self, file: OutgoingFile, target_uid: str) -> Iterable[bytes | memoryview]:
+        """Return a file's data set in another transfer syntax, or raise `CannotUnderstand`.
+
+        All of it is done before the first byte is sent, so that what fails fails alone.
+        """
+        target = BY_UID[target_uid]
+        native = self._in_native_syntax(self._gathered(file.pieces()), target)
+        return [self._gathered(_deflated(native) if target.deflated else native)]
+
+    def _in_native_syntax(
+        self, stored: memoryview, target: TransferSyntax
+    ) -> Iterator[bytes | memoryview]:
+        if target in (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN):
+            yield from native_data_set(InMemory(stored), target)
+        elif target.deflated:
+            yield from native_data_set(InMemory(stored))
+        else:
+            explicit = self._gathered(native_data_set(InMemory(stored)))
+            yield reencoded(explicit, EXPLICIT_VR_LITTLE_ENDIAN, target, group_lengths=False)
+
+    def _gathered(self, pieces: Iterable[bytes | memoryview]) -> memoryview:
+        """Return pieces as one, which is kept on disk when it is too long for memory."""
+        whole = bytearray()
+        remaining = iter(pieces)
+        for piece in remaining:
+            whole += piece
+            if len(whole) > self._memory.read_ahead_bytes:
+                return self._on_disk(whole, remaining)
+        return memoryview(whole)
+
+    def _on_disk(self, first: bytearray, remaining: Iterable[bytes | memoryview]) -> memoryview:
+        # Unlinked from the start, and unmapped when the last view of it is gone.
         try:
-            whole = file.result()
-        except (InstanceMissing, StoreUnavailable):
-            self.log.exception(
-                "stored instance not readable", extra={"object_key": stored.object_key}
-            )
-            return None
-        return whole[data_set_offset(whole) :]
+            with tempfile.TemporaryFile(dir=self._memory.scratch_dir) as scratch:
+                room = _LONGEST_DATA_SET_BYTES - scratch.write(first)
+                first.clear()
+                for piece in remaining:
+                    room -= scratch.write(piece)
+                    if room < 0:
+                        raise CannotUnderstand("the data set becomes too long to be real")
+                scratch.flush()
+                return memoryview(mmap.mmap(scratch.fileno(), 0, access=mmap.ACCESS_READ))
+        except OSError as error:
+            raise StoreUnavailable(f"the scratch disk failed: {error.strerror}") from error
 
     def cancelled(self) -> bool:
         """Tell whether the requestor sent C-CANCEL."""
@@ -155,11 +272,28 @@ class Retrieval:
             command.number_of_remaining_suboperations = _count(progress.remaining)
             self.association.send_response(self._message.context, command)
 
-    def final(self, progress: Progress, *, cancelled: bool, destination: str) -> None:
-        """Report the outcome, to the log too; PS3.4 C.4.2.1.6: remaining only when cancelled."""
+    def final(
+        self,
+        progress: Progress,
+        *,
+        cancelled: bool,
+        destination: str,
+        failure: StoreUnavailable | None,
+    ) -> None:
+        """Report the outcome, to the log too; PS3.4 C.4.2.1.6: remaining only when cancelled.
+
+        After a `failure` of the index nobody knows the UIDs of what remains, and all of it failed.
+        """
         command = self._counted(
             MoveStatus.CANCELLED if cancelled else progress.final_status(), progress
         )
+        if failure is not None and not cancelled:
+            self.log.warning("retrieval broken off", extra={"reason": str(failure)})
+            command.status = MoveStatus.CANNOT_PERFORM_SUB_OPERATIONS
+            command.error_comment = "the index became unavailable, not all was found"
+            command.number_of_failed_suboperations = _count(
+                len(progress.failed) + progress.remaining
+            )
         if cancelled:
             command.number_of_remaining_suboperations = _count(progress.remaining)
         data = None
@@ -201,35 +335,31 @@ class Retrieval:
         )
 
 
-def fetch_ahead(
-    custody: Custody, instances: Sequence[Stored]
-) -> Iterator[tuple[Stored, FetchedFile]]:
-    """Yield each instance with its file, fetching those behind it meanwhile."""
-    waiting = iter(instances)
-    ahead: deque[tuple[Stored, FetchedFile]] = deque()
-    bytes_ahead = 0
-    with ThreadPoolExecutor(_FETCHES_AHEAD) as pool:
-        try:
-            while True:
-                while len(ahead) < _FETCHES_AHEAD and (bytes_ahead < _BYTES_AHEAD or not ahead):
-                    each = next(waiting, None)
-                    if each is None:
-                        break
-                    ahead.append((each, pool.submit(custody.get, each.object_key)))
-                    bytes_ahead += each.size
-                if not ahead:
-                    return
-                each, file = ahead.popleft()
-                yield each, file
-                bytes_ahead -= each.size
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+def context_for(stored: Stored, contexts: Contexts) -> PresentationContext | None:
+    """Return the context to send an instance on: that of its transfer syntax before any other."""
+    for transfer_syntax in (stored.transfer_syntax_uid, *_UNCOMPRESSED):
+        context = contexts.get((stored.sop_class_uid, transfer_syntax))
+        if context is not None:
+            return context
+    return None
+
+
+def _deflated(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes]:
+    """Deflate a data set, to an even length (PS3.5 A.5)."""
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    length = 0
+    for piece in pieces:
+        deflated = deflater.compress(piece)
+        length += len(deflated)
+        yield deflated
+    rest = deflater.flush()
+    yield rest + bytes((length + len(rest)) % 2)
 
 
 def _count(sub_operations: int) -> int:
     return min(sub_operations, _MOST_COUNTED)
 
 
-def _is_warning(status: int) -> bool:
+def is_warning(status: int) -> bool:
     """Tell a C-STORE warning: 0001, 0107, 0116 or Bxxx; PS3.7 C.3."""
     return status in (0x0001, 0x0107, 0x0116) or status & 0xF000 == 0xB000  # noqa: PLR2004

@@ -27,7 +27,7 @@ silence. Within a message a peer must bring the rest of it, or `_PROGRESS_BYTES`
 `dimse_seconds`: a byte now and then is no progress. The same bounds each write.
 
 Writing gathers the PDUs of a message and hands them to the kernel in one call, or one for each
-`_BATCH_BYTES`. TCP_NODELAY is on, so nothing waits for an acknowledgement.
+`_BATCH_BYTES`, uncopied. TCP_NODELAY is on, so nothing waits for an acknowledgement.
 """
 
 import contextlib
@@ -36,7 +36,8 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum, IntEnum
 from time import monotonic
 from typing import Final, NamedTuple, NoReturn
@@ -252,6 +253,10 @@ ASSOCIATE_PDU_MAX_BYTES: Final = 256 * 1024
 _BUFFER_BYTES: Final = 256 * 1024
 #: One write takes at most about this much, so that gigabytes are not gathered in memory.
 _BATCH_BYTES: Final = 512 * 1024
+#: Below it, copying a message into one piece takes less than telling the kernel of its pieces.
+_JOINED_BYTES: Final = 16 * 1024
+#: Linux takes 1,024 pieces in one call (UIO_MAXIOV), POSIX promises 16 and macOS has 1,024 too.
+_MOST_GATHERED: Final = 1024
 #: Longest PDU we send, also to peers that set no limit; longer ones gain nothing.
 _SENT_PDU_MAX_BYTES: Final = 128 * 1024
 #: Even a peer that claims to take less must take this: PDUs of a byte would be our own slow-loris.
@@ -588,7 +593,7 @@ class Wire:
     def send_pdu(self, pdu: Pdu, encoded: bytes) -> None:
         """Send an encoded association PDU and step the state."""
         following = SENT[self.state][pdu]
-        self._write(encoded)
+        self._write([encoded])
         self.state = following
 
     def send_message(
@@ -624,23 +629,33 @@ class Wire:
                 batch.append(piece)
                 batched += len(piece)
                 if batched >= _BATCH_BYTES:
-                    self._write(b"".join(batch))
+                    self._write(batch)
                     batch.clear()
                     batched = 0
-        self._write(b"".join(batch))
+        self._write(batch)
 
-    def _write(self, encoded: bytes) -> None:
-        rest = memoryview(encoded)
+    def _write(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """Write pieces in one call, without joining long ones."""
+        length = sum(map(len, pieces))
+        if self._tls is not None or length < _JOINED_BYTES or len(pieces) > _MOST_GATHERED:
+            pieces = [b"".join(pieces)]
+        rest = deque(memoryview(piece) for piece in pieces)
+        left = length
         progress_bytes = 0
         deadline = monotonic() + self._dimse_seconds
         with self._write_lock:
             try:
-                while rest and monotonic() < deadline:
+                while left and monotonic() < deadline:
                     # OpenSSL tells of a write when it has gone whole: in one piece, a slow peer
                     # would have one deadline for all of it.
-                    count = self._sock.send(rest if self._tls is None else rest[:_PROGRESS_BYTES])
-                    rest = rest[count:]
+                    count = (
+                        self._sock.sendmsg(rest)
+                        if self._tls is None
+                        else self._tls.send(rest[0][:_PROGRESS_BYTES])
+                    )
+                    left -= count
                     progress_bytes += count
+                    _consume(rest, count)
                     if progress_bytes >= _PROGRESS_BYTES:
                         progress_bytes = 0
                         deadline = monotonic() + self._dimse_seconds
@@ -649,8 +664,8 @@ class Wire:
             except OSError as error:
                 self._write_broken = True
                 self._lost(error)
-        self.bytes_sent += len(encoded) - len(rest)
-        if rest:
+        self.bytes_sent += length - left
+        if left:
             self._write_broken = True
             self.time_out("does not read what we send")
 
@@ -747,6 +762,15 @@ class Wire:
             raise AssociationAborted(self._cut_because, Outcome.ABORTED_BY_US) from error
         how = "closed the connection" if error is None else f"is gone ({error.strerror or error})"
         raise AssociationAborted(f"the peer {how}", Outcome.CONNECTION_LOST) from error
+
+
+def _consume(pieces: deque[memoryview], count: int) -> None:
+    """Take `count` bytes from the front of pieces."""
+    while count:
+        piece = pieces.popleft()
+        if count < len(piece):
+            pieces.appendleft(piece[count:])
+        count -= min(count, len(piece))
 
 
 def _pdus(

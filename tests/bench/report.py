@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from math import nan
-from statistics import median
+from statistics import mean, median
 from typing import Final
 
 from .findable import Findability
+from .finding import FindSample, Growth
 from .idle import Idle
-from .receivers import ORTHANC, RECEIVERS, STORESCP
+from .receivers import ORTHANC, OURS, RECEIVERS, STORESCP
 from .retrieving import MoveSample
 from .slow_puts import SlowSample
 from .storing import Sample
@@ -77,21 +78,44 @@ def _ratio(samples: Sequence[Sample], baseline: Sequence[Sample]) -> str:
 
 
 def slow_puts_table(samples: Iterable[SlowSample]) -> str:
-    """Make the table of C-STORE with latency: a row for each number of associations."""
-    grouped: dict[int, list[SlowSample]] = {}
+    """Make the table of C-STORE with latency: a row for each receiver and its associations."""
+    grouped: dict[tuple[str, int], list[SlowSample]] = {}
     for sample in samples:
-        grouped.setdefault(sample.sample.associations, []).append(sample)
-    rows = [("associations", "instances/s", "bound", "of the bound", "CPU ms/instance")]
-    rows += [
+        key = (sample.sample.receiver, sample.sample.associations)
+        grouped.setdefault(key, []).append(sample)
+    rows = [
         (
-            str(associations),
-            f"{median(each.sample.instances_per_second for each in of_row):.0f}",
-            f"{median(each.bound for each in of_row):.0f}",
-            f"{median(each.sample.instances_per_second / each.bound for each in of_row):.0%}",
-            f"{median(each.sample.cpu_milliseconds for each in of_row):.2f}",
+            "receiver",
+            "associations",
+            "instances/s",
+            f"x {OURS.name}",
+            "bound",
+            "of the bound",
+            "in S3/s",
+            "CPU ms/instance",
         )
-        for associations, of_row in sorted(grouped.items())
     ]
+    for (name, associations), of_row in sorted(grouped.items()):
+        own = [each.sample for each in of_row]
+        baseline = [each.sample for each in grouped.get((OURS.name, associations), ())]
+        bounds = [each.bound for each in of_row if each.bound is not None]
+        shares = [
+            each.sample.instances_per_second / each.bound
+            for each in of_row
+            if each.bound is not None
+        ]
+        rows.append(
+            (
+                name,
+                str(associations),
+                f"{median(sample.instances_per_second for sample in own):.0f}",
+                _ratio(own, baseline),
+                f"{median(bounds):.0f}" if bounds else _NOTHING,
+                f"{median(shares):.0%}" if shares else _NOTHING,
+                f"{median(sample.kept_per_second for sample in own):.0f}",
+                f"{median(sample.cpu_milliseconds for sample in own):.2f}",
+            )
+        )
     return table(rows)
 
 
@@ -128,6 +152,45 @@ def moving_table(samples: Iterable[MoveSample]) -> str:
         for archive, of_row in sorted(grouped.items())
     ]
     return table(rows)
+
+
+def finding_table(samples: Iterable[FindSample]) -> str:
+    """Make the table of C-FIND: a row for each query and archive."""
+    grouped: dict[tuple[str, str], list[FindSample]] = {}
+    for sample in samples:
+        grouped.setdefault((sample.query, sample.archive), []).append(sample)
+    rows = [("query", "archive", "answers", "first ms", "all ms", "store ms", "CPU ms")]
+    for (query, archive), of_row in grouped.items():
+        stores = [each.store_milliseconds for each in of_row if each.store_milliseconds is not None]
+        rows.append(
+            (
+                query,
+                archive,
+                str(of_row[0].matches),
+                f"{median(each.first_milliseconds for each in of_row):.1f}",
+                f"{median(each.total_milliseconds for each in of_row):.1f}",
+                f"{median(stores):.1f}" if stores else _NOTHING,
+                f"{mean(each.cpu_milliseconds for each in of_row):.1f}",
+            )
+        )
+    return table(rows)
+
+
+def growth_table(measured: Growth) -> str:
+    """Make the table of memory: one row."""
+    grown = measured.most_bytes - measured.before_bytes
+    return table(
+        [
+            ("answers", "seconds", "before MB", "most MB", "growth MB"),
+            (
+                str(measured.matches),
+                f"{measured.seconds:.1f}",
+                f"{measured.before_bytes / 1e6:.0f}",
+                f"{measured.most_bytes / 1e6:.0f}",
+                f"{grown / 1e6:.0f}",
+            ),
+        ]
+    )
 
 
 def findable_table(measured: Findability) -> str:

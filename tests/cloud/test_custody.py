@@ -26,7 +26,14 @@ def custody(store: Store, monkeypatch: pytest.MonkeyPatch) -> Custody:
 
 def test_what_was_kept_can_be_got(custody: Custody) -> None:
     assert custody.keep(KEY, b"the file", {"received": "now"})
-    assert bytes(custody.get(KEY)) == b"the file"
+    assert bytes(custody.get(KEY, 0, 8)) == b"the file"
+    assert bytes(custody.get(KEY, 4, 3)) == b"fil"
+
+
+def test_a_file_that_is_shorter_than_it_should_be_is_not_taken_for_whole(custody: Custody) -> None:
+    custody.keep(KEY, b"the file", {})
+    with pytest.raises(StoreUnavailable):
+        custody.get(KEY, 4, 5)
 
 
 def test_what_is_there_already_is_said_to_be(custody: Custody) -> None:
@@ -36,7 +43,7 @@ def test_what_is_there_already_is_said_to_be(custody: Custody) -> None:
 
 def test_an_object_that_is_not_there_is_missing(custody: Custody) -> None:
     with pytest.raises(InstanceMissing):
-        custody.get(KEY)
+        custody.get(KEY, 0, 8)
 
 
 def test_a_bucket_that_is_not_there_takes_nothing(store: Store, custody: Custody) -> None:

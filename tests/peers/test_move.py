@@ -114,20 +114,24 @@ def test_every_response_counts_and_each_sub_operation_names_who_asked(
     clinic: Clinic, node: Node
 ) -> None:
     asked_by = []
+    uids: list[str] = []
 
     def on_store(request: C_STORE) -> int:
         asked_by.append(
             (request.MoveOriginatorApplicationEntityTitle, request.MoveOriginatorMessageID)
         )
-        return 0xA700 if len(asked_by) == 1 else 0xB007 if len(asked_by) == 2 else 0
+        uids.append(str(request.AffectedSOPInstanceUID))
+        return 0xA700 if uids[-1] == uids[0] else 0xB007 if uids[-1] == uids[1] else 0
 
     with destination(clinic, on_store), requestor(node, "COUNTER") as association:
         *pending, final = responses(association)
     assert counts(pending[0]) == (INSTANCES, 0, 0, 0)
-    assert counts(pending[-1]) == (1, INSTANCES - 3, 1, 1)
-    assert [counts(each)[0] for each in pending] == list(range(INSTANCES, 0, -1))
+    # The one that was refused remains until it has been tried again.
+    assert counts(pending[-1]) == (1, INSTANCES - 2, 0, 1)
+    assert [counts(each)[0] for each in pending] == [INSTANCES, *range(INSTANCES, 0, -1)]
     assert (final.Status, counts(final)) == (0xB000, (-1, INSTANCES - 2, 1, 1))
-    assert asked_by == [("COUNTER", MESSAGE_ID)] * INSTANCES
+    assert asked_by == [("COUNTER", MESSAGE_ID)] * (INSTANCES + 1)
+    assert uids[-1] == uids[0]
 
 
 def test_a_cancelled_retrieval_stops_and_says_what_remains(clinic: Clinic, node: Node) -> None:

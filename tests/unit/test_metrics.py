@@ -85,6 +85,7 @@ def test_an_association_is_one_line() -> None:
         "BytesReceived": 1000,
         "BytesSent": 100,
         "InstancesStored": 4,
+        "ObjectsMissing": 0,
     }
     assert line["Outcome"] == "released"
 

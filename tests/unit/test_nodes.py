@@ -22,6 +22,14 @@ def test_a_node_may_do_everything_by_default(tmp_path: Path) -> None:
     assert node.addresses == (ip_network("192.168.1.20/32"),)
 
 
+def test_a_node_gets_one_association_for_a_retrieval_unless_it_takes_single_instances(
+    tmp_path: Path,
+) -> None:
+    text = "nodes: [{aet: A, address: a}, {aet: B, address: b, associations: one-per-instance}]"
+    nodes = read_nodes_file(_file(tmp_path, text))
+    assert [node.associations for node in nodes] == ["one-per-retrieval", "one-per-instance"]
+
+
 def test_a_cidr_is_for_receiving_only(tmp_path: Path) -> None:
     path = _file(tmp_path, "nodes:\n  - {aet: CT, address: 10.0.0.0/8, may: [store]}\n")
     (node,) = read_nodes_file(path)
@@ -48,6 +56,7 @@ def test_an_empty_file_has_no_nodes(tmp_path: Path) -> None:
         ("nodes: [{aet: CT, address: 10.0.0.0/99}]\n", "not one"),
         ("nodes: [{aet: CT, address: 10.0.0.0/8, port: 104}]\n", "leave out port"),
         ("nodes: [{aet: CT, address: a, may: [print]}]\n", "may must be"),
+        ("nodes: [{aet: CT, address: a, associations: 1}]\n", "one-per-instance"),
         ("nodes: [{aet: CT, address: a}, {aet: CT, address: b}]\n", "node 2: CT is there twice"),
     ],
 )

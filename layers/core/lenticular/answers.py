@@ -4,8 +4,9 @@ Everything is a generator over pages of the table: nothing is held but one study
 PATIENT level, who was answered already), and a peer that cancels stops the reading.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final, TypeAlias
 
 from .attributes import BY_TAG, UNIQUE_KEY, Level, computed_of_level
@@ -72,17 +73,48 @@ def find(index: Index, query: Query) -> Iterator[Match]:
                 yield Match(Level.INSTANCE, study, series, instance)
 
 
-def instances_to_retrieve(index: Index, query: Query) -> Iterator[Item]:
-    """Yield the item of every instance a retrieval names (PS3.4 C.4.2.2.1), each once."""
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a retrieval names (PS3.4 C.4.2.2.1), before all of it has been read.
+
+    `count` and `sop_class_uids` are what studies and series say of themselves, so they are there
+    at once; while instances are being indexed, `pages` may yield others. It yields each once, with
+    what `INSTANCE_LOCATION` names.
+    """
+
+    count: int
+    sop_class_uids: frozenset[str]
+    pages: Iterator[list[Item]]
+
+
+def select(index: Index, query: Query) -> Selection:
+    """Find what a retrieval names, down to the level it is asked for.
+
+    Raises:
+        StoreUnavailable: the table could not be read. Reading the pages may raise it, too.
+    """
     if query.level <= Level.STUDY:
-        for study in _studies(index, query, _Filters(query)):
-            yield from index.instances(_study_uid(study))
-        return
-    for match in find(index, query):
-        if match.instance is not None:
-            yield match.instance
-        elif match.series is not None:
-            yield from index.instances(_study_uid(match.study), str(match.series["uid"]))
+        studies = list(_studies(index, query, _Filters(query)))
+        return _selection(index, studies, ((_study_uid(study), None) for study in studies))
+    matches = list(find(index, query))
+    if query.level is Level.SERIES:
+        series = [(match.study, match.series) for match in matches if match.series is not None]
+        uids = ((_study_uid(study), str(each["uid"])) for study, each in series)
+        return _selection(index, [each for _, each in series], uids)
+    instances = [match.instance for match in matches if match.instance is not None]
+    classes = frozenset(str(instance["sop_class_uid"]) for instance in instances)
+    return Selection(len(instances), classes, iter([instances]))
+
+
+def _selection(
+    index: Index, entities: list[Item], below: Iterable[tuple[str, str | None]]
+) -> Selection:
+    """Select all instances of studies or series; `below` names them by study and series UID."""
+    return Selection(
+        sum(_number(entity, "instances") for entity in entities),
+        frozenset(uid for entity in entities for uid in texts(entity, "sop_class_uids")),
+        chain.from_iterable(index.instance_locations(*uids) for uids in below),
+    )
 
 
 def patient_counts(index: Index, match: Match) -> tuple[int, int, int]:

@@ -62,10 +62,11 @@ def load_nodes(file: Path) -> None:
 
 @nodes.command("list")
 def list_nodes() -> None:
-    """Print AE title, address, port and permissions of every node."""
+    """Print AE title, address, port, associations and permissions of every node."""
     for node in _node_table(environ).all():
         port = "" if node.port is None else str(node.port)
-        click.echo(f"{node.aet:<16}  {node.address:<40} {port:>5}  {' '.join(sorted(node.may))}")
+        may = " ".join(sorted(node.may))
+        click.echo(f"{node.aet:<16}  {node.address:<40} {port:>5}  {node.associations:<17}  {may}")
 
 
 @main.command("rebuild-index")

@@ -100,13 +100,32 @@ class Element(NamedTuple):
     """One element of the outline.
 
     `vr` is None when the encoding does not say it. `value` is a view of the value field; of one
-    with undefined length, of its items without the delimiter. `offset` is where the header starts.
+    with undefined length, of its items without the delimiter. `offset` is where the header starts,
+    `end` where the next one does, behind the delimiter if there is one.
     """
 
     tag: int
     vr: str | None
     value: memoryview
     offset: int
+    end: int
+    undefined_length: bool
+
+
+class ElementHeader(NamedTuple):
+    """What precedes a value: `length` is UNDEFINED_LENGTH where the encoding says so."""
+
+    tag: int
+    vr: str | None
+    value_start: int
+    length: int
+
+
+class Item(NamedTuple):
+    """One item of a sequence, or one fragment of encapsulated pixel data."""
+
+    content: memoryview
+    undefined_length: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +141,16 @@ class Identification:
     study_instance_uid: str | None
     series_instance_uid: str | None
     complete: bool
+
+    @property
+    def is_identified(self) -> bool:
+        """Whether there is any of the four."""
+        return bool(
+            self.sop_instance_uid
+            or self.sop_class_uid
+            or self.study_instance_uid
+            or self.series_instance_uid
+        )
 
 
 class _Encoding(NamedTuple):
@@ -175,12 +204,30 @@ def walk(
             following = stop = start + length
             if stop > end:
                 raise ElementsError(Fault.TRUNCATED, position, tag, wanted=stop)
-        yield Element(tag, vr, view[start:stop], position)
+        undefined = length == UNDEFINED_LENGTH
+        yield Element(tag, vr, view[start:stop], position, following, undefined)
         position = following
 
 
+def read_header(
+    data: bytes | memoryview, position: int, *, explicit: bool, little_endian: bool
+) -> ElementHeader:
+    """Read the header at `position`, whatever its length announces.
+
+    Raises ElementsError when `data` ends before it does.
+    """
+    encoding = _ENCODINGS[explicit, little_endian]
+    return ElementHeader(*_read_header(memoryview(data), position, len(data), encoding))
+
+
 def items(value: memoryview, *, explicit: bool, little_endian: bool) -> Iterator[memoryview]:
-    """Yield the elements of each item in a sequence's value, to be walked in their turn.
+    """Yield the elements of each item in a sequence's value, as `delimited_items` does."""
+    for item in delimited_items(value, explicit=explicit, little_endian=little_endian):
+        yield item.content
+
+
+def delimited_items(value: memoryview, *, explicit: bool, little_endian: bool) -> Iterator[Item]:
+    """Yield each item in a sequence's value, its elements to be walked in their turn.
 
     The value of an element with VR UN is in Implicit VR Little Endian (PS3.5 6.2.2), and so are
     its items. Raises ElementsError with offsets inside `value`.
@@ -203,7 +250,7 @@ def items(value: memoryview, *, explicit: bool, little_endian: bool) -> Iterator
             position = stop = start + length
             if stop > end:
                 raise ElementsError(Fault.TRUNCATED, start, tag, wanted=stop)
-        yield value[start:stop]
+        yield Item(value[start:stop], length == UNDEFINED_LENGTH)
 
 
 def find_uids(data: bytes | memoryview, transfer_syntax: TransferSyntax) -> Identification:
@@ -243,6 +290,19 @@ def encode_data_set(
         else _encode_sequence(tag, vr, value, encoding, little_endian=little_endian)
         for tag, vr, value in sorted(elements, key=_tag_of)
     )
+
+
+def encode_header(
+    tag: int, vr: str, length: int, *, explicit: bool = True, little_endian: bool = True
+) -> bytes:
+    """Encode what precedes a value of `length` bytes, or of UNDEFINED_LENGTH.
+
+    Items and delimiters have no VR. A length too long for the short form of its VR makes it UN.
+    """
+    encoding = _ENCODINGS[explicit, little_endian]
+    if tag >> 16 == _ITEM_GROUP:
+        return encoding.untyped_header.pack(tag >> 16, tag & 0xFFFF, length)
+    return _encode_header(tag, vr, length, encoding)
 
 
 def _tag_of(element: EncodableElement) -> int:

@@ -10,7 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from .archive import Archive, InstanceKey, StoredObject
+from .archive import (
+    ORIGINAL_SIZE,
+    ORIGINAL_TRANSFER_SYNTAX,
+    Archive,
+    FormKey,
+    InstanceKey,
+    StoredObject,
+)
 from .attributes import BY_KEYWORD, BY_TAG, CATALOGUE, Attribute, Level
 from .character_sets import character_sets
 from .dicom_json import (
@@ -60,7 +67,7 @@ class Unplaceable:
 
 
 def read_copy(archive: Archive, key: str) -> Copy | Unplaceable:
-    """Read an object's header.
+    """Read an object's header; a form's, where the original is retired, as if it were that.
 
     Raises:
         InstanceMissing: the bucket holds no such object.
@@ -85,7 +92,8 @@ class _MoreWanted(Exception):
 
 
 def _copy(stored: StoredObject, *, whole: bool) -> Copy | Unplaceable:
-    instance_key = InstanceKey.parse(stored.key)
+    form_key = FormKey.parse(stored.key)
+    instance_key = form_key.original if form_key else InstanceKey.parse(stored.key)
     try:
         start = data_set_offset(stored.head)
         meta = read_data_set(
@@ -108,15 +116,16 @@ def _copy(stored: StoredObject, *, whole: bool) -> Copy | Unplaceable:
         if not (whole or placement.head_complete):
             raise _MoreWanted(0)
         return _unplaceable(stored, placement.problem.value)
-    if instance_key is None or placement.key(instance_key.sha256) != stored.key:
+    if instance_key is None or placement.key(instance_key.sha256) != str(instance_key):
         return _unplaceable(stored, "the object's key is not that of the instance in it")
     attributes, defect = _attributes(data_set, BY_UID[transfer_syntax_uid], start, whole=whole)
+    of_original = stored.metadata if form_key else {}
     return Copy(
         instance_key,
-        stored.size,
+        int(of_original.get(ORIGINAL_SIZE, stored.size)),
         stored.received,
         sop_class_uid,
-        transfer_syntax_uid,
+        of_original.get(ORIGINAL_TRANSFER_SYNTAX, transfer_syntax_uid),
         attributes,
         defect,
         stored.calling_ae_title,

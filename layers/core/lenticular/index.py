@@ -31,13 +31,17 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from . import index_items
+from .archive import InstanceKey
 from .errors import ItemRefused, StoreUnavailable
 from .index_items import (
+    CONVERSION_ATTRIBUTES,
+    INSTANCE_PREFIX,
     MONTH_PARTITION,
     QUARANTINE_PARTITION,
     SERIES_PREFIX,
     STUDY_SORT_KEY,
     UNKNOWN_MONTH,
+    Converted,
     Copy,
     Item,
     Registers,
@@ -62,9 +66,12 @@ _REFUSED_FOR_EVER: Final = frozenset(
     {"ItemCollectionSizeLimitExceededException", "ValidationException"}
 )
 #: Half of a study item says which copy each of its attributes came from; only writers ask that.
-_OF_INTEREST_TO_QUERIES: Final = (
-    "pk, sk, uid, #attributes, series, instances, modalities, sop_class_uids, patient_id"
-)
+#: "Attributes" is a word of DynamoDB's own, and needs another name here.
+_OF_INTEREST_TO_QUERIES: Final = {
+    "ProjectionExpression": "pk, sk, uid, #attributes, series, instances, modalities, "
+    "sop_class_uids, patient_id",
+    "ExpressionAttributeNames": {"#attributes": "attributes"},
+}
 #: Races on one study end after a few rounds; more says that something else is wrong.
 _MOST_ROUNDS: Final = 50
 _PARALLEL_WRITES: Final = 16
@@ -243,9 +250,15 @@ class Index:
         if unchanged is not None:
             # A study or series item has a fingerprint of all it says; of an instance item or a
             # listed content nothing changes without its stamp, of a tally only its members.
-            names = [name for name in (FINGERPRINT, "stamp", "members") if name in unchanged]
+            compared = (FINGERPRINT, "stamp", "members", *CONVERSION_ATTRIBUTES)
+            names = [name for name in compared if name in unchanged]
             values = to_dynamodb({name: unchanged[name] for name in names})
-            request["ConditionExpression"] = " AND ".join(f"#{name} = :{name}" for name in names)
+            conditions = [f"#{name} = :{name}" for name in names]
+            if str(unchanged["sk"]).startswith(INSTANCE_PREFIX):
+                # Transcoding adds to it without a new stamp, and must not be lost.
+                absent = [name for name in CONVERSION_ATTRIBUTES if name not in unchanged]
+                conditions += [f"attribute_not_exists({name})" for name in absent]
+            request["ConditionExpression"] = " AND ".join(conditions)
             request["ExpressionAttributeNames"] = {f"#{name}": name for name in names}
             request["ExpressionAttributeValues"] = {f":{name}": values[name] for name in names}
         return self._attempt(operation, **request)
@@ -261,6 +274,33 @@ class Index:
         except BotoCoreError as error:
             raise _failure(error) from error
         return True
+
+    def record_converted(self, original: InstanceKey, converted: Converted) -> bool:
+        """Say what became of an original; False when no item shows it (any more).
+
+        Forms are added to those that are known; a reason stands until another one comes.
+        """
+        attributes = to_dynamodb(converted.attributes(original.sha256))
+        added = {name: attributes.pop(name) for name in ("forms",) if name in attributes}
+        expression = ""
+        if attributes:
+            expression += "SET " + ", ".join(f"{name} = :{name}" for name in attributes)
+        if added:
+            expression += " ADD " + ", ".join(f"{name} :{name}" for name in added)
+        sort_key = instance_sort_key(original.series_instance_uid, original.sop_instance_uid)
+        return self._attempt(
+            self._client.update_item,
+            Key={
+                "pk": {"S": study_partition(original.study_instance_uid)},
+                "sk": {"S": sort_key},
+            },
+            UpdateExpression=expression,
+            ConditionExpression="object_key = :object_key",
+            ExpressionAttributeValues={
+                ":object_key": {"S": str(original)},
+                **{f":{name}": value for name, value in (attributes | added).items()},
+            },
+        )
 
     def quarantine(self, key: str, reason: str, received: str, calling_ae_title: str) -> None:
         """List an object that cannot be placed."""
@@ -286,7 +326,9 @@ class Index:
 
     def series(self, study_instance_uid: str, *, consistent: bool = False) -> Iterator[Item]:
         """Return the items of a study's series, in order of UID."""
-        return self._partition(study_partition(study_instance_uid), SERIES_PREFIX, consistent)
+        return self._partition(
+            study_partition(study_instance_uid), SERIES_PREFIX, consistent=consistent
+        )
 
     def one_series(self, study_instance_uid: str, series_instance_uid: str) -> Item | None:
         """Return one series' item, None when there is none."""
@@ -303,6 +345,26 @@ class Index:
             else instances_sort_prefix(series_instance_uid)
         )
         return self._partition(study_partition(study_instance_uid), prefix, consistent=False)
+
+    def instance_locations(
+        self, study_instance_uid: str, series_instance_uid: str | None = None
+    ) -> Iterator[list[Item]]:
+        """Yield, page by page, what `INSTANCE_LOCATION` names of the items `instances` returns.
+
+        It costs the same reads, but a fraction of the time to carry and to parse.
+        """
+        prefix = (
+            index_items.INSTANCE_PREFIX
+            if series_instance_uid is None
+            else instances_sort_prefix(series_instance_uid)
+        )
+        names = {f"#{name}": name for name in index_items.INSTANCE_LOCATION}
+        return self._whole_pages(
+            "query",
+            **_key_condition(study_partition(study_instance_uid), prefix),
+            ProjectionExpression=", ".join(names),
+            ExpressionAttributeNames=names,
+        )
 
     def instance(
         self, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str
@@ -381,17 +443,8 @@ class Index:
         prefix = index_items.tallies_sort_prefix(series_instance_uid)
         return self._partition(study_partition(study_instance_uid), prefix, consistent=True)
 
-    def _partition(self, pk: str, prefix: str, consistent: bool) -> Iterator[Item]:  # noqa: FBT001
-        condition, values = "pk = :pk", {":pk": {"S": pk}}
-        if prefix:
-            condition += " AND begins_with(sk, :prefix)"
-            values[":prefix"] = {"S": prefix}
-        return self._pages(
-            "query",
-            ConsistentRead=consistent,
-            KeyConditionExpression=condition,
-            ExpressionAttributeValues=values,
-        )
+    def _partition(self, pk: str, prefix: str, *, consistent: bool) -> Iterator[Item]:
+        return self._pages("query", ConsistentRead=consistent, **_key_condition(pk, prefix))
 
     def _get(self, pk: str, sk: str, *, consistent: bool) -> Item | None:
         answer = self._read(
@@ -402,10 +455,14 @@ class Index:
         return from_dynamodb(answer["Item"]) if "Item" in answer else None
 
     def _pages(self, operation: str, **request: Any) -> Iterator[Item]:  # noqa: ANN401
-        """Yield items page by page, so that a reader who stops stops the reading."""
+        for page in self._whole_pages(operation, **request):
+            yield from page
+
+    def _whole_pages(self, operation: str, **request: Any) -> Iterator[list[Item]]:  # noqa: ANN401
+        """Yield pages as they are read, so that a reader who stops stops the reading."""
         while True:
             page = self._read(getattr(self._client, operation), **request)
-            yield from map(from_dynamodb, page["Items"])
+            yield list(map(from_dynamodb, page["Items"]))
             if "LastEvaluatedKey" not in page:
                 return
             request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
@@ -420,10 +477,7 @@ class Index:
             operation,
             TableName=self.table,
             ReturnConsumedCapacity="TOTAL",
-            ProjectionExpression=_OF_INTEREST_TO_QUERIES,
-            # "Attributes" is a word of DynamoDB's own.
-            ExpressionAttributeNames={"#attributes": "attributes"},
-            **request,
+            **(_OF_INTEREST_TO_QUERIES | request),
         )
         reading.seconds += perf_counter() - began
         reading.pages += 1
@@ -441,6 +495,15 @@ class Index:
 
 def _condition_failed(error: ClientError) -> bool:
     return error.response["Error"]["Code"] == "ConditionalCheckFailedException"
+
+
+def _key_condition(pk: str, prefix: str) -> dict[str, Any]:
+    """Ask for a partition, or for what in it has sort keys that begin with `prefix`."""
+    condition, values = "pk = :pk", {":pk": {"S": pk}}
+    if prefix:
+        condition += " AND begins_with(sk, :prefix)"
+        values[":prefix"] = {"S": prefix}
+    return {"KeyConditionExpression": condition, "ExpressionAttributeValues": values}
 
 
 def _failure(error: ClientError | BotoCoreError) -> StoreUnavailable | ItemRefused:

@@ -27,7 +27,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from .archive import InstanceKey
+from .archive import Form, InstanceKey
 from .attributes import Level, of_level
 from .dicom_json import JsonElement, values_of
 from .matching import fold_person_name
@@ -44,6 +44,12 @@ INSTANCE_PREFIX: Final = "INSTANCE#"
 TALLY_PREFIX: Final = "TALLY#"
 COPY_PREFIX: Final = "COPY#"
 MONTH_PARTITION: Final = "MONTH"
+
+#: What retrieving an instance takes to know of it.
+INSTANCE_LOCATION: Final = ("uid", "object_key", "size", "sop_class_uid", "transfer_syntax_uid")
+
+#: What transcoding adds to an instance's item, behind ingest.
+CONVERSION_ATTRIBUTES: Final = ("forms", "left_alone", "retired")
 
 #: A longer value is kept as an attribute but leads to nothing: DICOM's own limit is 64 (LO), and
 #: a DynamoDB key holds 1,024 bytes at most.
@@ -97,6 +103,42 @@ def copies_sort_prefix(series_instance_uid: str, sop_instance_uid: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Converted:
+    """What became of the internal storage format of one content of an instance.
+
+    `retired`: the original object is gone, and its bytes are to be had from a form alone.
+    """
+
+    forms: tuple[Form, ...] = ()
+    left_alone: str | None = None
+    retired: bool = False
+
+    def attributes(self, sha256: str) -> Item:
+        """Write the attributes of the item that shows the content of this SHA-256."""
+        return {
+            "forms": frozenset(map(str, self.forms)),
+            **({"left_alone": f"{sha256} {self.left_alone}"} if self.left_alone else {}),
+            **({"retired": sha256} if self.retired else {}),
+        }
+
+
+def converted(item: Item) -> Converted:
+    """Read what became of the content that an instance's item shows.
+
+    What the item says of another content, shown before, is left out.
+    """
+    shown = InstanceKey.parse(str(item["object_key"]))
+    sha256 = shown.sha256 if shown else ""
+    forms = map(Form.parse, _texts(item, "forms"))
+    of, _, reason = str(item.get("left_alone", "")).partition(" ")
+    return Converted(
+        tuple(sorted(each for each in forms if f"/{sha256}/" in each.object_key)),
+        reason if of == sha256 else None,
+        retired=item.get("retired") == sha256,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Copy:
     """One stored content of an instance, as read from its object."""
 
@@ -108,6 +150,7 @@ class Copy:
     attributes: Mapping[Level, Elements]
     defect: str | None = None
     calling_ae_title: str = ""
+    converted: Converted = field(default_factory=Converted)
 
     @property
     def stamp(self) -> str:
@@ -264,7 +307,7 @@ def instance_item(shown: Copy) -> Item:
     }
     if shown.defect:
         item["defect"] = shown.defect
-    return item
+    return item | shown.converted.attributes(key.sha256)
 
 
 def copy_item(instance: Item) -> Item:

@@ -6,21 +6,31 @@ quarantine with the reason and is done with; one that cannot be read because AWS
 and comes again.
 """
 
+import heapq
 import itertools
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Final
 
-from .archive import INSTANCES, QUARANTINE, Archive
+from .archive import (
+    INSTANCES,
+    QUARANTINE,
+    TRANSCODED,
+    Archive,
+    FormKey,
+    LeftAloneKey,
+)
 from .errors import InstanceMissing, ItemRefused, StoreUnavailable
 from .header import Unplaceable, read_copy
 from .index import Index
-from .index_items import Copy, study_items
+from .index_items import Converted, Copy, study_items
 
 _log: Final = logging.getLogger(__name__)
 _PARALLEL_READS: Final = 16
+_PREFIXES: Final = (INSTANCES, TRANSCODED)
 _READS_AT_A_TIME: Final = 256
 #: Another batch wrote the same study while a rebuild was at it; after this many times, give up.
 _MOST_ROUNDS: Final = 20
@@ -95,7 +105,9 @@ def rebuild(
     months: set[str] = set()
     read = 0
     rebuilt: set[str] = set()
-    for study, _ in itertools.groupby(map(_study_of, archive.keys(INSTANCES))):
+    # Where originals are retired, a study may have nothing but forms.
+    everything = heapq.merge(*(map(_behind_prefix, archive.keys(each)) for each in _PREFIXES))
+    for study, _ in itertools.groupby(map(_study_of, everything)):
         rebuilt.add(study)
         read += _rebuild_study(archive, index, study, unplaceable, months)
         progress(read)
@@ -131,12 +143,19 @@ def _rebuild_study(
     """
     for _ in range(_MOST_ROUNDS):
         present = {str(item["sk"]): item for item in index.partition(study)}
+        # Forms first: an original that goes after them, and so is in neither, has changed its item.
+        became, one_form = _conversions(archive, study)
         keys = list(archive.keys(f"{INSTANCES}{study}/"))
+        retired = one_form.keys() - keys
+        keys += [one_form[original] for original in retired]
         copies: list[Copy] = []
         for key, outcome in _read_all(archive, keys):
             match outcome:
                 case Copy():
-                    copies.append(outcome)
+                    of_copy = became.get(str(outcome.key), Converted())
+                    if str(outcome.key) in retired:
+                        of_copy = replace(of_copy, retired=True)
+                    copies.append(replace(outcome, converted=of_copy))
                 case Unplaceable():
                     unplaceable[key] = outcome
                 case StoreUnavailable():
@@ -158,6 +177,26 @@ def _rebuild_study(
     raise StoreUnavailable("a study is being written too fast to be rebuilt")
 
 
+def _conversions(archive: Archive, study: str) -> tuple[dict[str, Converted], dict[str, str]]:
+    """Read what became of the originals of a study, and name one form of each that has any."""
+    became: dict[str, Converted] = defaultdict(Converted)
+    one_form: dict[str, str] = {}
+    for key in archive.keys(f"{TRANSCODED}{study}/"):
+        if form_key := FormKey.parse(key):
+            original = str(form_key.original)
+            try:
+                form = archive.form(key)
+            except InstanceMissing:
+                continue
+            known = became[original]
+            became[original] = replace(known, forms=(*known.forms, form))
+            one_form[original] = key
+        elif left_alone := LeftAloneKey.parse(key):
+            original = str(left_alone.original)
+            became[original] = replace(became[original], left_alone=left_alone.reason)
+    return became, one_form
+
+
 def _read_all(
     archive: Archive, keys: Iterable[str]
 ) -> Iterator[tuple[str, Copy | Unplaceable | InstanceMissing | StoreUnavailable]]:
@@ -176,5 +215,9 @@ def _read_all(
             yield from zip(some, pool.map(read, some), strict=True)
 
 
-def _study_of(key: str) -> str:
-    return key.removeprefix(INSTANCES).partition("/")[0]
+def _behind_prefix(key: str) -> str:
+    return key.partition("/")[2]
+
+
+def _study_of(key_behind_prefix: str) -> str:
+    return key_behind_prefix.partition("/")[0]

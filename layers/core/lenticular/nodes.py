@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import yaml
 from botocore.exceptions import BotoCoreError, ClientError
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 PERMISSIONS: Final = ("store", "find", "move", "commit", "mpps")
-_FIELDS: Final = frozenset({"aet", "address", "port", "may"})
+#: How many instances we send to a node over one association: all of a retrieval, or, for old
+#: receivers that take one storage class or one instance at a time, a single one.
+Associations = Literal["one-per-retrieval", "one-per-instance"]
+_ONE_PER_RETRIEVAL: Final = "one-per-retrieval"
+_FIELDS: Final = ("aet", "address", "port", "may", "associations")
 _PARTITION: Final = "NODE"
 _log: Final = logging.getLogger(__name__)
 
@@ -42,6 +46,7 @@ class Node:
     address: str
     port: int | None
     may: frozenset[str]
+    associations: Associations = _ONE_PER_RETRIEVAL
 
     @property
     def addresses(self) -> tuple[Network | str, ...]:
@@ -85,9 +90,9 @@ def read_nodes_file(path: Path) -> list[Node]:
 def _node(entry: object) -> Node:
     if not isinstance(entry, dict):
         raise ValueError("must be a mapping with aet and address")  # noqa: TRY004 - one error for the file
-    unknown = sorted(str(name) for name in set(entry) - _FIELDS)
+    unknown = sorted(str(name) for name in entry if name not in _FIELDS)
     if unknown:
-        raise ValueError(f"has unknown {', '.join(unknown)}; known are aet, address, port, may")
+        raise ValueError(f"has unknown {', '.join(unknown)}; known are {', '.join(_FIELDS)}")
     aet, address = entry.get("aet"), entry.get("address")
     if not (isinstance(aet, str) and is_ae_title(aet)):
         raise ValueError("aet must be 1 to 16 ASCII characters without a backslash")
@@ -103,10 +108,18 @@ def _node(entry: object) -> Node:
             raise ValueError("address looks like a CIDR but is not one") from error
         if port is not None:
             raise ValueError("address is a CIDR, so we cannot send to it: leave out port")
+    return Node(aet, address, port, *_policies(entry))
+
+
+def _policies(entry: Mapping[str, Any]) -> tuple[frozenset[str], Associations]:
+    """Return what a node may do, and how it is sent to."""
     may = entry.get("may", list(PERMISSIONS))
     if not isinstance(may, list) or not set(may) <= set(PERMISSIONS):
         raise ValueError(f"may must be a list out of {', '.join(PERMISSIONS)}")
-    return Node(aet, address, port, frozenset(may))
+    associations = entry.get("associations", _ONE_PER_RETRIEVAL)
+    if associations not in get_args(Associations):
+        raise ValueError(f"associations must be {' or '.join(get_args(Associations))}")
+    return frozenset(may), associations
 
 
 class NodeTable:
@@ -209,11 +222,22 @@ class NodeTable:
 
 
 def _to_json(node: Node) -> str:
-    return json.dumps(
-        {"address": node.address, "port": node.port, "may": sorted(node.may)}, sort_keys=True
-    )
+    fields = {
+        "address": node.address,
+        "port": node.port,
+        "may": sorted(node.may),
+        "associations": node.associations,
+    }
+    return json.dumps(fields, sort_keys=True)
 
 
 def _from_item(item: Mapping[str, Any]) -> Node:
     fields = json.loads(item["node"]["S"])
-    return Node(item["sk"]["S"], fields["address"], fields["port"], frozenset(fields["may"]))
+    return Node(
+        item["sk"]["S"],
+        fields["address"],
+        fields["port"],
+        frozenset(fields["may"]),
+        # Nodes loaded by an earlier version do not say.
+        fields.get("associations", _ONE_PER_RETRIEVAL),
+    )

@@ -16,13 +16,39 @@ _PREAMBLE_AND_PREFIX: Final = bytes(128) + b"DICM"
 PREAMBLE_AND_PREFIX_BYTES: Final = len(_PREAMBLE_AND_PREFIX)
 _FILE_META_GROUP_LENGTH: Final = 0x00020000
 _TRANSFER_SYNTAX_UID: Final = 0x00020010
+_PRIVATE_INFORMATION_CREATOR_UID: Final = 0x00020100
+PRIVATE_INFORMATION: Final = 0x00020102
 # Tag, VR "UL", length 4, value: the group length is the first element and always this long.
 _GROUP_LENGTH_ELEMENT: Final = struct.Struct("<HH2sHL")
 _META_START: Final = len(_PREAMBLE_AND_PREFIX) + _GROUP_LENGTH_ELEMENT.size
 
 
-def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
-    """Return what precedes the data set in the file of an instance (PS3.10 7.1)."""
+def file_head(
+    sop_class_uid: str,
+    sop_instance_uid: str,
+    transfer_syntax_uid: str,
+    *,
+    private_information: bytes | None = None,
+) -> bytes:
+    """Return what precedes the data set in the file of an instance (PS3.10 7.1).
+
+    Private information stays in the file: group 0002 is never sent to a peer.
+    """
+    private: tuple[tuple[int, str, str | bytes], ...] = ()
+    if private_information is not None:
+        private = (
+            (_PRIVATE_INFORMATION_CREATOR_UID, "UI", IMPLEMENTATION_CLASS_UID),
+            (PRIVATE_INFORMATION, "OB", private_information),
+        )
+    elements: tuple[tuple[int, str, str | bytes], ...] = (
+        (0x00020001, "OB", b"\x00\x01"),
+        (0x00020002, "UI", sop_class_uid),
+        (0x00020003, "UI", sop_instance_uid),
+        (_TRANSFER_SYNTAX_UID, "UI", transfer_syntax_uid),
+        (0x00020012, "UI", IMPLEMENTATION_CLASS_UID),
+        (0x00020013, "SH", IMPLEMENTATION_VERSION_NAME),
+        *private,
+    )
     meta = b"".join(
         encode_element(
             tag,
@@ -31,14 +57,7 @@ def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: st
             explicit=True,
             little_endian=True,
         )
-        for tag, vr, value in (
-            (0x00020001, "OB", b"\x00\x01"),
-            (0x00020002, "UI", sop_class_uid),
-            (0x00020003, "UI", sop_instance_uid),
-            (_TRANSFER_SYNTAX_UID, "UI", transfer_syntax_uid),
-            (0x00020012, "UI", IMPLEMENTATION_CLASS_UID),
-            (0x00020013, "SH", IMPLEMENTATION_VERSION_NAME),
-        )
+        for tag, vr, value in elements
     )
     group_length = encode_element(
         _FILE_META_GROUP_LENGTH, "UL", struct.pack("<L", len(meta)),

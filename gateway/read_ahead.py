@@ -1,0 +1,230 @@
+"""Files of a retrieval on their way from the bucket: ahead of their turn, in parts, in parallel.
+
+    the index ─▶ instances ─▶ parts asked for ─▶ parts here ─▶ sent, in order
+                              └── no more than `budget_bytes` ──┘
+
+S3's latency is paid once and not for each instance, and a file of any length takes no more memory
+than the budget. One thread sends and asks for more; others only wait for S3 and for the index.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import Queue
+from types import TracebackType
+from typing import Final, Self
+
+from lenticular.errors import StoreUnavailable
+from lenticular.index_items import Item
+from lenticular.part10 import data_set_offset
+
+from .custody import Custody
+
+#: With 30 ms for each GET these bring a thousand instances a second.
+_FETCHES_AT_A_TIME: Final = 32
+#: Parts that wait to be sent, so that of small instances not thousands are held.
+_PARTS_AHEAD: Final = 64
+_PARTS_OF_BUDGET: Final = 8
+#: Pages of the index, of several hundred instances each.
+_PAGES_AHEAD: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What sending an instance takes to know of it."""
+
+    object_key: str
+    size: int
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+
+    @classmethod
+    def from_item(cls, item: Item) -> Self:
+        """Read it from an instance's item of the index."""
+        return cls(
+            str(item["object_key"]),
+            int(str(item["size"])),
+            str(item["sop_class_uid"]),
+            str(item["uid"]),
+            str(item["transfer_syntax_uid"]),
+        )
+
+
+class OutgoingFile:
+    """One file, whose parts come in order while it is at the head of its `ReadAhead`."""
+
+    def __init__(self, stored: Stored, ahead: "ReadAhead") -> None:
+        """Have nothing of it yet."""
+        self.stored = stored
+        self.parts: deque[tuple[Future[memoryview], int]] = deque()
+        self._ahead = ahead
+
+    def pieces(self) -> Iterator[memoryview]:
+        """Return the file in pieces, when the first of them is there.
+
+        Raises:
+            InstanceMissing: the bucket holds no such object.
+            StoreUnavailable: S3 did not give it. The iterator may raise it, too.
+        """
+        return self._pieces(self._next_part())
+
+    def data_set(self) -> Iterator[memoryview]:
+        """Return the encoded data set as `pieces` returns the file.
+
+        Raises CannotUnderstand when the object is not a file that this node wrote, too.
+        """
+        head = self._next_part()
+        return self._pieces(None if head is None else head[data_set_offset(head) :])
+
+    def _pieces(self, piece: memoryview | None) -> Iterator[memoryview]:
+        while piece is not None:
+            yield piece
+            piece = self._next_part()
+
+    def _next_part(self) -> memoryview | None:
+        self._ahead.ask_for_more()
+        if not self.parts:
+            return None
+        part, length = self.parts.popleft()
+        try:
+            return part.result()
+        finally:
+            self._ahead.release(length)
+
+
+class ReadAhead:
+    """The files of some instances, in order; used by one thread within a `with` block.
+
+    Attributes:
+        failure: why the instances broke off, once all that came before has been sent
+    """
+
+    def __init__(
+        self,
+        custody: Custody,
+        pages: Iterable[list[Stored]],
+        *,
+        budget_bytes: int,
+        is_wanted: Callable[[Stored], bool] = lambda _: True,
+    ) -> None:
+        """Read files from `custody`, but none that `is_wanted` says will not be sent."""
+        self.failure: StoreUnavailable | None = None
+        self._custody = custody
+        self._budget_bytes = budget_bytes
+        self._part_bytes = budget_bytes // _PARTS_OF_BUDGET
+        self._is_wanted = is_wanted
+        self._pool = ThreadPoolExecutor(_FETCHES_AT_A_TIME, "read-ahead")
+        self._page: deque[Stored] = deque()
+        #: What the index has given, and at the end nothing or why there is no more.
+        self._pages: Queue[list[Stored] | Exception] = Queue(_PAGES_AHEAD)
+        self._all_pages_are_here = False
+        self._stopped = threading.Event()
+        self._pool.submit(self._read_index, pages)
+        self._files: deque[OutgoingFile] = deque()
+        self._not_asked_for: deque[tuple[OutgoingFile, int, int]] = deque()
+        self._parts_ahead = 0
+        self._bytes_ahead = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stopped.set()
+        while not self._pages.empty():
+            self._pages.get_nowait()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def head(self) -> OutgoingFile | None:
+        """Return the file whose turn it is; None at the end, be it that of a `failure`."""
+        self.ask_for_more()
+        return self._files[0] if self._files else None
+
+    def drop(self) -> None:
+        """Go on to the next file, whatever is left of this one."""
+        file = self._files.popleft()
+        while self._not_asked_for and self._not_asked_for[0][0] is file:
+            self._not_asked_for.popleft()
+        for part, length in file.parts:
+            part.cancel()
+            self.release(length)
+
+    def known(self) -> Iterator[Stored]:
+        """Yield the instances whose turn is near."""
+        return (file.stored for file in self._files)
+
+    def rest(self) -> Iterator[Stored]:
+        """Yield every instance that is left, and read no file any more."""
+        self._is_wanted = lambda _: False
+        self._not_asked_for.clear()
+        while (file := self.head()) is not None:
+            yield file.stored
+            self.drop()
+
+    def ask_for_more(self) -> None:
+        """Ask for parts in order, as long as the budget allows, and always for the next one."""
+        while self._parts_ahead < _PARTS_AHEAD and len(self._files) <= _PARTS_AHEAD:
+            if not self._not_asked_for and not self._add_file():
+                return
+            if not self._not_asked_for:
+                continue
+            file, start, length = self._not_asked_for[0]
+            if self._bytes_ahead and self._bytes_ahead + length > self._budget_bytes:
+                return
+            self._not_asked_for.popleft()
+            key = file.stored.object_key
+            file.parts.append((self._pool.submit(self._custody.get, key, start, length), length))
+            self._parts_ahead += 1
+            self._bytes_ahead += length
+
+    def release(self, length: int) -> None:
+        """Give back to the budget what a part took of it."""
+        self._parts_ahead -= 1
+        self._bytes_ahead -= length
+
+    def _add_file(self) -> bool:
+        stored = self._next_instance()
+        if stored is None:
+            return False
+        file = OutgoingFile(stored, self)
+        self._files.append(file)
+        if self._is_wanted(stored):
+            self._not_asked_for.extend(
+                (file, start, min(self._part_bytes, stored.size - start))
+                for start in range(0, stored.size, self._part_bytes)
+            )
+        return True
+
+    def _next_instance(self) -> Stored | None:
+        """Take the next instance of the index; None at the end or, while others wait, not yet."""
+        while not self._page:
+            if self._all_pages_are_here or (self._files and self._pages.empty()):
+                return None
+            page = self._pages.get()
+            if isinstance(page, StoreUnavailable):
+                self.failure = page
+                page = []
+            if isinstance(page, Exception):
+                raise page
+            self._all_pages_are_here = not page
+            self._page.extend(page)
+        return self._page.popleft()
+
+    def _read_index(self, pages: Iterable[list[Stored]]) -> None:
+        """Read on in the index while files are being sent; in a thread of its own."""
+        try:
+            for page in pages:
+                if page:
+                    self._pages.put(page)
+                if self._stopped.is_set():
+                    return
+            self._pages.put([])
+        except Exception as error:  # noqa: BLE001 - it is raised where the page is taken
+            self._pages.put(error)
