@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from math import nan
-from statistics import median
+from statistics import mean, median
 from typing import Final
 
 from .findable import Findability
+from .finding import FindSample, Growth
 from .idle import Idle
 from .receivers import ORTHANC, OURS, RECEIVERS, STORESCP
 from .retrieving import MoveSample
@@ -156,6 +157,45 @@ def moving_table(samples: Iterable[MoveSample]) -> str:
         for archive, of_row in sorted(grouped.items())
     ]
     return table(rows)
+
+
+def finding_table(samples: Iterable[FindSample]) -> str:
+    """Make the table of C-FIND: a row for each query and archive."""
+    grouped: dict[tuple[str, str], list[FindSample]] = {}
+    for sample in samples:
+        grouped.setdefault((sample.query, sample.archive), []).append(sample)
+    rows = [("query", "archive", "answers", "first ms", "all ms", "store ms", "CPU ms")]
+    for (query, archive), of_row in grouped.items():
+        stores = [each.store_milliseconds for each in of_row if each.store_milliseconds is not None]
+        rows.append(
+            (
+                query,
+                archive,
+                str(of_row[0].matches),
+                f"{median(each.first_milliseconds for each in of_row):.1f}",
+                f"{median(each.total_milliseconds for each in of_row):.1f}",
+                f"{median(stores):.1f}" if stores else _NOTHING,
+                f"{mean(each.cpu_milliseconds for each in of_row):.1f}",
+            )
+        )
+    return table(rows)
+
+
+def growth_table(measured: Growth) -> str:
+    """Make the table of memory: one row."""
+    grown = measured.most_bytes - measured.before_bytes
+    return table(
+        [
+            ("answers", "seconds", "before MB", "most MB", "growth MB"),
+            (
+                str(measured.matches),
+                f"{measured.seconds:.1f}",
+                f"{measured.before_bytes / 1e6:.0f}",
+                f"{measured.most_bytes / 1e6:.0f}",
+                f"{grown / 1e6:.0f}",
+            ),
+        ]
+    )
 
 
 def findable_table(measured: Findability) -> str:

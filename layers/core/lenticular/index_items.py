@@ -551,11 +551,11 @@ def to_dynamodb(item: Item) -> dict[str, Any]:
 
 def from_dynamodb(tagged: Mapping[str, Any]) -> Item:
     """Take DynamoDB's type tags away."""
-    item: Item = {}
-    for name, attribute in tagged.items():
-        ((kind, value),) = attribute.items()
-        item[name] = int(value) if kind == "N" else frozenset(value) if kind == "SS" else value
-    return item
+    return {
+        name: value if kind == "S" else int(value) if kind == "N" else frozenset(value)
+        for name, attribute in tagged.items()
+        for kind, value in attribute.items()
+    }
 
 
 def first_text(elements: Elements, tag: str) -> str | None:
