@@ -4,8 +4,12 @@ SHELL := /bin/bash
 
 # Options of `make run`, `make test` and `make bench`, as in: make run ARGS="--port 11119"
 ARGS ?=
-# Processor of the functions: arm64 or x86_64.
+# Processor of the gateway and the functions: arm64 or x86_64.
 ARCHITECTURE ?= arm64
+# What builds the gateway's image, docker or podman; its base, for production by digest; its name.
+CONTAINERS ?= $(firstword $(shell command -v docker podman))
+BASE ?= python:3.13-slim-bookworm
+REPOSITORY ?= lenticular-gateway
 
 export SAM_CLI_TELEMETRY := 0
 export AWS_DEFAULT_REGION ?= eu-central-1
@@ -28,11 +32,15 @@ run: python ## Start the node offline; options in ARGS="--port 11119 --aet CLINI
 
 .PHONY: test
 test: python dcmtk gdcm orthanc dcmjs ## Run the tests that take seconds; pytest's options in ARGS
-	$(VENV)/python -m pytest -m "not slow" $(ARGS)
+	$(VENV)/python -m pytest -m "not slow and not image" $(ARGS)
 
 .PHONY: test-all
 test-all: test sam ## Run the slow tests too
 	$(VENV)/python -m pytest -m slow $(ARGS)
+
+.PHONY: test-image
+test-image: python dcmtk containers ## Build the gateway's image and run it; needs root, asks no registry of images
+	$(VENV)/python -m pytest -m image tests/image $(ARGS)
 
 .PHONY: check
 check: lint test ## Run every check and the tests; must pass before a commit
@@ -45,7 +53,8 @@ lint: python sam ## Run every check but the tests
 	$(VENV)/lint-imports --no-logo
 	$(VENV)/deptry .
 	$(VENV)/codespell
-	$(VENV)/cfn-lint template.yaml
+	$(VENV)/cfn-lint template.yaml infra/*.yaml
+	$(VENV)/hadolint gateway/Dockerfile
 	.venv-sam/bin/sam validate --lint
 
 .PHONY: fmt
@@ -62,6 +71,16 @@ build: python sam ## Build what sam deploys, into .aws-sam; ARCHITECTURE=arm64 o
 	UV="$(CURDIR)/$(VENV)/python $(CURDIR)/infra/run_uv.py" ARCHITECTURE=$(ARCHITECTURE) \
 	.venv-sam/bin/sam build --parameter-overrides Architecture=$(ARCHITECTURE) $(ARGS)
 
+VERSION = $(shell sed -n 's/^__version__.*"\(.*\)"/\1/p' layers/core/lenticular/__init__.py)
+.PHONY: image
+image: ## Build the gateway's image; BASE=image@sha256:..., CONTAINERS=docker or podman
+	$(CONTAINERS) build --platform linux/$(subst x86_64,amd64,$(ARCHITECTURE)) --build-arg BASE=$(BASE) \
+	    --build-arg VERSION=$(VERSION) --file gateway/Dockerfile --tag $(REPOSITORY):$(VERSION) $(ARGS) .
+
+.PHONY: push-image
+push-image: image ## Push the image to the account's registry and print its name, for the parameter GatewayImage
+	@infra/push_image.sh "$(CONTAINERS)" "$(REPOSITORY)" "$(VERSION)"
+
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
     --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 .PHONY: lock
@@ -70,6 +89,7 @@ lock: export UV_INDEX :=
 lock: export UV_FIND_LINKS :=
 lock: python ## Write the locks anew from pyproject.toml; ARGS="--upgrade" for newer versions
 	$(LOCK) $(ARGS) pyproject.toml --group dev -o requirements/dev.lock
+	$(LOCK) $(ARGS) pyproject.toml -c requirements/dev.lock -o requirements/gateway.lock
 	$(LOCK) $(ARGS) --group uv -c requirements/dev.lock -o requirements/installer.lock
 	$(LOCK) $(ARGS) --group sam -o requirements/sam.lock
 	$(LOCK) $(ARGS) --group peers -o requirements/peers.lock
@@ -82,7 +102,7 @@ clean: ## Remove everything that a target made, environments included
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What targets need.
-PARTS := python sam dcmtk gdcm orthanc dcmjs
+PARTS := python sam dcmtk gdcm orthanc dcmjs containers
 .PHONY: $(PARTS)
 $(PARTS):
 	@infra/setup.sh $@

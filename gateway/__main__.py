@@ -28,15 +28,17 @@ from .logs import configure_logging
 from .metrics import Metrics
 from .move import MoveService
 from .negotiation import QueryOption
+from .ports import Ports
 from .retrieval import Memory
-from .server import Server
+from .server import Server, Slots
+from .spool import Spool
 from .storage import StorageService
+from .supervisor import FAILED, USAGE_ERROR, Supervisor
 from .tls import Certificates, TlsFiles
+from .validation import Validator
 from .verification import VerificationService
 
 _log: Final = logging.getLogger(__name__)
-_USAGE_ERROR: Final = 2
-_FAILED: Final = 1
 
 _UNCOMPRESSED: Final = frozenset(
     {
@@ -65,19 +67,20 @@ _QUERY_OPTIONS: Final = frozenset({QueryOption.RELATIONAL, QueryOption.COMBINED_
 _RETRIEVE_OPTIONS: Final = frozenset({QueryOption.RELATIONAL})
 
 
+#: By C-GET a node receives as the SCP, so that takes what retrieving takes.
+_STORAGE_OFFER: Final = Offer(
+    frozenset(transfer_syntaxes.BY_UID), permission="store", scp_permission="move"
+)
+
+
 def offers() -> dict[str, Offer]:
     """Return what the gateway accepts, by abstract syntax."""
-    stored = frozenset(transfer_syntaxes.BY_UID)
     # Deflated Explicit VR belongs to messages with long data sets, but some peers offer nothing
     # else beside Implicit VR, and Verification has no data set at all.
     spoken = _UNCOMPRESSED | {transfer_syntaxes.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN.uid}
     return {
         sop_classes.VERIFICATION: Offer(spoken),
-        # By C-GET a node receives as the SCP, so that takes what retrieving takes.
-        **{
-            uid: Offer(stored, permission="store", scp_permission="move")
-            for uid in sop_classes.STORAGE
-        },
+        **dict.fromkeys(sop_classes.STORAGE, _STORAGE_OFFER),
         **{uid: Offer(_UNCOMPRESSED, permission="find", options=_QUERY_OPTIONS) for uid in _FIND},
         **{
             uid: Offer(_UNCOMPRESSED, permission="move", options=_RETRIEVE_OPTIONS)
@@ -86,25 +89,78 @@ def offers() -> dict[str, Offer]:
     }
 
 
-def build(settings: GatewaySettings, metrics: Metrics | None = None) -> Server:
-    """Connect the services to the bucket and the table, and listen.
+def load_nodes(settings: GatewaySettings) -> None:
+    """Make the table's nodes equal to the nodes file, if there is one; raises `LenticularError`."""
+    if settings.nodes_file is not None:
+        nodes = NodeTable(dynamodb_client(), settings.table)
+        nodes.replace_all(read_nodes_file(settings.nodes_file))
 
-    Raises:
-        OperatorError: the nodes file is wrong or the address cannot be listened on.
+
+def build_spool(settings: GatewaySettings) -> Spool | None:
+    """Begin this process's journal, if that is wanted, or raise `OperatorError`."""
+    if settings.custody != "spool":
+        return None
+    assert settings.spool_dir is not None
+    return Spool(
+        settings.spool_dir,
+        # The spool itself tries again, for as long as it takes.
+        Custody(settings.bucket, retry_seconds=0, memory_bytes=settings.memory_bytes),
+        max_bytes=settings.spool_bytes,
+        uploads=settings.spool_uploads,
+        memory_bytes=settings.memory_bytes,
+    )
+
+
+def open_ports(settings: GatewaySettings) -> Ports:
+    """Listen, or raise `OperatorError`."""
+    try:
+        return Ports.open(settings.bind, settings.port, settings.tls_port)
+    except OSError as error:
+        numbers = [str(port) for port in (settings.port, settings.tls_port) if port is not None]
+        raise OperatorError(
+            f"cannot listen on {settings.bind}, port {' or '.join(numbers)}: {error.strerror}; "
+            "stop what uses the port or set another LENTICULAR_PORT or LENTICULAR_TLS_PORT"
+        ) from error
+
+
+def build(
+    settings: GatewaySettings,
+    ports: Ports,
+    metrics: Metrics | None = None,
+    *,
+    spool: Spool | None = None,
+    slots: Slots | None = None,
+) -> Server:
+    """Connect the services to bucket, table and spool, and the ports to the services.
+
+    A worker process has no ports, and `slots` that it shares. Raises `OperatorError` when AWS is
+    not configured or TLS cannot be spoken.
     """
     dynamodb = dynamodb_client()
     nodes = NodeTable(dynamodb, settings.table)
-    if settings.nodes_file is not None:
-        nodes.replace_all(read_nodes_file(settings.nodes_file))
-    custody = Custody(settings.bucket, retry_seconds=settings.retry_seconds)
+    custody = Custody(
+        settings.bucket,
+        retry_seconds=settings.retry_seconds,
+        memory_bytes=settings.memory_bytes,
+        scratch_dir=settings.scratch_dir,
+    )
     index = Index(dynamodb, settings.table)
     memory = Memory(settings.read_ahead_bytes, settings.scratch_dir)
     services: dict[int, Service] = {
         CommandField.C_ECHO_RQ: VerificationService(),
         CommandField.C_STORE_RQ: StorageService(
-            custody, memory_bytes=settings.memory_bytes, scratch_dir=settings.scratch_dir
+            custody if spool is None else spool,
+            memory_bytes=settings.memory_bytes,
+            scratch_dir=settings.scratch_dir,
+            validator=None if settings.validation == "none" else Validator(),
+            reject_invalid=settings.validation == "reject",
         ),
-        CommandField.C_FIND_RQ: FindService(index, settings.ae_title),
+        CommandField.C_FIND_RQ: FindService(
+            index,
+            settings.ae_title,
+            max_responses=settings.max_responses,
+            report=None if metrics is None else metrics.query_ended,
+        ),
         CommandField.C_MOVE_RQ: MoveService(
             index,
             custody,
@@ -122,33 +178,28 @@ def build(settings: GatewaySettings, metrics: Metrics | None = None) -> Server:
         find_node=nodes.find,
         offers=offers(),
         transfer_syntax_policy=settings.transfer_syntaxes,
+        offer_for_unknown=_STORAGE_OFFER if settings.unknown_classes == "accept" else None,
     )
     limits = Limits(
         max_associations=settings.max_associations,
         max_pdu_bytes=settings.max_pdu_bytes,
         artim_seconds=settings.artim_seconds,
         idle_seconds=settings.idle_seconds,
+        idle_end=settings.idle_end,
         dimse_seconds=settings.dimse_seconds,
     )
-    try:
-        return Server(
-            settings.bind,
-            settings.port,
-            acceptance=acceptance,
-            services=services,
-            limits=limits,
-            tls=_tls(settings),
-            report=None if metrics is None else metrics.association_ended,
-        )
-    except OSError as error:
-        ports = [str(port) for port in (settings.port, settings.tls_port) if port is not None]
-        raise OperatorError(
-            f"cannot listen on {settings.bind}, port {' or '.join(ports)}: {error.strerror}; "
-            "stop what uses the port or set another LENTICULAR_PORT or LENTICULAR_TLS_PORT"
-        ) from error
+    return Server(
+        ports,
+        acceptance=acceptance,
+        services=services,
+        limits=limits,
+        tls_context=_tls_context(settings),
+        slots=slots,
+        report=None if metrics is None else metrics.association_ended,
+    )
 
 
-def _tls(settings: GatewaySettings) -> tuple[int, Callable[[], ssl.SSLContext]] | None:
+def _tls_context(settings: GatewaySettings) -> Callable[[], ssl.SSLContext] | None:
     if settings.tls_port is None:
         return None
     assert settings.tls_certificate is not None
@@ -161,10 +212,25 @@ def _tls(settings: GatewaySettings) -> tuple[int, Callable[[], ssl.SSLContext]] 
         ),
         settings.tls_profile,
     )
-    return settings.tls_port, certificates.context
+    return certificates.context
 
 
-def build_health(settings: GatewaySettings, server: Server) -> Health | None:
+def build_supervisor(settings: GatewaySettings, ports: Ports) -> Supervisor:
+    """Start worker processes behind the ports, or raise `LenticularError`."""
+    supervisor = Supervisor(
+        ports,
+        workers=settings.workers,
+        command=[sys.executable, "-m", "gateway.worker"],
+        max_associations=settings.max_associations,
+        artim_seconds=settings.artim_seconds,
+    )
+    supervisor.start()
+    return supervisor
+
+
+def build_health(
+    settings: GatewaySettings, server: Server | Supervisor, spool: Spool | None = None
+) -> Health | None:
     """Listen for health checks of `server`, if that is wanted, or raise `OperatorError`."""
     if settings.health_port is None:
         return None
@@ -174,7 +240,12 @@ def build_health(settings: GatewaySettings, server: Server) -> Health | None:
             settings.health_port,
             is_draining=lambda: server.is_draining,
             beat=server.beat,
-            look=StoreLook(settings.bucket, settings.table),
+            look=StoreLook(
+                settings.bucket,
+                settings.table,
+                shortage=None if spool is None else spool.shortage,
+            ),
+            trouble=lambda: server.trouble,
         )
     except OSError as error:
         raise OperatorError(
@@ -183,14 +254,14 @@ def build_health(settings: GatewaySettings, server: Server) -> Health | None:
         ) from error
 
 
-def _ready_line(settings: GatewaySettings, server: Server, health: Health | None) -> str:
+def _ready_line(settings: GatewaySettings, ports: Ports, health: Health | None) -> str:
     """Tell whoever started us where to connect; a port that is off is not in it."""
-    host, _ = server.address if settings.port is not None else server.tls_address
+    host, _ = ports.address if settings.port is not None else ports.tls_address
     ready: dict[str, object] = {"event": "ready", "aet": settings.ae_title, "host": host}
     if settings.port is not None:
-        ready["port"] = server.address[1]
+        ready["port"] = ports.address[1]
     if settings.tls_port is not None:
-        ready["tls_port"] = server.tls_address[1]
+        ready["tls_port"] = ports.tls_address[1]
     if health is not None:
         ready["health_port"] = health.address[1]
     return json.dumps(ready)
@@ -202,11 +273,19 @@ def main() -> int:
         settings = GatewaySettings.from_environment(environ)
         configure_logging(settings.log_level)
         metrics = Metrics(settings.ae_title) if settings.metrics == "emf" else None
-        server = build(settings, metrics)
-        health = build_health(settings, server)
+        load_nodes(settings)
+        ports = open_ports(settings)
+        server: Server | Supervisor
+        spool: Spool | None = None
+        if settings.workers == 1:
+            spool = build_spool(settings)
+            server = build(settings, ports, metrics, spool=spool)
+        else:
+            server = build_supervisor(settings, ports)
+        health = build_health(settings, server, spool)
     except LenticularError as error:
         print(error, file=sys.stderr)  # noqa: T201 - for the person who started it
-        return _USAGE_ERROR if isinstance(error, OperatorError) else _FAILED
+        return USAGE_ERROR if isinstance(error, OperatorError) else FAILED
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         server.request_drain(settings.drain_seconds)
@@ -215,11 +294,16 @@ def main() -> int:
     signal.signal(signal.SIGINT, stop)
     if health is not None:
         health.start()
+    if spool is not None:
+        spool.start()
     # Whoever started us waits for this line.
-    print(_ready_line(settings, server, health), flush=True)  # noqa: T201
+    print(_ready_line(settings, ports, health), flush=True)  # noqa: T201
     if metrics is not None:
-        metrics.start(lambda: server.active_associations)
+        metrics.start(lambda: server.active_associations, dict if spool is None else spool.gauges)
     server.serve()
+    if spool is not None:
+        assert isinstance(server, Server)
+        spool.close(server.drained_by)
     if health is not None:
         health.close()
     if metrics is not None:

@@ -13,6 +13,7 @@ from typing import Final
 
 from lenticular.nodes import PERMISSIONS, Node
 from lenticular.settings import Access
+from lenticular.sop_classes import may_be_storage
 
 from .negotiation import (
     ADDRESS_NOT_RECOGNIZED,
@@ -74,7 +75,8 @@ class AccessPolicy:
         `find_node` may be slow or raise: the transport then refuses for the moment.
         `transfer_syntax_policy` is `prefer-explicit`, `first-offered` or UIDs in order of
         preference; where none of those is offered, the first offered that we accept is taken.
-        `offer_for_unknown` accepts abstract syntaxes that `offers` does not name.
+        `offer_for_unknown` accepts abstract syntaxes that `offers` does not name and that can be
+        storage classes.
         `permissions_of_unknown_nodes` counts with access `open` only.
         """
         self._ae_title = ae_title
@@ -120,7 +122,10 @@ class AccessPolicy:
         )
 
     def _offer(self, abstract_syntax: str) -> Offer | None:
-        return self._offers.get(abstract_syntax, self._offer_for_unknown)
+        offer = self._offers.get(abstract_syntax)
+        if offer is None and may_be_storage(abstract_syntax):
+            return self._offer_for_unknown
+        return offer
 
     def _answer(
         self, context: ProposedContext, permissions: frozenset[str], roles: Roles | None

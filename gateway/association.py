@@ -6,8 +6,8 @@
              ▼                                       ▲
     Service.begin ─▶ sink.write ... ─▶ Service.handle ─▶ responses
 
-All of it happens in the association's own thread. It ends by the peer's A-RELEASE, by ours after
-`idle_seconds` of silence, or by an abort of either side, and leaves one log line.
+All of it happens in the association's own thread. It ends by the peer's A-RELEASE, by ours (or our
+A-ABORT) after `idle_seconds` of silence, or by an abort of either side, and leaves one log line.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol
 
 from lenticular.errors import SenderError
 from lenticular.identifiers import is_uid
+from lenticular.settings import IdleEnd
 from lenticular.status import FindStatus, Status
 
 from .command_set import CommandField, CommandSet
@@ -71,6 +72,7 @@ class Limits:
     max_pdu_bytes: int = 128 * 1024
     artim_seconds: float = 30
     idle_seconds: float = 600
+    idle_end: IdleEnd = "release"
     dimse_seconds: float = 60
     drain_idle_seconds: float = 5
 
@@ -398,6 +400,8 @@ class Association:
                 self._dispatch(arrival)
                 self._exchange.forget_cancels()
             self._no_longer_counts()
+            if self._limits.idle_end == "abort":
+                self._wire.time_out("sent no message for too long")
             self._wire.release()
         except AssociationAborted as error:
             if error.outcome is not Outcome.RELEASED:

@@ -1,35 +1,52 @@
 """Custody: what is put here is in S3 before the call returns, and read back from there.
 
+`Keeper` is what storing an instance needs of it; `spool.Spool` is the other one.
+
 boto3 spends 2 to 3 ms of CPU on a PUT of half a megabyte, all of it holding the interpreter lock;
 obstore (Rust's object_store) spends a quarter of that and lets other associations run meanwhile.
 Every PUT carries a checksum of its bytes, which S3 verifies before it answers.
 """
 
+import tempfile
 from collections.abc import Mapping
 from datetime import timedelta
+from io import RawIOBase
+from pathlib import Path
 from typing import IO, Final, Protocol
 from urllib.parse import urlsplit
 
 import boto3
 import obstore
 from obstore.auth.boto3 import Boto3CredentialProvider
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError, GenericError
 from obstore.store import S3Store
 
 from lenticular.aws import s3_client
 from lenticular.errors import InstanceMissing, OperatorError, StoreUnavailable
 
+from .backoff import persistently
+from .upload import Uploads
+
 _CONNECT_TIMEOUT: Final = timedelta(seconds=5)
-_REQUEST_TIMEOUT: Final = timedelta(seconds=60)
+_READ_TIMEOUT: Final = timedelta(seconds=60)
+#: What S3 may take to answer a PUT, beside the time that the bytes take at the slowest we allow
+#: for. With the retries it stays below the 30 s after which impatient senders give up waiting for
+#: their answer: better A700 in time than an instance that is kept without its sender knowing.
+_ANSWER_SECONDS: Final = 8
+_SLOWEST_BYTES_PER_SECOND: Final = 4 << 20
 _FIRST_PAUSE: Final = timedelta(milliseconds=100)
 _LONGEST_PAUSE: Final = timedelta(seconds=3)
 #: More than the retry time has room for, so that time alone decides.
 _MOST_RETRIES: Final = 10_000
-_PART_BYTES: Final = 16 << 20
-_PARTS_AT_A_TIME: Final = 4
 _AWS_SUFFIXES: Final = (".amazonaws.com", ".amazonaws.com.cn")
+
+
+class AnotherRequestUnderWay(Exception):
+    """S3 could not tell whether the object is there."""
+
+
 #: What obstore raises: a bucket or an object that is not there is not among its own errors.
-_FAILURES: Final = (BaseError, FileNotFoundError)
+_FAILURES: Final = (BaseError, FileNotFoundError, AnotherRequestUnderWay)
 
 
 class Buffered(Protocol):
@@ -39,19 +56,52 @@ class Buffered(Protocol):
         """Expose the memory."""
 
 
+class Keeper(Protocol):
+    """Takes files into custody: what it took survives us. Safe to share between threads."""
+
+    def scratch(self) -> IO[bytes]:
+        """Open a file for what is too long for memory, or raise `OSError`; closing it removes it.
+
+        It is written from its start and then given to `keep_large`.
+        """
+
+    def keep(self, key: str, file: "Buffered | bytearray", metadata: Mapping[str, str]) -> bool:
+        """Take a file, never to be changed from now on; False when it was there already.
+
+        Raises `StoreUnavailable`.
+        """
+
+    def keep_large(self, key: str, file: IO[bytes], metadata: Mapping[str, str]) -> bool:
+        """Take a file that `scratch` opened; as `keep` otherwise."""
+
+
 class Custody:
     """Puts files into the bucket and gets them from it. Safe to share between threads."""
 
-    def __init__(self, bucket: str, *, retry_seconds: int) -> None:
+    def __init__(
+        self,
+        bucket: str,
+        *,
+        retry_seconds: int,
+        memory_bytes: int = 16 << 20,
+        scratch_dir: Path | None = None,
+    ) -> None:
         """Use `bucket` at the endpoint, region and credentials that boto3 finds.
 
-        What S3 throttles or fails to do is tried again for `retry_seconds`. Raises `OperatorError`
-        when AWS is not configured.
+        What S3 throttles or fails to do is tried again for `retry_seconds`. `keep` gets files of
+        some `memory_bytes` at most. Scratch files go to `scratch_dir`, by default the system's.
+        Raises `OperatorError` when AWS is not configured.
         """
-        # Of a PUT in one request S3 checks the CRC, which costs a tenth of a second SHA-256; the
-        # digest itself is in the key. Parts of an upload are checked by SHA-256.
-        self._store = _open(bucket, retry_seconds, checksum="CRC64NVME", sign_payload=False)
-        self._store_of_parts = _open(bucket, retry_seconds, checksum="SHA256", sign_payload=True)
+        self._scratch_dir = scratch_dir
+        self._retry_seconds = retry_seconds
+        self._store = _open(bucket, retry_seconds, _READ_TIMEOUT)
+        put_seconds = _ANSWER_SECONDS + memory_bytes / _SLOWEST_BYTES_PER_SECOND
+        self._store_of_puts = _open(bucket, retry_seconds, timedelta(seconds=put_seconds))
+        self._uploads = Uploads(s3_client(retries=False), bucket, retry_seconds=retry_seconds)
+
+    def scratch(self) -> IO[bytes]:
+        """Open a file that is unlinked from the start: nothing is left behind however we end."""
+        return tempfile.TemporaryFile(dir=self._scratch_dir)
 
     def keep(self, key: str, file: Buffered | bytearray, metadata: Mapping[str, str]) -> bool:
         """Put a file and return once S3 has it; False when S3 had it already.
@@ -62,55 +112,42 @@ class Custody:
             StoreUnavailable: S3 did not take it; the file may or may not be there.
         """
         try:
+            return persistently(
+                lambda: self._put(key, file, metadata),
+                self._retry_seconds,
+                is_transient=_is_transient,
+            )
+        except _FAILURES as error:
+            raise StoreUnavailable(f"S3 did not take the file: {_reason(error)}") from error
+
+    def _put(self, key: str, file: Buffered | bytearray, metadata: Mapping[str, str]) -> bool:
+        try:
             obstore.put(
-                self._store,
+                self._store_of_puts,
                 key,
                 file,
                 attributes=_attributes(metadata),
                 mode="create",
                 use_multipart=False,
             )
-        except AlreadyExistsError as error:
+        except AlreadyExistsError:
             # S3 says so in two ways, which the library does not tell apart. 412: the object is
             # there. 409: another request for the key was under way, and it need not be there.
-            if self._holds(key):
-                return False
-            raise StoreUnavailable("S3 is busy with another request for the same file") from error
-        except _FAILURES as error:
-            raise StoreUnavailable(f"S3 did not take the file: {_reason(error)}") from error
+            try:
+                obstore.head(self._store_of_puts, key)
+            except FileNotFoundError as error:
+                raise AnotherRequestUnderWay from error
+            return False
         return True
 
-    def keep_large(self, key: str, file: IO[bytes], metadata: Mapping[str, str]) -> bool:
+    def keep_large(
+        self, key: str, file: IO[bytes] | RawIOBase, metadata: Mapping[str, str]
+    ) -> bool:
         """Put a file too large for memory, in parts; as `keep` otherwise.
 
-        A part that fails leaves nothing visible: S3 shows an object when all parts are there, and
-        the bucket's lifecycle removes parts that never became one. The same file at the same
-        moment from two senders may end as two versions of the same bytes.
+        A part that fails leaves nothing, see `Uploads.put`.
         """
-        if self._holds(key):
-            return False
-        try:
-            obstore.put(
-                self._store_of_parts,
-                key,
-                file,
-                attributes=_attributes(metadata),
-                use_multipart=True,
-                chunk_size=_PART_BYTES,
-                max_concurrency=_PARTS_AT_A_TIME,
-            )
-        except _FAILURES as error:
-            raise StoreUnavailable(f"S3 did not take the file: {_reason(error)}") from error
-        return True
-
-    def _holds(self, key: str) -> bool:
-        try:
-            obstore.head(self._store, key)
-        except FileNotFoundError:
-            return False
-        except BaseError as error:
-            raise StoreUnavailable(f"S3 did not answer: {_reason(error)}") from error
-        return True
+        return self._uploads.put(key, file, metadata)
 
     def get(self, key: str, start: int, length: int) -> memoryview:
         """Get `length` bytes of a file from `start` on.
@@ -128,6 +165,15 @@ class Custody:
         if len(part) != length:
             raise StoreUnavailable("S3 gave another number of bytes than the index has of the file")
         return part
+
+
+def _is_transient(error: Exception) -> bool:
+    """Tell a failure of S3 or the way there from a refusal.
+
+    obstore tries again what S3 throttles or fails to do, but no PUT on condition whose connection
+    broke or whose time ran out. To us a second one is safe: the key says what the bytes are.
+    """
+    return isinstance(error, (GenericError, AnotherRequestUnderWay))
 
 
 def _attributes(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -149,7 +195,7 @@ def _credentials() -> Boto3CredentialProvider:
     return Boto3CredentialProvider(session)
 
 
-def _open(bucket: str, retry_seconds: int, *, checksum: str, sign_payload: bool) -> S3Store:
+def _open(bucket: str, retry_seconds: int, timeout: timedelta) -> S3Store:
     client = s3_client()
     endpoint = client.meta.endpoint_url
     host = urlsplit(endpoint).hostname or ""
@@ -163,13 +209,15 @@ def _open(bucket: str, retry_seconds: int, *, checksum: str, sign_payload: bool)
         endpoint=endpoint,
         region=client.meta.region_name,
         virtual_hosted_style_request=virtual_hosted,
-        checksum_algorithm=checksum,
-        unsigned_payload=not sign_payload,
+        # S3 checks the CRC of a PUT, which costs a tenth of a second SHA-256; the digest itself is
+        # in the key.
+        checksum_algorithm="CRC64NVME",
+        unsigned_payload=True,
         credential_provider=_credentials(),
         client_options={
             "allow_http": endpoint.startswith("http://"),
             "connect_timeout": _CONNECT_TIMEOUT,
-            "timeout": _REQUEST_TIMEOUT,
+            "timeout": timeout,
         },
         retry_config={
             "max_retries": _MOST_RETRIES,

@@ -50,8 +50,15 @@ _OVERDUE: Final = "the bucket and the table have not answered for too long"
 class StoreLook:
     """Looks whether bucket and table can be reached; calling it returns why not, or `None`."""
 
-    def __init__(self, bucket: str, table: str) -> None:
-        """Raise `OperatorError` when AWS is not configured."""
+    def __init__(
+        self, bucket: str, table: str, *, shortage: Callable[[], str | None] | None = None
+    ) -> None:
+        """Raise `OperatorError` when AWS is not configured.
+
+        `shortage` says why the spool takes nothing now. With a spool the bucket is not looked at:
+        the node is there for its senders exactly when S3 is not.
+        """
+        self._shortage = shortage
         self._bucket = bucket
         self._table = table
         self._s3 = s3_client(impatient=True)
@@ -59,10 +66,13 @@ class StoreLook:
 
     def __call__(self) -> str | None:
         """Ask S3 for the bucket and DynamoDB for an item that nobody writes."""
-        try:
-            self._s3.head_bucket(Bucket=self._bucket)
-        except (BotoCoreError, ClientError) as error:
-            return f"the bucket cannot be reached: {_reason(error)}"
+        if self._shortage is None:
+            try:
+                self._s3.head_bucket(Bucket=self._bucket)
+            except (BotoCoreError, ClientError) as error:
+                return f"the bucket cannot be reached: {_reason(error)}"
+        elif (shortage := self._shortage()) is not None:
+            return shortage
         try:
             self._dynamodb.get_item(
                 TableName=self._table, Key={"pk": {"S": "HEALTH"}, "sk": {"S": "LOOK"}}
@@ -98,6 +108,7 @@ class Health:
         is_draining: Callable[[], bool],
         beat: Callable[[], float],
         look: Callable[[], str | None],
+        trouble: Callable[[], str | None] = lambda: None,
         look_seconds: float = LOOK_SECONDS,
         probe_seconds: float = _PROBE_SECONDS,
         stuck_seconds: float = _STUCK_SECONDS,
@@ -105,13 +116,15 @@ class Health:
         """Listen at once; raises `OSError` when it cannot.
 
         `beat` asks the thread that accepts connections to turn, and returns when it last did, as
-        `monotonic` tells time. `look` returns why bucket and table cannot be reached, or `None`.
+        `monotonic` tells time. `look` returns why bucket and table cannot be reached, or `None`;
+        `trouble`, asked for each probe, why this process itself is not ready.
         """
         self._is_draining = is_draining
         self._beat = beat
         self._stuck_seconds = stuck_seconds
         self._asked_to_turn: float | None = None
         self._look = look
+        self._trouble = trouble
         self._look_seconds = look_seconds
         self._probe_seconds = probe_seconds
         self._listener = socket.create_server(
@@ -155,6 +168,9 @@ class Health:
         """Say why a new association would be of no use now, or `None`."""
         if self._is_draining():
             return _DRAINING
+        trouble = self._trouble()
+        if trouble is not None:
+            return trouble
         if self._found is None and monotonic() > self._looked_at + self._look_seconds + (
             _OVERDUE_SECONDS
         ):

@@ -48,10 +48,14 @@ _EXHAUSTED_SECONDS: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """A listening socket; behind a TLS port, `tls_context` gives each arrival its context."""
+    """A listening socket; behind a TLS port, `tls_context` gives each arrival its context.
+
+    With `pass_on` an arrival is given away, unread, as soon as it has said something.
+    """
 
     listener: socket.socket
     tls_context: Callable[[], ssl.SSLContext] | None = None
+    pass_on: Callable[[socket.socket, tuple[str, int]], None] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -140,6 +144,14 @@ class Lobby:
 
     # The lobby's thread
 
+    def watch(self, sock: socket.socket, on_readable: Callable[[], None]) -> None:
+        """Have something else looked after in the same loop, until `unwatch` or `close`."""
+        self._selector.register(sock, selectors.EVENT_READ, on_readable)
+
+    def unwatch(self, sock: socket.socket) -> None:
+        """Look after it no more."""
+        self._selector.unregister(sock)
+
     def turn(self, max_seconds: float | None) -> None:
         """Wait for something to happen, at most `max_seconds`, and see to it."""
         now = monotonic()
@@ -212,24 +224,61 @@ class Lobby:
                 self._stop_accepting()
                 self._door_opens = monotonic() + _EXHAUSTED_SECONDS
                 return
-            sock.setblocking(False)
-            if len(self._arrivals) >= _MAX_ARRIVALS:
-                self._push_out()
             self._let_in(door, sock, address[:2])
 
     def _let_in(self, door: Door, sock: socket.socket, address: tuple[str, int]) -> None:
+        if door.pass_on is None:
+            self.let_in(sock, address, door.tls_context)
+            return
+        pass_on = door.pass_on
+        arrival = self._arrive(sock, address)
+        self._selector.register(sock, selectors.EVENT_READ, lambda: self._pass_on(arrival, pass_on))
+
+    def let_in(
+        self,
+        sock: socket.socket,
+        address: tuple[str, int],
+        tls_context: Callable[[], ssl.SSLContext] | None = None,
+    ) -> None:
+        """Take a connection that nothing has been read from, as if it had come in by a door."""
         proceed = self._read
-        if door.tls_context is not None:
-            context = door.tls_context()
+        if tls_context is not None:
+            sock.setblocking(False)
+            context = tls_context()
             try:
                 sock = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
             except OSError:
                 sock.close()  # the peer has gone already
                 return
             proceed = self._shake_hands
+        arrival = self._arrive(sock, address)
+        self._selector.register(sock, selectors.EVENT_READ, lambda: proceed(arrival))
+
+    def _arrive(self, sock: socket.socket, address: tuple[str, int]) -> _Arrival:
+        sock.setblocking(False)
+        if len(self._arrivals) >= _MAX_ARRIVALS:
+            self._push_out()
         arrival = _Arrival(sock, address, monotonic() + self._artim_seconds)
         self._arrivals[sock] = arrival
-        self._selector.register(sock, selectors.EVENT_READ, lambda: proceed(arrival))
+        return arrival
+
+    def _pass_on(
+        self, arrival: _Arrival, pass_on: Callable[[socket.socket, tuple[str, int]], None]
+    ) -> None:
+        sock = arrival.sock
+        if sock not in self._arrivals:
+            return
+        try:
+            first = sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return
+        except OSError:
+            first = b""
+        if not first:
+            self._give_up(arrival, "the peer closed the connection")
+            return
+        self._forget(sock)
+        pass_on(sock, arrival.address)
 
     def _shake_hands(self, arrival: _Arrival) -> None:
         """Go on with a TLS handshake as far as the peer lets us."""

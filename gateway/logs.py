@@ -24,6 +24,11 @@ _OWN_FIELDS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "a
 class JsonLines(logging.Formatter):
     """Formats a record as one line of JSON."""
 
+    def __init__(self, **facts: object) -> None:
+        """Put `facts` on each line."""
+        super().__init__()
+        self._facts = facts
+
     def format(self, record: logging.LogRecord) -> str:
         """Return time, level, logger, message, the record's extra fields and its exception."""
         line: dict[str, object] = {
@@ -31,6 +36,7 @@ class JsonLines(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
+            **self._facts,
         }
         line.update(
             (name, value) for name, value in vars(record).items() if name not in _OWN_FIELDS
@@ -63,10 +69,10 @@ def _described(error: BaseException) -> dict[str, object]:
 _TALKATIVE: Final = ("boto3", "botocore", "urllib3")
 
 
-def configure_logging(level: str) -> None:
-    """Send every logger's lines as JSON to stderr, `level` and above."""
+def configure_logging(level: str, **facts: object) -> None:
+    """Send every logger's lines as JSON to stderr, `level` and above, with `facts` on each."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonLines(**facts))
     logging.captureWarnings(capture=True)
     for name in _SILENCED:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)

@@ -1,8 +1,9 @@
 """Metrics as CloudWatch reads them from logs: the embedded metric format, one JSON line on stdout.
 
-One line at the end of each association, one for each kind of failure in it, and one a minute for
-how many associations are open. Numbers, statuses and our own AE title are all there is in them: no
-patient data can get there, and no peer can make new metrics by giving itself new names.
+One line at the end of each association, one for each kind of failure in it, one for each query,
+and one a minute for how many associations are open and how much is in the spool. Numbers, statuses,
+the names of models, levels and plans, and our own AE title are all there is in them: no patient
+data can get there, and no peer can make new metrics by giving itself new names.
 
 The lines are written by a thread of their own. A stdout that nobody reads costs metrics, never an
 association.
@@ -15,11 +16,12 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from .association import Ended
 from .command_set import RESPONSE, CommandField
+from .find import QueryEnded
 
 _log: Final = logging.getLogger(__name__)
 
@@ -46,6 +48,16 @@ _UNITS: Final[Mapping[str, str]] = {
     "InstancesStored": "Count",
     "MetricLinesLost": "Count",
     "ObjectsMissing": "Count",
+    "Queries": "Count",
+    "QueryCapacityUnits": "Count",
+    "QueryItemsRead": "Count",
+    "QueryMatches": "Count",
+    "QueryPages": "Count",
+    "QuerySeconds": "Seconds",
+    "QueryStoreSeconds": "Seconds",
+    "SpoolBytes": "Bytes",
+    "SpoolDepth": "Count",
+    "SpoolOldestAge": "Seconds",
 }
 
 
@@ -69,10 +81,24 @@ class Metrics:
         self._lost = 0
         self._thread: threading.Thread | None = None
 
-    def start(self, open_associations: Callable[[], int]) -> None:
-        """Write from now on."""
+    def start(
+        self,
+        open_associations: Callable[[], int] | None,
+        more_gauges: Callable[[], Mapping[str, float]] = dict,
+    ) -> None:
+        """Write from now on; gauges are asked for once a minute.
+
+        `open_associations` is `None` where another process knows how many are open.
+        """
+
+        def gauges() -> dict[str, float]:
+            known = {} if open_associations is None else {"AssociationsOpen": open_associations()}
+            return {**known, **more_gauges()}
+
+        # What a process without associations of its own has to tell need not be told at once.
+        first_seconds = self._gauge_seconds if open_associations is None else 0.0
         self._thread = threading.Thread(
-            target=self._write, args=(open_associations,), name="metrics", daemon=True
+            target=self._write, args=(gauges, first_seconds), name="metrics", daemon=True
         )
         self._thread.start()
 
@@ -85,7 +111,26 @@ class Metrics:
 
     def association_ended(self, ended: Ended) -> None:
         """Note what an association did; any thread may call it, and none waits here."""
-        for line in self._lines(ended):
+        self._note(self._lines(ended))
+
+    def query_ended(self, ended: QueryEnded) -> None:
+        """Note what a query cost; any thread may call it, and none waits here."""
+        line = self._line(
+            {
+                "Queries": 1,
+                "QueryMatches": ended.matches,
+                "QueryItemsRead": ended.reading.items,
+                "QueryPages": ended.reading.pages,
+                "QueryCapacityUnits": ended.reading.capacity_units,
+                "QuerySeconds": round(ended.seconds, 4),
+                "QueryStoreSeconds": round(ended.reading.seconds, 4),
+            },
+            facts={"Plan": ended.plan, "Level": ended.level, "Model": ended.model},
+        )
+        self._note([line])
+
+    def _note(self, lines: Iterable[str]) -> None:
+        for line in lines:
             try:
                 self._waiting.put_nowait(line)
             except queue.Full:
@@ -139,14 +184,14 @@ class Metrics:
 
     # In the thread that writes
 
-    def _write(self, open_associations: Callable[[], int]) -> None:
-        gauge_due = time.monotonic()
+    def _write(self, gauges: Callable[[], Mapping[str, float]], first_seconds: float) -> None:
+        gauge_due = time.monotonic() + first_seconds
         try:
             while True:
                 wait = gauge_due - time.monotonic()
                 if wait <= 0:
                     gauge_due += self._gauge_seconds
-                    self._put(self._gauges(open_associations()))
+                    self._put(self._gauges(gauges()))
                     continue
                 with contextlib.suppress(queue.Empty):
                     line = self._waiting.get(timeout=wait)
@@ -156,9 +201,9 @@ class Metrics:
         except OSError as error:
             _log.warning("metrics cannot be written any more", extra={"reason": error.strerror})
 
-    def _gauges(self, open_associations: int) -> str:
+    def _gauges(self, values: Mapping[str, float]) -> str:
         lost, self._lost = self._lost, 0
-        return self._line({"AssociationsOpen": open_associations, "MetricLinesLost": lost})
+        return self._line({**values, "MetricLinesLost": lost})
 
     def _put(self, line: str) -> None:
         # Past Python's buffer, whose lock a write that hangs would hold when the process ends.

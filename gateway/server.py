@@ -11,7 +11,7 @@ import ssl
 import threading
 from collections.abc import Callable, Mapping
 from time import monotonic
-from typing import Final
+from typing import Final, Protocol
 
 from .association import Acceptance, Association, Ended, Limits, Service
 from .lobby import Door, Lobby
@@ -22,61 +22,91 @@ from .negotiation import (
     encode_rejection,
     titles_in,
 )
+from .ports import Ports
 
 _log: Final = logging.getLogger(__name__)
 
-#: Room for every modality of a site that comes back after an outage at the same moment.
-_BACKLOG: Final = 256
 #: What threads of associations that were cut get to notice it.
 _CUT_SECONDS: Final = 2.0
 
 
+class Slots(Protocol):
+    """How many associations there may be at a time."""
+
+    @property
+    def taken(self) -> int:
+        """How many of ours there are now."""
+
+    def ask(self, answer: Callable[[bool], None]) -> None:
+        """Take a slot if there is one, and let `answer` know whether; in the lobby's thread."""
+
+    def free(self) -> None:
+        """Give a slot back; any thread may call it."""
+
+
+class OwnSlots:
+    """Slots of a process that shares them with no other."""
+
+    def __init__(self, limit: int) -> None:
+        """Have `limit` slots, all of them free."""
+        self._limit = limit
+        self._lock = threading.Lock()
+        #: Slots that are taken now.
+        self.taken = 0
+
+    def ask(self, answer: Callable[[bool], None]) -> None:
+        """Let `answer` know at once."""
+        with self._lock:
+            has_room = self.taken < self._limit
+            self.taken += has_room
+        answer(has_room)
+
+    def free(self) -> None:
+        """Give a slot back; any thread may call it."""
+        with self._lock:
+            self.taken -= 1
+
+
 class Server:
-    """Listens on a plain port, a TLS port or both; each association has a thread of its own."""
+    """Accepts connections, or is given them; each association has a thread of its own."""
 
     def __init__(  # noqa: PLR0913 - what to listen on, what to serve, how much of it
         self,
-        bind: str,
-        port: int | None,
+        ports: Ports,
         *,
         acceptance: Acceptance,
         services: Mapping[int, Service],
         limits: Limits = Limits(),  # noqa: B008 - frozen
-        tls: tuple[int, Callable[[], ssl.SSLContext]] | None = None,
+        tls_context: Callable[[], ssl.SSLContext] | None = None,
+        slots: Slots | None = None,
         report: Callable[[Ended], None] | None = None,
-        reuse_port: bool = False,
     ) -> None:
-        """Listen at once (a client may connect and wait); raises `OSError` when it cannot.
+        """Take over `ports`, none where connections come by `begin` and `shake_hands`.
 
-        `port` is the plain one. `tls` is the TLS port and what gives each of its connections a
-        context; it is called in the thread that accepts. `services` maps request command fields to
-        services. `report` gets what each association did, in the association's thread. Nothing is
-        served before `serve` or `start`. With `reuse_port` several processes share the ports.
+        `tls_context` gives each connection of a TLS port its context; it is called in the thread
+        that accepts. `services` maps request command fields to services. `slots` count what
+        `limits` allow, unless they are given. `report` gets what each association did, in the
+        association's thread. Nothing is served before `serve` or `start`.
         """
+        self._ports = ports
         self._acceptance = acceptance
         self._services = services
         self._limits = limits
+        self._tls_context = tls_context
         self._report = report
-        wanted: list[tuple[int, Callable[[], ssl.SSLContext] | None]] = []
-        if port is not None:
-            wanted.append((port, None))
-        if tls is not None:
-            wanted.append(tls)
-        doors: list[Door] = []
-        try:
-            for number, tls_context in wanted:
-                doors.append(Door(_listen(bind, number, reuse_port=reuse_port), tls_context))
-        except OSError:
-            for door in doors:
-                door.listener.close()
-            raise
-        self._addresses = {door.tls_context is not None: _address(door) for door in doors}
+        doors = []
+        if ports.plain is not None:
+            doors.append(Door(ports.plain))
+        if ports.tls is not None:
+            assert tls_context is not None
+            doors.append(Door(ports.tls, tls_context))
         self._lobby = Lobby(doors, artim_seconds=limits.artim_seconds, on_request=self._admit)
         # Readable once the server drains: associations watch it while they wait for a message.
         self._drain_wake_read, self._drain_wake_write = os.pipe()
-        self._drain_asked_seconds: float | None = None
+        #: When associations are cut, as `monotonic` tells time; `None` while it is not draining.
+        self.drained_by: float | None = None
+        self._slots = slots or OwnSlots(limits.max_associations)
         self._lock = threading.Lock()
-        self._slots_taken = 0
         self._running: set[Association] = set()
         self._serving = False
         self._thread: threading.Thread | None = None
@@ -86,22 +116,27 @@ class Server:
     @property
     def address(self) -> tuple[str, int]:
         """Where it listens for plain TCP; the port is the real one where 0 was asked."""
-        return self._addresses[False]
+        return self._ports.address
 
     @property
     def tls_address(self) -> tuple[str, int]:
         """Where it listens for TLS."""
-        return self._addresses[True]
+        return self._ports.tls_address
 
     @property
     def is_draining(self) -> bool:
         """Whether it takes no new association any more."""
-        return self._drain_asked_seconds is not None
+        return self.drained_by is not None
 
     @property
     def active_associations(self) -> int:
         """How many associations hold a slot now."""
-        return self._slots_taken
+        return self._slots.taken
+
+    @property
+    def trouble(self) -> None:
+        """Why it cannot serve; a process that could not would have ended."""
+        return
 
     def beat(self) -> float:
         """Ask the thread that accepts connections to turn; return when it last did, monotonic."""
@@ -111,10 +146,10 @@ class Server:
     def serve(self) -> None:
         """Serve in this thread until `request_drain`, `drain` or `close`; everything is closed."""
         self._serving = True
-        while self._drain_asked_seconds is None:
+        while self.drained_by is None:
             self._lobby.turn(None)
-        deadline = monotonic() + self._drain_asked_seconds
-        _log.info("draining", extra={"associations": self._slots_taken})
+        deadline = self.drained_by
+        _log.info("draining", extra={"associations": self._slots.taken})
         self._lobby.shut_door()
         os.write(self._drain_wake_write, b"\0")
         self._wait_for_associations(deadline)
@@ -141,8 +176,8 @@ class Server:
 
         `serve` returns when it is done. A second call cannot shorten the first.
         """
-        if self._drain_asked_seconds is None:
-            self._drain_asked_seconds = deadline_seconds
+        if self.drained_by is None:
+            self.drained_by = monotonic() + deadline_seconds
             self._lobby.wake()
 
     def drain(self, deadline_seconds: float) -> bool:
@@ -164,15 +199,27 @@ class Server:
 
     # In the lobby's thread
 
+    def watch(self, sock: socket.socket, on_readable: Callable[[], None]) -> None:
+        """Have `on_readable` called in the lobby's thread when there is something to read."""
+        self._lobby.watch(sock, on_readable)
+
+    def shake_hands(self, sock: socket.socket, address: tuple[str, int]) -> None:
+        """Take a connection of a TLS port that nothing has been read from."""
+        self._lobby.let_in(sock, address, self._tls_context)
+
     def _admit(self, sock: socket.socket, address: tuple[str, int], request: bytes) -> None:
         """Give an association its slot and its thread, or turn it away."""
-        with self._lock:
-            has_room = self._slots_taken < self._limits.max_associations
+
+        def answer(has_room: bool) -> None:  # noqa: FBT001 - the answer to `ask`
             if has_room:
-                self._slots_taken += 1
-        if not has_room:
-            self._turn_away(sock, address, request, LOCAL_LIMIT_EXCEEDED)
-            return
+                self.begin(sock, address, request)
+            else:
+                turn_away(self._lobby, sock, address, request, LOCAL_LIMIT_EXCEEDED)
+
+        self._slots.ask(answer)
+
+    def begin(self, sock: socket.socket, address: tuple[str, int], request: bytes) -> None:
+        """Give an association that has its slot a thread."""
         try:
             association = Association(
                 sock,
@@ -181,12 +228,12 @@ class Server:
                 services=self._services,
                 limits=self._limits,
                 drain_wake=self._drain_wake_read,
-                on_end=self._free_slot,
+                on_end=self._slots.free,
                 report=self._report,
             )
         except OSError:
             # The peer has gone already.
-            self._free_slot()
+            self._slots.free()
             sock.close()
             return
         thread = threading.Thread(
@@ -202,29 +249,8 @@ class Server:
         except RuntimeError:
             with self._lock:
                 self._running.discard(association)
-            self._free_slot()
-            self._turn_away(sock, address, request, TEMPORARY_CONGESTION)
-
-    def _turn_away(
-        self, sock: socket.socket, address: tuple[str, int], request: bytes, rejected: Rejected
-    ) -> None:
-        calling_aet, called_aet = titles_in(request)
-        _log.warning(
-            "association rejected",
-            extra={
-                "address": address[0],
-                "calling_aet": calling_aet,
-                "called_aet": called_aet,
-                "reason": rejected.why,
-            },
-        )
-        sock.setblocking(False)
-        try:
-            sock.send(encode_rejection(rejected))
-        except OSError:
-            sock.close()
-            return
-        self._lobby.depart(sock)
+            self._slots.free()
+            turn_away(self._lobby, sock, address, request, TEMPORARY_CONGESTION)
 
     def _wait_for_associations(self, deadline: float) -> None:
         while self._running and (left := deadline - monotonic()) > 0:
@@ -248,21 +274,29 @@ class Server:
                 self._running.discard(association)
             self._lobby.wake()
 
-    def _free_slot(self) -> None:
-        with self._lock:
-            self._slots_taken -= 1
 
-
-def _listen(bind: str, port: int, *, reuse_port: bool) -> socket.socket:
-    return socket.create_server(
-        (bind, port),
-        family=socket.AF_INET6 if ":" in bind else socket.AF_INET,
-        backlog=_BACKLOG,
-        reuse_port=reuse_port,
-        dualstack_ipv6=bind == "::" and socket.has_dualstack_ipv6(),
+def turn_away(
+    lobby: Lobby,
+    sock: socket.socket,
+    address: tuple[str, int],
+    request: bytes,
+    rejected: Rejected,
+) -> None:
+    """Reject an association request that nobody has looked at."""
+    calling_aet, called_aet = titles_in(request)
+    _log.warning(
+        "association rejected",
+        extra={
+            "address": address[0],
+            "calling_aet": calling_aet,
+            "called_aet": called_aet,
+            "reason": rejected.why,
+        },
     )
-
-
-def _address(door: Door) -> tuple[str, int]:
-    host, port, *_ = door.listener.getsockname()
-    return str(host), int(port)
+    sock.setblocking(False)
+    try:
+        sock.send(encode_rejection(rejected))
+    except OSError:
+        sock.close()
+        return
+    lobby.depart(sock)

@@ -1,14 +1,15 @@
 """C-STORE SCP, PS3.4 annex B: take an instance into custody, then say so.
 
 The data set is kept bit for bit. While it arrives it is hashed and held in memory, or in a scratch
-file when it is long; when it is whole it becomes one object, and only then is 0000 sent.
+file when it is long; when it is whole it becomes one object, and only then is 0000 sent. Where the
+operator wants it, it is held against its IOD before (`gateway.validation`).
 """
 
 import contextlib
 import hashlib
 import mmap
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -19,13 +20,14 @@ from lenticular.errors import StoreUnavailable
 from lenticular.identifiers import is_uid
 from lenticular.part10 import file_head
 from lenticular.placement import Placement, Problem, place
-from lenticular.sop_classes import STORAGE
+from lenticular.sop_classes import may_be_storage
 from lenticular.status import Status, StoreStatus
 
 from .association import Association
 from .command_set import CommandSet
-from .custody import Custody
+from .custody import Keeper
 from .messages import DataSetSink, Message
+from .validation import Validator, Verdict
 
 #: What a sender hears of a problem; PS3.4 B.2.3. One that only the index has (no study to put the
 #: instance in) is no failure of the sender's: the instance is kept, and an operator sees it.
@@ -53,13 +55,13 @@ class IncomingFile:
         failure: why the file is not whole although its sender did all it should
     """
 
-    def __init__(self, head: bytes, memory_bytes: int, scratch_dir: Path | None) -> None:
-        """Start with the file's head; go to a file in `scratch_dir` beyond `memory_bytes`."""
+    def __init__(self, head: bytes, memory_bytes: int, scratch: Callable[[], IO[bytes]]) -> None:
+        """Start with the file's head; go to the file that `scratch` opens beyond `memory_bytes`."""
         self._digest = hashlib.sha256(head)
         self._buffer = bytearray(head)
         self._head_bytes = len(head)
         self._memory_bytes = memory_bytes
-        self._scratch_dir = scratch_dir
+        self._open_scratch = scratch
         self.scratch: IO[bytes] | None = None
         self.size = len(head)
         self.failure: StoreUnavailable | None = None
@@ -76,8 +78,7 @@ class IncomingFile:
                 return
             self._buffer += view
             if len(self._buffer) > self._memory_bytes:
-                # Unlinked from the start, so that nothing is left behind however we end.
-                self.scratch = tempfile.TemporaryFile(dir=self._scratch_dir)  # noqa: SIM115 - closed by discard
+                self.scratch = self._open_scratch()
                 self.scratch.write(self._buffer)
                 self._buffer = bytearray()
         except OSError as error:
@@ -127,7 +128,29 @@ class IncomingFile:
             if mapped is not None:
                 mapped.close()
 
-    def keep(self, custody: Custody, key: str, metadata: Mapping[str, str]) -> bool:
+    @contextlib.contextmanager
+    def opened(self, scratch_dir: Path | None) -> Iterator[IO[bytes]]:
+        """Give the whole file to another process by its descriptor; raises `StoreUnavailable`.
+
+        One that is in memory goes to a file in `scratch_dir` for as long.
+        """
+        if self.scratch is not None:
+            yield self.scratch
+            return
+        try:
+            file = tempfile.TemporaryFile(dir=scratch_dir)  # noqa: SIM115 - closed below
+            try:
+                file.write(self._buffer)
+                file.flush()
+            except OSError:
+                file.close()
+                raise
+        except OSError as error:
+            raise StoreUnavailable(f"the scratch disk failed: {error.strerror}") from error
+        with file:
+            yield file
+
+    def keep(self, custody: Keeper, key: str, metadata: Mapping[str, str]) -> bool:
         """Put the file into the bucket; see `Custody.keep`."""
         if self.scratch is None:
             return custody.keep(key, self._buffer, metadata)
@@ -157,11 +180,25 @@ class StorageService:
 
     failure_status = StoreStatus.INTERNAL_ERROR
 
-    def __init__(self, custody: Custody, *, memory_bytes: int, scratch_dir: Path | None) -> None:
-        """Keep instances in `custody`; hold at most `memory_bytes` of one in memory."""
+    def __init__(
+        self,
+        custody: Keeper,
+        *,
+        memory_bytes: int,
+        scratch_dir: Path | None = None,
+        validator: Validator | None = None,
+        reject_invalid: bool = False,
+    ) -> None:
+        """Keep instances in `custody`; hold at most `memory_bytes` of one in memory.
+
+        What `validator` finds errors in is refused if `reject_invalid`, else kept with a warning.
+        What it looks at goes to `scratch_dir`, by default the system's.
+        """
         self._custody = custody
-        self._memory_bytes = memory_bytes
         self._scratch_dir = scratch_dir
+        self._validator = validator
+        self._reject_invalid = reject_invalid
+        self._memory_bytes = memory_bytes
 
     def begin(self, association: Association, message: Message) -> DataSetSink:
         """Open the file that the data set goes to."""
@@ -169,7 +206,8 @@ class StorageService:
         if "store" not in association.peer.permissions:
             # The context was accepted for the node to receive on, by C-GET.
             return Refusal(Status.NOT_AUTHORIZED, "this node may not store")
-        is_storage = context.abstract_syntax in STORAGE
+        # Whether unknown classes are taken was decided when the context was accepted.
+        is_storage = may_be_storage(context.abstract_syntax)
         if not is_storage or command.affected_sop_class_uid != context.abstract_syntax:
             return Refusal(
                 Status.SOP_CLASS_NOT_SUPPORTED,
@@ -180,7 +218,7 @@ class StorageService:
             command.affected_sop_instance_uid or "",
             context.transfer_syntax,
         )
-        return IncomingFile(head, self._memory_bytes, self._scratch_dir)
+        return IncomingFile(head, self._memory_bytes, self._custody.scratch)
 
     def handle(self, association: Association, message: Message, sink: DataSetSink | None) -> None:
         """Answer Success only after the bytes are durable."""
@@ -204,16 +242,48 @@ class StorageService:
         placement = file.place(message.command, message.context.transfer_syntax)
         key = placement.key(file.sha256)
         metadata = provenance(association.peer.calling_aet, association.peer.called_aet)
+        status = STATUS_OF[placement.problem]
         try:
+            # What the sender is told is wrong already need not be looked at for more.
+            verdict = self._judge(association, file, key) if status is Status.SUCCESS else None
+            if verdict is not None and self._reject_invalid:
+                return StoreStatus.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, _found(verdict)
             file.keep(self._custody, key, metadata)
         except StoreUnavailable as error:
             return _refused(association, message, file, error)
-        if placement.problem is None:
-            return Status.SUCCESS, None
+        if placement.problem is not None:
+            association.log.warning(
+                "instance quarantined", extra={"reason": placement.problem.value, "object_key": key}
+            )
+        if verdict is not None:
+            return StoreStatus.DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING, _found(verdict)
+        return status, None if placement.problem is None else placement.problem.value
+
+    def _judge(self, association: Association, file: IncomingFile, key: str) -> Verdict | None:
+        """Return what is wrong with an instance by its IOD, if anything is; note it."""
+        if self._validator is None:
+            return None
+        with file.opened(self._scratch_dir) as opened:
+            verdict = self._validator.judge(opened)
+        if verdict is None:
+            # The validator's failure is not the sender's: the instance is taken as it is.
+            association.log.warning("instance not validated", extra={"object_key": key})
+            return None
+        if not verdict.errors:
+            return None
         association.log.warning(
-            "instance quarantined", extra={"reason": placement.problem.value, "object_key": key}
+            "instance rejected as invalid" if self._reject_invalid else "instance invalid",
+            extra={
+                "object_key": key,
+                "errors": verdict.errors,
+                "attributes": verdict.attributes,
+            },
         )
-        return STATUS_OF[placement.problem], placement.problem.value
+        return verdict
+
+
+def _found(verdict: Verdict) -> str:
+    return f"{verdict.errors} IOD errors: {', '.join(verdict.attributes)}"
 
 
 def _refused(

@@ -5,6 +5,8 @@
 #   dcmtk, gdcm, orthanc
 #           DICOM programs that are not ours, which tests talk with, from Debian
 #   dcmjs   dcmjs-dimse from npm, for the same, with a Node.js from PyPI in .venv-peers
+#   containers
+#           what builds and runs an image without a daemon, for the test of the gateway's
 #   make    for .ci/run on a bare machine
 # Run again it does nothing. It writes on stderr only, and where it cannot go on it says in one
 # sentence what to do, with exit status 2.
@@ -122,6 +124,7 @@ for part in "$@"; do
     dcmtk) need echoscu dcmtk ;;
     gdcm) need gdcmconv libgdcm-tools ;;
     orthanc) need Orthanc orthanc ;;
+    containers) need buildah buildah && need podman podman && need runc runc && need mmdebstrap mmdebstrap ;;
     make) need make make ;;
     esac
 done
@@ -139,7 +142,7 @@ for part in "${@:-python}"; do
         environment .venv-peers requirements/peers.lock
         javascript tests/peers/javascript
         ;;
-    dcmtk | gdcm | orthanc | make) ;;
-    *) fail "infra/setup.sh knows python, sam, dcmtk, gdcm, orthanc, dcmjs and make, not: $part" ;;
+    dcmtk | gdcm | orthanc | containers | make) ;;
+    *) fail "infra/setup.sh knows python, sam, dcmtk, gdcm, orthanc, dcmjs, containers and make, not: $part" ;;
     esac
 done

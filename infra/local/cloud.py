@@ -332,6 +332,7 @@ _STEPS: Final[tuple[tuple[str, Callable[[Clients, Resource, Stack], None]], ...]
 #: What has no meaning offline or is run by other means; anything else that is not created is told
 #: in the debug log.
 _SKIPPED: Final = {
+    "AWS::CloudFormation::Stack": "the gateway is a process of this machine, on its network",
     "AWS::CloudWatch::Alarm": "nobody is paged offline",
     "AWS::IAM::ManagedPolicy": "moto allows everything",
     "AWS::IAM::Policy": "moto allows everything",

@@ -88,7 +88,8 @@ def _slow_puts(bench: Bench) -> str:
         )
     return (
         f"C-STORE with {options.put_milliseconds:g} ms before each PUT is answered; the bound is "
-        "associations / (latency + time of an instance on one association without it)\n\n"
+        "associations / (latency + time of an instance on one association without it). With a "
+        "spool the disk has an instance before it is acknowledged, and S3 later\n\n"
         f"{slow_puts_table(samples)}"
     )
 

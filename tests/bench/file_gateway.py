@@ -17,6 +17,7 @@ from gateway.acceptance import AccessPolicy
 from gateway.association import Limits
 from gateway.command_set import CommandField
 from gateway.custody import Buffered, Custody
+from gateway.ports import Ports
 from gateway.server import Server
 from gateway.storage import StorageService
 
@@ -30,6 +31,7 @@ class FolderCustody(Custody):
 
     def __init__(self, folder: Path) -> None:
         """Write into a folder that is there."""
+        self._scratch_dir = None
         self._folder = folder
 
     def keep(self, key: str, file: Buffered | bytearray, metadata: Mapping[str, str]) -> bool:  # noqa: ARG002 - a file has nowhere to keep it
@@ -41,12 +43,9 @@ class FolderCustody(Custody):
 
 def main() -> None:
     """Serve on a free port of this machine until the process is ended."""
-    storage = StorageService(
-        FolderCustody(Path(sys.argv[1])), memory_bytes=_MEMORY_BYTES, scratch_dir=None
-    )
+    storage = StorageService(FolderCustody(Path(sys.argv[1])), memory_bytes=_MEMORY_BYTES)
     server = Server(
-        "127.0.0.1",
-        0,
+        Ports.open("127.0.0.1", 0),
         acceptance=AccessPolicy(
             ae_title=_AET, access="open", find_node=lambda _aet: None, offers=offers()
         ),

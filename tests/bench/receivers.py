@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -46,13 +46,15 @@ class Site:
 class Running:
     """A receiver that takes associations; its CPU time is that of `pid` and its children.
 
-    `environment` is how our own commands reach the bucket and the table behind it.
+    `environment` is how our own commands reach the bucket and the table behind it; `spool` is
+    where instances wait that were acknowledged and are not in the bucket yet.
     """
 
     port: int
     aet: str
     pid: int
     environment: Mapping[str, str] = field(default_factory=dict)
+    spool: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,15 @@ def sink(site: Site) -> Iterator[dict[str, str]]:
 def _gateway(site: Site) -> Iterator[Running]:
     with sink(site) as aws, _python(site, "gateway", (), aws) as running:
         yield running
+
+
+@contextmanager
+def _gateway_with_spool(site: Site) -> Iterator[Running]:
+    spool = site.folder / "spool"
+    spool.mkdir()
+    settings = {"LENTICULAR_CUSTODY": "spool", "LENTICULAR_SPOOL_DIR": str(spool)}
+    with sink(site) as aws, _python(site, "gateway", (), {**aws, **settings}) as running:
+        yield replace(running, spool=spool)
 
 
 @contextmanager
@@ -245,6 +256,9 @@ AETable END
 
 
 OURS: Final = Receiver("lenticular", "whole path, objects PUT into the sink", _gateway)
+SPOOLING: Final = Receiver(
+    "lenticular, spool", "each on disk by fsync, then PUT into the sink", _gateway_with_spool
+)
 STORESCP: Final = Receiver(
     "storescp --fork", "a file per instance", _storescp_into_files, "storescp", "dcmtk"
 )
@@ -256,6 +270,7 @@ ORTHANC: Final = Receiver(
 )
 RECEIVERS: Final = (
     OURS,
+    SPOOLING,
     Receiver(
         "lenticular, files", "the same with a file in the place of each PUT", _gateway_into_files
     ),

@@ -7,7 +7,7 @@ from typing import Final
 
 from .findable import Findability
 from .idle import Idle
-from .receivers import ORTHANC, RECEIVERS, STORESCP
+from .receivers import ORTHANC, OURS, RECEIVERS, STORESCP
 from .retrieving import MoveSample
 from .slow_puts import SlowSample
 from .storing import Sample
@@ -77,21 +77,44 @@ def _ratio(samples: Sequence[Sample], baseline: Sequence[Sample]) -> str:
 
 
 def slow_puts_table(samples: Iterable[SlowSample]) -> str:
-    """Make the table of C-STORE with latency: a row for each number of associations."""
-    grouped: dict[int, list[SlowSample]] = {}
+    """Make the table of C-STORE with latency: a row for each receiver and its associations."""
+    grouped: dict[tuple[str, int], list[SlowSample]] = {}
     for sample in samples:
-        grouped.setdefault(sample.sample.associations, []).append(sample)
-    rows = [("associations", "instances/s", "bound", "of the bound", "CPU ms/instance")]
-    rows += [
+        key = (sample.sample.receiver, sample.sample.associations)
+        grouped.setdefault(key, []).append(sample)
+    rows = [
         (
-            str(associations),
-            f"{median(each.sample.instances_per_second for each in of_row):.0f}",
-            f"{median(each.bound for each in of_row):.0f}",
-            f"{median(each.sample.instances_per_second / each.bound for each in of_row):.0%}",
-            f"{median(each.sample.cpu_milliseconds for each in of_row):.2f}",
+            "receiver",
+            "associations",
+            "instances/s",
+            f"x {OURS.name}",
+            "bound",
+            "of the bound",
+            "in S3/s",
+            "CPU ms/instance",
         )
-        for associations, of_row in sorted(grouped.items())
     ]
+    for (name, associations), of_row in sorted(grouped.items()):
+        own = [each.sample for each in of_row]
+        baseline = [each.sample for each in grouped.get((OURS.name, associations), ())]
+        bounds = [each.bound for each in of_row if each.bound is not None]
+        shares = [
+            each.sample.instances_per_second / each.bound
+            for each in of_row
+            if each.bound is not None
+        ]
+        rows.append(
+            (
+                name,
+                str(associations),
+                f"{median(sample.instances_per_second for sample in own):.0f}",
+                _ratio(own, baseline),
+                f"{median(bounds):.0f}" if bounds else _NOTHING,
+                f"{median(shares):.0%}" if shares else _NOTHING,
+                f"{median(sample.kept_per_second for sample in own):.0f}",
+                f"{median(sample.cpu_milliseconds for sample in own):.2f}",
+            )
+        )
     return table(rows)
 
 

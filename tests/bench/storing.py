@@ -26,6 +26,7 @@ _SETTLE_SECONDS: Final = 0.2
 #: Slower than any receiver that works.
 _LONGEST_SECONDS_PER_INSTANCE: Final = 2.0
 _SPARE_SECONDS: Final = 60.0
+_LOOK_AGAIN_SECONDS: Final = 0.02
 
 
 class SendingFailed(Exception):
@@ -42,13 +43,18 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one receiver did with one load in one round."""
+    """What one receiver did with one load in one round.
+
+    `instances_per_second` is until the last acknowledgement; `kept_per_second` until the bucket had
+    the last one too, where they are acknowledged before.
+    """
 
     receiver: str
     associations: int
     turn: int
     instances_per_second: float
     cpu_milliseconds: float
+    kept_per_second: float
 
 
 def sample(
@@ -77,8 +83,10 @@ def started(receiver: Receiver, site: Site) -> Iterator[Running]:
 
 def _measure(receiver: Receiver, running: Running, load: Load, turn: int, data_set: Path) -> Sample:
     send(running, replace(load, instances=_WARM_UP_INSTANCES * load.associations), data_set)
+    _wait_for_spool(running, load)
     before = tree_cpu_seconds(running.pid)
     seconds = send(running, load, data_set)
+    more_seconds = _wait_for_spool(running, load)
     # Threads that were given the last instance may still be at it.
     time.sleep(_SETTLE_SECONDS)
     spent = tree_cpu_seconds(running.pid) - before
@@ -88,7 +96,19 @@ def _measure(receiver: Receiver, running: Running, load: Load, turn: int, data_s
         turn,
         load.instances / seconds,
         1000 * spent / load.instances,
+        load.instances / (seconds + more_seconds),
     )
+
+
+def _wait_for_spool(running: Running, load: Load) -> float:
+    """Wait until nothing is in the spool any more; return the seconds that took."""
+    began = time.monotonic()
+    deadline = began + _SPARE_SECONDS + load.instances * _LONGEST_SECONDS_PER_INSTANCE
+    while running.spool is not None and any(running.spool.glob("*/*.entry")):
+        if time.monotonic() > deadline:
+            raise SendingFailed("the spool does not get empty")
+        time.sleep(_LOOK_AGAIN_SECONDS)
+    return time.monotonic() - began
 
 
 def send(running: Running, load: Load, data_set: Path) -> float:

@@ -13,7 +13,7 @@ import pytest
 from lenticular.attributes import Level
 from lenticular.elements import encode_element
 from lenticular.header import read_copy
-from lenticular.index_items import Copy, from_dynamodb, study_items
+from lenticular.index_items import Copy, from_dynamodb, month_item, study_items
 from lenticular.indexing import index_objects, rebuild
 from tests.cloud.standin import OfflineCloud
 from tests.cloud.stored_instances import ROOT, Store, study
@@ -32,12 +32,13 @@ def _expected(store: Store, keys: list[str], *, newest: bool = True) -> dict[Any
         copy = read_copy(store.archive, key)
         assert isinstance(copy, Copy)
         copies.setdefault(copy.key.study_instance_uid, []).append(copy)
+    items = [item for each in copies.values() for item in study_items(each, newest=newest)]
+    months = {str(item["study_month"]) for item in items if "study_month" in item} - {"unknown"}
     return {
         (item["pk"], item["sk"]): {
             name: value for name, value in item.items() if value != frozenset()
         }
-        for of_study in copies.values()
-        for item in study_items(of_study, newest=newest)
+        for item in [*items, *map(month_item, months)]
     }
 
 
@@ -77,6 +78,82 @@ def test_batches_that_race_on_one_study_count_exactly(store: Store) -> None:
     assert (found["series"], found["instances"]) == (2, 40)
     assert found["modalities"] == frozenset({"CT", "MR"})
     assert _without_fingerprints(store.items()) == _expected(store, keys)
+
+
+@pytest.mark.parametrize("newest", [True, False])
+def test_contents_of_one_instance_are_listed_each_on_its_own(store: Store, newest: bool) -> None:
+    first = study(1)[0]
+    contents = [store.put(**{**first, "StudyDescription": f"v{number}"}) for number in range(5)]
+    index = store.index(newest_shown=newest)
+    assert index_objects(store.archive, index, contents[:1]) == []
+    uids = first["StudyInstanceUID"], first["SeriesInstanceUID"], first["SOPInstanceUID"]
+    assert list(index.copies(*uids)) == []
+    # Whatever the order, the arrival decides; here the second to arrive is told of last.
+    assert index_objects(store.archive, index, [contents[4], contents[2], contents[3]]) == []
+    assert index_objects(store.archive, index, [contents[1], contents[4]]) == []
+    assert {item["object_key"] for item in index.copies(*uids)} == set(contents)
+    shown = index.instance(*uids)
+    assert shown is not None
+    assert shown["object_key"] == contents[4 if newest else 0]
+    assert _without_fingerprints(store.items()) == _expected(store, contents, newest=newest)
+
+
+def test_an_instance_that_the_table_never_takes_is_quarantined_and_its_study_is_not(
+    store: Store,
+) -> None:
+    good = [store.put(**attributes) for attributes in study(1)]
+    assert index_objects(store.archive, store.index(), good[:3]) == []
+    # The item of the first series has no room left for the news of another instance.
+    dynamodb: Any = store.cloud.clients.dynamodb
+    full = {**store.items()["STUDY#1.2.1", "SERIES#1.2.1.0"]}
+    full["sop_class_uids"] = {"SS": [f"1.2.{number:060}" for number in range(6_250)]}
+    dynamodb.put_item(TableName=store.table, Item=full)
+    changed = store.put(**{**study(1)[0], "Modality": "C" * 10_900, "SOPInstanceUID": "1.2.1.0.99"})
+    assert index_objects(store.archive, store.index(), [changed, *good[3:]]) == []
+    (listed,) = store.index().quarantined()
+    assert listed["sk"] == changed
+    assert "ValidationException" in str(listed["reason"])
+    assert listed["calling_ae_title"] == "CT1"
+    found = store.index().study("1.2.1")
+    assert found is not None
+    assert (found["series"], found["instances"]) == (2, 6)
+    # Once there is room again, a rebuild takes it off the list.
+    dynamodb.delete_item(
+        TableName=store.table, Key={"pk": {"S": "STUDY#1.2.1"}, "sk": {"S": "SERIES#1.2.1.0"}}
+    )
+    rebuild(store.archive, store.index())
+    assert _without_fingerprints(store.items()) == _expected(store, [*good, changed])
+
+
+def test_months_that_have_studies_are_listed_and_a_rebuild_finds_them_again(store: Store) -> None:
+    dates = ("20251231", "20260101", "20260131", "", "202503")
+    keys = [
+        store.put(**{**study(number)[0], "StudyDate": date}) for number, date in enumerate(dates)
+    ]
+    assert index_objects(store.archive, store.index(), keys) == []
+    months = ["2025-03", "2025-12", "2026-01"]
+    assert store.index().months("0000-01", "9999-12") == months
+    assert store.index().months("2025-04", "2025-12") == ["2025-12"]
+    dynamodb: Any = store.cloud.clients.dynamodb
+    for month in months:
+        key = {"pk": {"S": "MONTH"}, "sk": {"S": month}}
+        dynamodb.delete_item(TableName=store.table, Key=key)
+    rebuild(store.archive, store.index())
+    assert store.index().months("0000-01", "9999-12") == months
+
+
+def test_a_rebuild_mends_a_wrong_tally(store: Store) -> None:
+    keys = [store.put(**attributes) for attributes in study(1)]
+    index_objects(store.archive, store.index(), keys)
+    right = store.items()
+    dynamodb: Any = store.cloud.clients.dynamodb
+    tallies = [item for (_, sk), item in right.items() if sk.startswith("TALLY#1.2.1.0#")]
+    wrong = {**tallies[0], "members": {"SS": ["nobody", *tallies[0]["members"]["SS"]]}}
+    dynamodb.put_item(TableName=store.table, Item=wrong)
+    stray = {**wrong, "sk": {"S": "TALLY#1.2.1.9#0"}}
+    dynamodb.put_item(TableName=store.table, Item=stray)
+    rebuild(store.archive, store.index())
+    assert store.items() == right
 
 
 def test_a_rebuild_of_an_empty_table_equals_what_ingest_made(
@@ -267,10 +344,11 @@ def test_a_key_attribute_keeps_its_first_value_and_the_rest_is_noted(store: Stor
     assert copy.defect == "AccessionNumber has more than one value"
 
 
-def test_a_level_never_outgrows_an_item(store: Store) -> None:
-    copy = read_copy(
-        store.archive, store.put(**{**study(1)[0], "StudyDescription": "\x01" * 20_000})
-    )
+@pytest.mark.parametrize(
+    "text", ["\x01" * 20_000, "x" * 11_001], ids=["escaped", "longer than any VR allows"]
+)
+def test_an_attribute_never_outgrows_its_share_of_an_item(store: Store, text: str) -> None:
+    copy = read_copy(store.archive, store.put(**{**study(1)[0], "StudyDescription": text}))
     assert isinstance(copy, Copy)
     assert copy.defect == "StudyDescription is too long for the index"
     assert copy.attributes[Level.STUDY]["00080050"]["Value"] == ["A1"]

@@ -1,14 +1,20 @@
 """Nodes and peers that tests of this folder share."""
 
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.cloud.standin import OfflineCloud, offline_cloud
 from tests.peers import dcmtk
+from tests.peers.custody import AT_ONCE, DISK, StartGateway
+from tests.peers.faulty_s3 import FaultyS3, faulty_s3
+from tests.peers.gateway_process import Gateway, Stores, running_gateway
+from tests.peers.instances import PATIENT_ID, PATIENT_NAME
 from tests.peers.node_process import Node, running_node
 
 WORKSTATION = "WORKSTATION"
@@ -58,3 +64,59 @@ def workstation(clinic: Clinic, tmp_path: Path) -> Iterator[Path]:
     """Run storescp as the workstation; yield the folder it receives into."""
     with dcmtk.receiver(tmp_path / "received", WORKSTATION, clinic.workstation_port) as folder:
         yield folder
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[OfflineCloud]:
+    """Run moto out of the gateway's reach."""
+    with offline_cloud() as running:
+        yield running
+
+
+@pytest.fixture
+def stores(cloud: OfflineCloud) -> Stores:
+    """Create the template's bucket and table, empty."""
+    return Stores.in_cloud(cloud)
+
+
+@pytest.fixture
+def s3(stores: Stores) -> Iterator[FaultyS3]:
+    """Run the gateway's own way to S3."""
+    with faulty_s3(stores.cloud.endpoint) as way:
+        yield way
+
+
+@pytest.fixture
+def start(stores: Stores, s3: FaultyS3, tmp_path: Path) -> Iterator[StartGateway]:
+    """Return what starts a gateway; none may have written down whose instances it got."""
+    logs: list[Path] = []
+    with ExitStack() as running:
+
+        def start(settings: Mapping[str, str] = AT_ONCE) -> Gateway:
+            logs.append(tmp_path / f"gateway{len(logs)}.log")
+            environment = {"AWS_ENDPOINT_URL_S3": s3.endpoint, **settings}
+            return running.enter_context(running_gateway(logs[-1], stores, environment))
+
+        yield start
+    for log in logs:
+        text = log.read_text("utf-8")
+        for secret in (PATIENT_ID, *PATIENT_NAME.split("^")):
+            assert secret not in text
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a disk of its own for scratch files."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    # Lazily, for the gateway ends later and may have a file open.
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)

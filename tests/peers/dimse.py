@@ -13,6 +13,7 @@ from gateway.acceptance import AccessPolicy, Offer
 from gateway.association import Acceptance, Association, Limits, Service
 from gateway.command_set import CommandField, CommandSet, decode, encode
 from gateway.messages import BufferSink, DataSetSink, Message
+from gateway.ports import Ports
 from gateway.server import Server
 from gateway.verification import VerificationService
 from lenticular.nodes import Node
@@ -92,12 +93,11 @@ def serving(
 ) -> Iterator[Server]:
     """Serve on a free port of this machine, and one for TLS if wanted, until the block is left."""
     server = Server(
-        "127.0.0.1",
-        0,
+        Ports.open("127.0.0.1", 0, None if tls_context is None else 0),
         acceptance=acceptance or policy(),
         services={CommandField.C_ECHO_RQ: VerificationService(), **(services or {})},
         limits=limits,
-        tls=None if tls_context is None else (0, tls_context),
+        tls_context=tls_context,
     )
     server.start()
     try:

@@ -1,5 +1,6 @@
 """The gateway alone in its own process, on a cloud that lives on when the gateway is killed."""
 
+import http.client
 import json
 import os
 import signal
@@ -68,6 +69,11 @@ class Gateway(Node):
             if all(line.get(name) == fact for name, fact in facts.items())
         ]  # fmt: skip
 
+    def workers(self) -> list[int]:
+        """Return the IDs of its worker processes, those that have ended left out."""
+        children = self._proc(f"task/{self.process.pid}/children").read_text().split()
+        return [pid for pid in map(int, children) if is_running(pid)]
+
     def threads(self) -> int:
         """Count its threads."""
         return len(list(self._proc("task").iterdir()))
@@ -91,6 +97,26 @@ class Gateway(Node):
 
     def _proc(self, name: str) -> Path:
         return Path(f"/proc/{self.process.pid}/{name}")
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process is there and is no zombie."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def ask(gateway: Gateway, path: str) -> tuple[int, str]:
+    """Ask for its health; return the status and what it says."""
+    connection = http.client.HTTPConnection(gateway.host, gateway.ready["health_port"], timeout=10)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read().decode().strip()
+    finally:
+        connection.close()
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,8 +67,13 @@ class Node:
 
 
 @contextmanager
-def running_node(log: Path, *arguments: str) -> Iterator[Node]:
-    """Start a node on free ports, wait for its ready line, stop it with SIGINT at the end."""
+def running_node(
+    log: Path, *arguments: str, settings: Mapping[str, str] | None = None
+) -> Iterator[Node]:
+    """Start a node on free ports, wait for its ready line, stop it with SIGINT at the end.
+
+    `settings` are environment variables.
+    """
     with log.open("w") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-m", "infra.local", "--port", "0", "--aws-port", "0", *arguments],
@@ -76,6 +81,7 @@ def running_node(log: Path, *arguments: str) -> Iterator[Node]:
             env={
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "layers/core")]),
+                **(settings or {}),
             },
             stdout=subprocess.PIPE,
             stderr=stderr,

@@ -106,6 +106,21 @@ def test_an_idle_association_is_released_by_us(caplog: pytest.LogCaptureFixture)
     assert getattr(ended, "messages", None) == {"C_ECHO_RQ": 1, "C_ECHO_RSP": 1}
 
 
+def test_an_idle_association_is_aborted_where_the_setting_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    limits = Limits(idle_seconds=0.2, idle_end="abort")
+    with serving(limits=limits) as server, RawPeer.associate(server) as peer:
+        peer.send(echo_rq())
+        assert peer.read_response().status == 0
+        assert peer.read_abort() == (0, 0)
+        assert server.active_associations == 0
+        server.drain(10)
+    (ended,) = [r for r in caplog.records if r.getMessage() == "association ended"]
+    assert getattr(ended, "outcome", None) == "aborted by us, time-out"
+
+
 def test_both_sides_may_ask_for_release_at_the_same_moment() -> None:
     with serving(limits=Limits(idle_seconds=0.2)) as server, RawPeer.associate(server) as peer:
         assert peer.read_pdu()[0] == 5

@@ -1,45 +1,19 @@
 """The gateway's process to its surroundings: TLS alone, health checks, metrics."""
 
-import http.client
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cloud.deadline import eventually
-from tests.cloud.standin import OfflineCloud, offline_cloud
 from tests.peers import dcmtk
 from tests.peers.dimse import RELEASE_RQ, associate_rq
-from tests.peers.gateway_process import Gateway, Stores, running_gateway
+from tests.peers.gateway_process import Gateway, Stores, ask, running_gateway
 from tests.peers.instances import PATIENT_ID, PATIENT_NAME, study
 from tests.peers.pki import Authority
 
 pytestmark = pytest.mark.peers
-
-
-@pytest.fixture(scope="module")
-def cloud() -> Iterator[OfflineCloud]:
-    """Run moto out of the gateway's reach."""
-    with offline_cloud() as running:
-        yield running
-
-
-@pytest.fixture
-def stores(cloud: OfflineCloud) -> Stores:
-    """Create the template's bucket and table, empty."""
-    return Stores.in_cloud(cloud)
-
-
-def ask(gateway: Gateway, path: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection(gateway.host, gateway.ready["health_port"], timeout=10)
-    try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        return response.status, response.read().decode().strip()
-    finally:
-        connection.close()
 
 
 def _to_peers(gateway: Gateway) -> list[str]:

@@ -91,17 +91,21 @@ def test_counts_are_those_of_distinct_instances(stored: list[Copy]) -> None:
     for series in {series for series, _ in instances}:
         expected = sum(1 for each, _ in instances if each == series)
         assert items[f"SERIES#{series}"]["instances"] == expected
+        tallies = [item for sk, item in items.items() if str(sk).startswith(f"TALLY#{series}#")]
+        assert sum(len(item["members"]) for item in tallies) == expected  # type: ignore[arg-type]
 
 
 @given(st.lists(copies(), min_size=1, max_size=12, unique_by=lambda copy: copy.key.sha256))
-def test_every_copy_stays_listed_whichever_is_shown(stored: list[Copy]) -> None:
-    listed = {
-        key
-        for item in study_items(stored, newest=False)
-        if str(item["sk"]).startswith("INSTANCE#")
-        for key in item["copies"]  # type: ignore[union-attr]
-    }
-    assert listed == {str(copy.key) for copy in stored}
+def test_every_copy_is_shown_or_listed_and_listed_only_beside_another(stored: list[Copy]) -> None:
+    shown, listed = (
+        [str(item["object_key"]) for item in study_items(stored, newest=False)
+         if str(item["sk"]).startswith(prefix)]
+        for prefix in ("INSTANCE#", "COPY#")
+    )  # fmt: skip
+    assert {*shown, *listed} == {str(copy.key) for copy in stored}
+    instance_of = [key.rpartition("/")[0] for key in listed]
+    assert len(set(listed)) == len(listed)
+    assert all(instance_of.count(each) > 1 for each in instance_of)
 
 
 @given(copies())

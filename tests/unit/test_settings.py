@@ -73,6 +73,25 @@ def test_plain_tcp_may_be_off_where_tls_is_on(tmp_path: Path) -> None:
             {"LENTICULAR_HEALTH_PORT": "http"},
             ["LENTICULAR_HEALTH_PORT must be a whole number from 0 to 65535, or off"],
         ),
+        (
+            {"LENTICULAR_CUSTODY": "spool"},
+            ["LENTICULAR_SPOOL_DIR is not set, but LENTICULAR_CUSTODY is spool"],
+        ),
+        (
+            {"LENTICULAR_SPOOL_DIR": str(README.parent)},
+            ["LENTICULAR_SPOOL_DIR is set, but LENTICULAR_CUSTODY is not spool"],
+        ),
+        (
+            {
+                "LENTICULAR_CUSTODY": "spool",
+                "LENTICULAR_SPOOL_DIR": str(README),
+                "LENTICULAR_SPOOL_UPLOADS": "0",
+            },
+            [
+                "LENTICULAR_SPOOL_DIR must be an existing directory",
+                "LENTICULAR_SPOOL_UPLOADS must be a whole number from 1 to 256",
+            ],
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_told(

@@ -181,3 +181,33 @@ def test_a_service_has_the_uid_of_the_registry(constant: str, keyword: str) -> N
 
 def test_verification_is_not_storage() -> None:
     assert sop_classes.VERIFICATION not in STORAGE
+
+
+@pytest.mark.parametrize(
+    ("uid", "may"),
+    [
+        ("1.2.840.10008.5.1.4.1.1.2", True),
+        ("1.2.840.10008.5.1.4.1.1.9999", True),  # the next edition's
+        ("1.2.840.113619.4.30", True),
+        ("1.3.12.2.1107.5.99.3.11", True),
+        ("1.2.840.10008.1.1", False),
+        ("1.2.840.10008.5.1.4.1.2.2.1", False),
+        ("1.2.840.10008.5.1.4.31", False),
+        ("1.2.840.10008.5.1.4.1.1.201.2", False),  # Inventory - FIND
+        ("1.2.840.10008.5.1.4.1.1.200.6", False),  # Protocol Approval Information Model - GET
+        ("", False),
+        ("1.2.3/../4", False),
+        ("1.2.3\0", False),
+        ("1." * 33 + "1", False),
+    ],
+)
+def test_what_may_be_a_storage_class(uid: str, may: bool) -> None:
+    assert sop_classes.may_be_storage(uid) is may
+
+
+def test_no_class_of_another_service_may_be_a_storage_class() -> None:
+    may = {uid for uid in UID_dictionary if sop_classes.may_be_storage(uid)}
+
+    # The registry lost the names of the two retired ones.
+    nameless = {"1.2.840.10008.5.1.4.1.1.12.77", "1.2.840.10008.5.1.4.1.1.40"}
+    assert may - STORAGE.keys() == nameless

@@ -7,10 +7,17 @@ Instance UID never meet, and nothing is ever overwritten:
     instances/{study}/{series}/{sop}/{sha256}.dcm      can be placed in the index
     quarantine/{sop | unidentified}/{sha256}.dcm       cannot, and is kept all the same
 
-The gateway writes objects (`gateway.custody`); here they are named, listed and read.
+Of an instance there may be forms, files with its pixels in another transfer syntax from which the
+original can be restored, or the reason why there is none:
+
+    transcoded/{study}/{series}/{sop}/{sha256 of the original}/{transfer syntax}.dcm
+    transcoded/{study}/{series}/{sop}/{sha256 of the original}/{reason}.left-alone      empty
+
+The gateway writes instances (`gateway.custody`), `forms` writes forms; here objects are named,
+listed and read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -26,13 +33,19 @@ if TYPE_CHECKING:
 
 INSTANCES: Final = "instances/"
 QUARANTINE: Final = "quarantine/"
+TRANSCODED: Final = "transcoded/"
 _SUFFIX: Final = ".dcm"
+_LEFT_ALONE_SUFFIX: Final = ".left-alone"
 _SHA256_HEX_CHARACTERS: Final = 64
 
 #: Names of the user metadata the gateway writes with every object.
 RECEIVED: Final = "received"
 CALLING_AE_TITLE: Final = "calling-aet"
 CALLED_AE_TITLE: Final = "called-aet"
+#: And what is written beside them with every form, of itself and of its original.
+FORM_SHA256: Final = "sha256"
+ORIGINAL_SIZE: Final = "original-size"
+ORIGINAL_TRANSFER_SYNTAX: Final = "original-transfer-syntax"
 
 _INVALID_RANGE: Final = "InvalidRange"
 _MISSING_CODES: Final = frozenset({"NoSuchKey", "404", "NotFound"})
@@ -57,8 +70,14 @@ class InstanceKey:
     @classmethod
     def parse(cls, key: str) -> "InstanceKey | None":
         """Read an object key; None when it is not one of an instance that can be placed."""
-        parts = key.removeprefix(INSTANCES).removesuffix(_SUFFIX).split("/")
-        if not (key.startswith(INSTANCES) and key.endswith(_SUFFIX) and len(parts) == 4):  # noqa: PLR2004
+        if not (key.startswith(INSTANCES) and key.endswith(_SUFFIX)):
+            return None
+        return cls.of_parts(key.removeprefix(INSTANCES).removesuffix(_SUFFIX).split("/"))
+
+    @classmethod
+    def of_parts(cls, parts: Sequence[str]) -> "InstanceKey | None":
+        """Read the parts of an object key; None when they are not those of an instance."""
+        if len(parts) != 4:  # noqa: PLR2004 - three UIDs and a digest
             return None
         *uids, sha256 = parts
         if not (all(map(is_uid, uids)) and len(sha256) == _SHA256_HEX_CHARACTERS):
@@ -66,9 +85,88 @@ class InstanceKey:
         return cls(uids[0], uids[1], uids[2], sha256)
 
 
+@dataclass(frozen=True, slots=True)
+class FormKey:
+    """The parts of an object key under `transcoded/` that names a form."""
+
+    original: InstanceKey
+    transfer_syntax_uid: str
+
+    def __str__(self) -> str:
+        """Write the object key."""
+        return f"{transcoded_prefix(self.original)}{self.transfer_syntax_uid}{_SUFFIX}"
+
+    @classmethod
+    def parse(cls, key: str) -> "FormKey | None":
+        """Read an object key; None when it is not one of a form."""
+        found = _under_transcoded(key, _SUFFIX)
+        return cls(*found) if found and is_uid(found[1]) else None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Form:
+    """A file from which the original can be restored, with the pixels in another syntax."""
+
+    object_key: str
+    size: int
+    sha256: str
+
+    @property
+    def transfer_syntax_uid(self) -> str:
+        """The transfer syntax it is in."""
+        key = FormKey.parse(self.object_key)
+        return key.transfer_syntax_uid if key else ""
+
+    def __str__(self) -> str:
+        """Write it as a member of an item's set."""
+        return f"{self.object_key} {self.size} {self.sha256}"
+
+    @classmethod
+    def parse(cls, member: str) -> "Form":
+        """Read it from a member of an item's set."""
+        object_key, size, sha256 = member.split(" ")
+        return cls(object_key, int(size), sha256)
+
+
+@dataclass(frozen=True, slots=True)
+class LeftAloneKey:
+    """The parts of an object key that says why an original has no form."""
+
+    original: InstanceKey
+    reason: str
+
+    def __str__(self) -> str:
+        """Write the object key."""
+        return f"{transcoded_prefix(self.original)}{self.reason}{_LEFT_ALONE_SUFFIX}"
+
+    @classmethod
+    def parse(cls, key: str) -> "LeftAloneKey | None":
+        """Read an object key; None when it does not say why there is no form."""
+        found = _under_transcoded(key, _LEFT_ALONE_SUFFIX)
+        return cls(*found) if found else None
+
+
+def transcoded_prefix(original: InstanceKey) -> str:
+    """Return what the keys of all forms of an original begin with."""
+    return f"{TRANSCODED}{str(original).removeprefix(INSTANCES).removesuffix(_SUFFIX)}/"
+
+
+def _under_transcoded(key: str, suffix: str) -> tuple[InstanceKey, str] | None:
+    if not (key.startswith(TRANSCODED) and key.endswith(suffix)):
+        return None
+    *of_original, last = key.removeprefix(TRANSCODED).removesuffix(suffix).split("/")
+    original = InstanceKey.of_parts(of_original)
+    return (original, last) if original else None
+
+
 def quarantine_key(sop_instance_uid: str | None, sha256: str) -> str:
     """Name an object that the index cannot place."""
     return f"{QUARANTINE}{sop_instance_uid or 'unidentified'}/{sha256}{_SUFFIX}"
+
+
+def content_sha256(key: str) -> str:
+    """Return the SHA-256 of the file that a key names, hexadecimal, in quarantine or not."""
+    return key.rpartition("/")[2].removesuffix(_SUFFIX)
 
 
 def provenance(calling_ae_title: str, called_ae_title: str) -> dict[str, str]:
@@ -93,6 +191,7 @@ class StoredObject:
     received: str
     calling_ae_title: str
     head: bytes
+    metadata: Mapping[str, str]
 
 
 class Archive:
@@ -135,7 +234,30 @@ class Archive:
             received=metadata.get(RECEIVED, modified),
             calling_ae_title=unquote(metadata.get(CALLING_AE_TITLE, "")),
             head=head,
+            metadata=metadata,
         )
+
+    def range(self, key: str, start: int, length: int) -> bytes:
+        """Return `length` bytes of an object from `start` on; as `head` otherwise."""
+        try:
+            answer = self._client.get_object(
+                Bucket=self.bucket, Key=key, Range=f"bytes={start}-{start + length - 1}"
+            )
+            return answer["Body"].read()
+        except ClientError as error:
+            raise _failure(error, key) from error
+        except BotoCoreError as error:
+            raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
+
+    def form(self, key: str) -> Form:
+        """Return what S3 says of a form, whose bytes are not read; as `head` otherwise."""
+        try:
+            answer = self._client.head_object(Bucket=self.bucket, Key=key)
+        except ClientError as error:
+            raise _failure(error, key) from error
+        except BotoCoreError as error:
+            raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
+        return Form(key, answer["ContentLength"], answer["Metadata"].get(FORM_SHA256, ""))
 
     def holds(self, key: str) -> bool:
         """Tell whether the bucket holds the object, or raise `StoreUnavailable`."""

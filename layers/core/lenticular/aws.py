@@ -18,6 +18,7 @@ from .errors import OperatorError
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_sqs import SQSClient
 
 # "standard" retries throttling and 5xx with jittered back-off. Five tries take some seconds at
 # worst, well inside a modality's DIMSE time-out; after that the peer hears A700 and tries again.
@@ -32,15 +33,17 @@ _CONFIG: Final = Config(
 _SOON: Final = _CONFIG.merge(
     Config(retries={"mode": "standard", "total_max_attempts": 2}, connect_timeout=2, read_timeout=3)
 )
+_ONCE: Final = Config(retries={"total_max_attempts": 1})
 
 
-def s3_client(*, impatient: bool = False) -> "S3Client":
+def s3_client(*, impatient: bool = False, retries: bool = True) -> "S3Client":
     """Make an S3 client; it may be shared by threads. Raises `OperatorError`.
 
-    An impatient one gives up after some ten seconds.
+    An impatient one gives up after some ten seconds. Without `retries` its caller tries again.
     """
+    config = _SOON if impatient else _CONFIG
     with _configured():
-        return boto3.client("s3", config=_SOON if impatient else _CONFIG)
+        return boto3.client("s3", config=config if retries else config.merge(_ONCE))
 
 
 def dynamodb_client(*, impatient: bool = False) -> "DynamoDBClient":
@@ -50,6 +53,12 @@ def dynamodb_client(*, impatient: bool = False) -> "DynamoDBClient":
     """
     with _configured():
         return boto3.client("dynamodb", config=_SOON if impatient else _CONFIG)
+
+
+def sqs_client() -> "SQSClient":
+    """Make an SQS client; it may be shared by threads. Raises `OperatorError`."""
+    with _configured():
+        return boto3.client("sqs", config=_CONFIG)
 
 
 @contextmanager

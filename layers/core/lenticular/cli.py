@@ -1,5 +1,6 @@
 """The command line of the operator. Every command works on AWS and offline alike."""
 
+import json
 import sys
 from collections.abc import Mapping
 from os import environ
@@ -10,14 +11,21 @@ import click
 
 from .archive import Archive
 from .aws import dynamodb_client, s3_client
-from .errors import LenticularError, OperatorError
+from .errors import InvalidIdentifier, LenticularError, OperatorError
 from .index import Index
 from .indexing import rebuild
 from .nodes import NodeTable, read_nodes_file
+from .planner import explain as explain_query
+from .query import Model, read_keys, read_query
 from .settings import FunctionSettings, settings_table
 
 _USAGE_ERROR: Final = 2
 _FAILED: Final = 1
+_MODELS: Final = {
+    "patient-root": Model.PATIENT_ROOT,
+    "study-root": Model.STUDY_ROOT,
+    "patient-study-only": Model.PATIENT_STUDY_ONLY,
+}
 
 
 class _OneSentence(click.Group):
@@ -29,7 +37,8 @@ class _OneSentence(click.Group):
             return super().invoke(ctx)
         except LenticularError as error:
             click.echo(str(error), err=True)
-            sys.exit(_USAGE_ERROR if isinstance(error, OperatorError) else _FAILED)
+            theirs = isinstance(error, OperatorError | InvalidIdentifier)
+            sys.exit(_USAGE_ERROR if theirs else _FAILED)
 
 
 @click.group(cls=_OneSentence)
@@ -79,6 +88,37 @@ def quarantine() -> None:
         click.echo(
             f"{item['received']}  {item['calling_ae_title']:<16}  {item['reason']}  {item['sk']}"
         )
+
+
+@main.command()
+@click.option("-k", "--key", "keys", multiple=True, metavar="KEY[=VALUE]", help="as of findscu -k")
+@click.option("--model", type=click.Choice(list(_MODELS)), default="study-root")
+@click.option("--level", default="STUDY", show_default=True, help="PATIENT, STUDY, SERIES or IMAGE")
+@click.option("--relational", is_flag=True, help="as if relational queries were negotiated")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def explain(
+    keys: tuple[str, ...],
+    model: str,
+    level: str,
+    relational: bool,  # noqa: FBT001 - as click passes it
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """Print which way a C-FIND with these keys goes through the index; nothing is read."""
+    identifier = read_keys((f"QueryRetrieveLevel={level}", *keys))
+    explained = explain_query(read_query(_MODELS[model], identifier, relational=relational))
+    if as_json:
+        click.echo(json.dumps(explained, ensure_ascii=False))
+        return
+    click.echo(f"plan  {explained['plan']}")
+    by = explained["by"]
+    assert isinstance(by, dict)
+    for name, value in by.items():
+        shown = ", ".join(value) if isinstance(value, tuple) else value
+        click.echo(f"by    {name.replace('_', ' ')}: {shown or 'open'}")
+    then = explained["then"]
+    assert isinstance(then, list)
+    for each in then:
+        click.echo(f"then  {each}")
 
 
 @main.command()

@@ -30,6 +30,10 @@ class StoreUnavailable(LenticularError):
     """The bucket, the table or the scratch disk refused, throttled or timed out: try again."""
 
 
+class ItemRefused(LenticularError):
+    """The table will never take an item as it is: too large, or a key too long."""
+
+
 class InstanceMissing(LenticularError):
     """The index names an object that the bucket does not hold."""
 

@@ -10,7 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from .archive import Archive, InstanceKey, StoredObject
+from .archive import (
+    ORIGINAL_SIZE,
+    ORIGINAL_TRANSFER_SYNTAX,
+    Archive,
+    FormKey,
+    InstanceKey,
+    StoredObject,
+)
 from .attributes import BY_KEYWORD, BY_TAG, CATALOGUE, Attribute, Level
 from .character_sets import character_sets
 from .dicom_json import (
@@ -32,9 +39,12 @@ _FIRST_RANGE_BYTES: Final = 64 << 10
 _GROWTH: Final = 4
 #: A header longer than this is not read to its end: what was found so far is indexed.
 _LONGEST_HEADER_BYTES: Final = 8 << 20
-#: What the attributes of one level may take of an item, as JSON in ASCII. An item holds 400 KB, and
-#: that of a study has two levels.
+#: What the attributes of one level may take of an instance's item, as JSON in ASCII.
 _LEVEL_CHARACTERS: Final = 64 << 10
+#: What one attribute may take, bytes of JSON in UTF-8: the longest text of a VR in the catalogue
+#: (LT, 10,240) and its wrapping. A study's item takes each of its attributes from any copy, so only
+#: this keeps all 27 of them, patient and study, within the 400 KB of an item.
+_ATTRIBUTE_BYTES: Final = 11_000
 
 #: By these the indexes lead to a study. They have one value (PS3.6), and an index has one as well.
 _SINGLE_VALUED: Final = frozenset(
@@ -57,7 +67,7 @@ class Unplaceable:
 
 
 def read_copy(archive: Archive, key: str) -> Copy | Unplaceable:
-    """Read an object's header.
+    """Read an object's header; a form's, where the original is retired, as if it were that.
 
     Raises:
         InstanceMissing: the bucket holds no such object.
@@ -82,7 +92,8 @@ class _MoreWanted(Exception):
 
 
 def _copy(stored: StoredObject, *, whole: bool) -> Copy | Unplaceable:
-    instance_key = InstanceKey.parse(stored.key)
+    form_key = FormKey.parse(stored.key)
+    instance_key = form_key.original if form_key else InstanceKey.parse(stored.key)
     try:
         start = data_set_offset(stored.head)
         meta = read_data_set(
@@ -105,17 +116,19 @@ def _copy(stored: StoredObject, *, whole: bool) -> Copy | Unplaceable:
         if not (whole or placement.head_complete):
             raise _MoreWanted(0)
         return _unplaceable(stored, placement.problem.value)
-    if instance_key is None or placement.key(instance_key.sha256) != stored.key:
+    if instance_key is None or placement.key(instance_key.sha256) != str(instance_key):
         return _unplaceable(stored, "the object's key is not that of the instance in it")
     attributes, defect = _attributes(data_set, BY_UID[transfer_syntax_uid], start, whole=whole)
+    of_original = stored.metadata if form_key else {}
     return Copy(
         instance_key,
-        stored.size,
+        int(of_original.get(ORIGINAL_SIZE, stored.size)),
         stored.received,
         sop_class_uid,
-        transfer_syntax_uid,
+        of_original.get(ORIGINAL_TRANSFER_SYNTAX, transfer_syntax_uid),
         attributes,
         defect,
+        stored.calling_ae_title,
     )
 
 
@@ -146,7 +159,7 @@ def _attributes(
                 continue
             read, problem = _indexable(attribute, read_element(element, sets, **encoding))
             length = len(json.dumps(read))
-            if length > room[attribute.level]:
+            if length > room[attribute.level] or _stored_bytes(read, length) > _ATTRIBUTE_BYTES:
                 defect = f"{attribute.keyword} is too long for the index"
                 continue
             defect = problem or defect
@@ -158,6 +171,13 @@ def _attributes(
             raise _MoreWanted(wanted) from error
         defect = str(error)
     return by_level, defect
+
+
+def _stored_bytes(read: JsonElement, ascii_length: int) -> int:
+    """Return the length of an element's JSON in UTF-8, which is never longer than in ASCII."""
+    if ascii_length <= _ATTRIBUTE_BYTES:
+        return ascii_length
+    return len(json.dumps(read, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def _indexable(attribute: Attribute, read: JsonElement) -> tuple[JsonElement, str | None]:

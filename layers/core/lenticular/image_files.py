@@ -83,19 +83,27 @@ class ImageFile:
         return bytes(self.file.read(self.tail_start, self.file.size - self.tail_start))
 
 
-def read_image_file(file: ByteRanges) -> ImageFile:
+class HeaderTooLong(CannotUnderstand):
+    """So much precedes the pixel data, or there is so much without any, that it is not read."""
+
+
+def read_image_file(file: ByteRanges, *, most_header_bytes: int | None = None) -> ImageFile:
     """Cut a file at its pixel data. Its data set must not be deflated.
 
     Raises:
         CannotUnderstand: the file is not PS3.10, its transfer syntax is unknown or deflated, or the
             data set breaks off before, or in, the pixel data.
+        HeaderTooLong: more than `most_header_bytes` would have to be in memory.
     """
+    most = file.size if most_header_bytes is None else most_header_bytes
     length = _FIRST_BYTES
     while True:
+        if min(length, file.size) > most:
+            raise HeaderTooLong("what precedes the pixel data is too long to be read")
         start = file.read(0, length)
         whole = len(start) == file.size
         try:
-            return _cut(file, start, whole=whole)
+            return _cut(file, start, most, whole=whole)
         except ElementsError as error:
             if error.fault is not Fault.TRUNCATED or whole:
                 raise
@@ -125,7 +133,7 @@ def transfer_syntax_of(meta: Mapping[int, bytes]) -> TransferSyntax:
     return BY_UID[uid]
 
 
-def _cut(file: ByteRanges, start: memoryview, *, whole: bool) -> ImageFile:
+def _cut(file: ByteRanges, start: memoryview, most: int, *, whole: bool) -> ImageFile:
     head, meta = read_meta(file)
     transfer_syntax = transfer_syntax_of(meta)
     if transfer_syntax.deflated:
@@ -146,7 +154,9 @@ def _cut(file: ByteRanges, start: memoryview, *, whole: bool) -> ImageFile:
         if length != UNDEFINED_LENGTH and value_start + length > file.size:
             raise CannotUnderstand("the file ends within its pixel data")
         if tag > PIXEL_DATA:
-            # No pixels: what is behind them belongs to the header, or is out of order.
+            # No pixels: what is behind their place belongs to the header, or is out of order.
+            if file.size > most:
+                raise HeaderTooLong("a data set without pixel data is too long to be read")
             list(walk(file.read(len(head), file.size), **encoding))
             tag, vr, value_start, length = None, None, file.size, 0
             end = file.size - len(head)

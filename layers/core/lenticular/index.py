@@ -3,34 +3,46 @@
 Ingest needs no transaction. For a batch of copies of one study it
 
     1. writes each instance item, conditionally, so that the right copy is shown whatever the order;
-    2. for each series touched: reads the series item, counts the instance items, merges, and
-       replaces the series item only if it is still the one that was read;
-    3. does the same for the study item from the series items.
+    2. for each series touched: adds the instances to its tallies, which are sets; then reads the
+       series item, counts the members, merges, and replaces the series item only if it is still
+       the one that was read;
+    3. does the same for the study item from the series items; before the first of a month, it
+       lists the month.
 
 Every read is strongly consistent and follows the write below it, and every replacement compares
 before it sets. So of two batches that race, the one that replaces last has seen the writes of both:
 
-    A: put i1 ──────── count=1 ─────────── replace? no, B was here → count=2 → replace
-    B:      put i2 ── count=2 ── replace
+    A: add i1 ──────── count=1 ─────────── replace? no, B was here → count=2 → replace
+    B:      add i2 ── count=2 ── replace
 
 A crash at any line leaves the queue's message undeleted, and doing it all again changes nothing.
 """
 
+import copy as copying
 import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from . import index_items
-from .errors import StoreUnavailable
+from .archive import InstanceKey
+from .errors import ItemRefused, StoreUnavailable
 from .index_items import (
+    CONVERSION_ATTRIBUTES,
+    INSTANCE_PREFIX,
+    MONTH_PARTITION,
     QUARANTINE_PARTITION,
     SERIES_PREFIX,
     STUDY_SORT_KEY,
+    UNKNOWN_MONTH,
+    Converted,
     Copy,
     Item,
     Registers,
@@ -50,9 +62,32 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 FINGERPRINT: Final = "fingerprint"
+#: An item that is too large, or a key that is too long: the same request will never be taken.
+_REFUSED_FOR_EVER: Final = frozenset(
+    {"ItemCollectionSizeLimitExceededException", "ValidationException"}
+)
 #: Races on one study end after a few rounds; more says that something else is wrong.
 _MOST_ROUNDS: Final = 50
 _PARALLEL_WRITES: Final = 16
+
+
+@dataclass(slots=True)
+class Reading:
+    """What has been read of the table on behalf of one query.
+
+    Attributes:
+        items: items that DynamoDB read, whether they match or not
+        pages: answers of DynamoDB
+        capacity_units: what DynamoDB charges for them; 0 where a stand-in does not say
+        seconds: spent waiting for them
+        on_page: called after each page; what it raises ends the reading
+    """
+
+    items: int = 0
+    pages: int = 0
+    capacity_units: float = 0.0
+    seconds: float = 0.0
+    on_page: Callable[[], None] = lambda: None
 
 
 class Index:
@@ -61,8 +96,15 @@ class Index:
     def __init__(self, client: "DynamoDBClient", table: str, *, newest_shown: bool = True) -> None:
         """Use `table`; `newest_shown` is the policy for copies that differ."""
         self._client = client
+        self._reading: Reading | None = None
         self.table = table
         self.newest_shown = newest_shown
+
+    def noting(self, reading: Reading) -> "Index":
+        """Return this index, for a reader whose reading is noted; for one thread alone."""
+        noting = copying.copy(self)
+        noting._reading = reading  # noqa: SLF001 - its own, of a copy of itself
+        return noting
 
     # Writing
 
@@ -71,6 +113,7 @@ class Index:
 
         Raises:
             StoreUnavailable: some of it was not written; doing it again is safe.
+            ItemRefused: some of it can never be written.
         """
         with ThreadPoolExecutor(min(_PARALLEL_WRITES, len(copies))) as pool:
             list(pool.map(self._record_instance, copies))
@@ -82,47 +125,32 @@ class Index:
         self._record_study(copies)
 
     def _record_instance(self, copy: Copy) -> None:
-        """Show this copy if the policy prefers it to the one shown; list it in any case."""
-        item = index_items.instance_item(copy, [copy.key])
+        """Show this copy if the policy prefers it to the one shown; list both when they differ."""
+        item = index_items.instance_item(copy)
+        stamp = copy.stamp
         for _ in range(_MOST_ROUNDS):
-            # The item that is there may be gone a moment later, when a rebuild removes it.
-            if self.replace(item, None) or self._record_another_copy(to_dynamodb(item)):
+            if self.replace(item, None):
+                return
+            present = self._get(str(item["pk"]), str(item["sk"]), consistent=True)
+            if present is None:
+                continue  # a rebuild removed it a moment ago
+            shown = str(present["stamp"])
+            if present["object_key"] != item["object_key"]:
+                # Both are listed before either is shown: behind it nobody knows the other's name.
+                for each in (present, item):
+                    self._put(index_items.copy_item(each))
+            if stamp == shown or (stamp > shown) is not self.newest_shown:
+                return
+            if self.replace(item, present):
                 return
         raise StoreUnavailable("the instance is being written by too many at a time")
-
-    def _record_another_copy(self, item: dict[str, Any]) -> bool:
-        """Bring a copy into the item of an instance; False when there is no such item any more."""
-        key = {"pk": item.pop("pk"), "sk": item.pop("sk")}
-        copies = item.pop("copies")
-        names = {f"#{name}": name for name in item}
-        values = {f":{name}": value for name, value in item.items()}
-        # A defect noted for the copy shown before must not stay with this one.
-        leave_out = "" if "defect" in item else " REMOVE defect"
-        order = "<" if self.newest_shown else ">"
-        shown = self._attempt(
-            self._client.update_item,
-            Key=key,
-            UpdateExpression="SET "
-            + ", ".join(f"#{name} = :{name}" for name in item)
-            + leave_out
-            + " ADD copies :copies",
-            ConditionExpression=f"#stamp {order} :stamp",
-            ExpressionAttributeNames=names,
-            ExpressionAttributeValues={**values, ":copies": copies},
-        )
-        return shown or self._attempt(
-            self._client.update_item,
-            Key=key,
-            UpdateExpression="ADD copies :copies",
-            ConditionExpression="attribute_exists(pk)",
-            ExpressionAttributeValues={":copies": copies},
-        )
 
     def _record_series(self, copies: Sequence[Copy]) -> None:
         study_instance_uid = copies[0].key.study_instance_uid
         series_instance_uid = copies[0].key.series_instance_uid
         news = self._merged(Registers(), map(index_items.series_registers, copies))
         sop_class_uids = frozenset(copy.sop_class_uid for copy in copies)
+        self._add_to_tallies(copies)
 
         def derive(present: Item | None) -> Item:
             known = Series.from_item(present) if present else None
@@ -131,12 +159,34 @@ class Index:
                 series_instance_uid,
                 self._merged(known.registers if known else Registers(), [news]),
                 sop_class_uids | (known.sop_class_uids if known else frozenset()),
-                self._count_instances(study_instance_uid, series_instance_uid),
+                sum(
+                    len(index_items.members_of(tally))
+                    for tally in self._tallies(study_instance_uid, series_instance_uid)
+                ),
             ).item()
 
         self._replace(
             study_partition(study_instance_uid), series_sort_key(series_instance_uid), derive
         )
+
+    def _add_to_tallies(self, copies: Sequence[Copy]) -> None:
+        """Add instances of one series to its tallies; those that are in them change nothing."""
+        key = copies[0].key
+        uids = (copy.key.sop_instance_uid for copy in copies)
+        tallies = index_items.tally_items(key.study_instance_uid, key.series_instance_uid, uids)
+
+        def add(tally: Item) -> None:
+            tagged = to_dynamodb(tally)
+            self._call(
+                self._client.update_item,
+                TableName=self.table,
+                Key={name: tagged[name] for name in ("pk", "sk")},
+                UpdateExpression="ADD members :members",
+                ExpressionAttributeValues={":members": tagged["members"]},
+            )
+
+        with ThreadPoolExecutor(len(tallies)) as pool:
+            list(pool.map(add, tallies))
 
     def _record_study(self, copies: Sequence[Copy]) -> None:
         study_instance_uid = copies[0].key.study_instance_uid
@@ -174,6 +224,10 @@ class Index:
             item = {**item, FINGERPRINT: _fingerprint(item)}
         if item == present:
             return True
+        if item["sk"] == STUDY_SORT_KEY:
+            month = str(item["study_month"])
+            if present is None or present.get("study_month") != month:
+                self.list_month(month)
         return self._conditionally(
             self._client.put_item, {"Item": to_dynamodb(item)}, unchanged=present
         )
@@ -188,11 +242,17 @@ class Index:
     ) -> bool:
         request["ConditionExpression"] = "attribute_not_exists(pk)"
         if unchanged is not None:
-            # A study or series item has a fingerprint of all it says; of an instance item nothing
-            # changes without its stamp or its copies.
-            names = [name for name in (FINGERPRINT, "stamp", "copies") if name in unchanged]
+            # A study or series item has a fingerprint of all it says; of an instance item or a
+            # listed content nothing changes without its stamp, of a tally only its members.
+            compared = (FINGERPRINT, "stamp", "members", *CONVERSION_ATTRIBUTES)
+            names = [name for name in compared if name in unchanged]
             values = to_dynamodb({name: unchanged[name] for name in names})
-            request["ConditionExpression"] = " AND ".join(f"#{name} = :{name}" for name in names)
+            conditions = [f"#{name} = :{name}" for name in names]
+            if str(unchanged["sk"]).startswith(INSTANCE_PREFIX):
+                # Transcoding adds to it without a new stamp, and must not be lost.
+                absent = [name for name in CONVERSION_ATTRIBUTES if name not in unchanged]
+                conditions += [f"attribute_not_exists({name})" for name in absent]
+            request["ConditionExpression"] = " AND ".join(conditions)
             request["ExpressionAttributeNames"] = {f"#{name}": name for name in names}
             request["ExpressionAttributeValues"] = {f":{name}": values[name] for name in names}
         return self._attempt(operation, **request)
@@ -209,10 +269,48 @@ class Index:
             raise _failure(error) from error
         return True
 
+    def record_converted(self, original: InstanceKey, converted: Converted) -> bool:
+        """Say what became of an original; False when no item shows it (any more).
+
+        Forms are added to those that are known; a reason stands until another one comes.
+        """
+        attributes = to_dynamodb(converted.attributes(original.sha256))
+        added = {name: attributes.pop(name) for name in ("forms",) if name in attributes}
+        expression = ""
+        if attributes:
+            expression += "SET " + ", ".join(f"{name} = :{name}" for name in attributes)
+        if added:
+            expression += " ADD " + ", ".join(f"{name} :{name}" for name in added)
+        sort_key = instance_sort_key(original.series_instance_uid, original.sop_instance_uid)
+        return self._attempt(
+            self._client.update_item,
+            Key={
+                "pk": {"S": study_partition(original.study_instance_uid)},
+                "sk": {"S": sort_key},
+            },
+            UpdateExpression=expression,
+            ConditionExpression="object_key = :object_key",
+            ExpressionAttributeValues={
+                ":object_key": {"S": str(original)},
+                **{f":{name}": value for name, value in (attributes | added).items()},
+            },
+        )
+
     def quarantine(self, key: str, reason: str, received: str, calling_ae_title: str) -> None:
         """List an object that cannot be placed."""
-        item = to_dynamodb(quarantine_item(key, reason, received, calling_ae_title))
-        self._call(self._client.put_item, TableName=self.table, Item=item)
+        self._put(quarantine_item(key, reason, received, calling_ae_title))
+
+    def list_month(self, month: str) -> None:
+        """Make readers of open date ranges look into a month, before there is a study in it.
+
+        A month stays listed when its last study goes: looking into it costs half a unit.
+        """
+        if month != UNKNOWN_MONTH:
+            self._put(index_items.month_item(month))
+
+    def _put(self, item: Item) -> None:
+        """Write an item that is the same whoever writes it."""
+        self._call(self._client.put_item, TableName=self.table, Item=to_dynamodb(item))
 
     # Reading
 
@@ -222,7 +320,9 @@ class Index:
 
     def series(self, study_instance_uid: str, *, consistent: bool = False) -> Iterator[Item]:
         """Return the items of a study's series, in order of UID."""
-        return self._partition(study_partition(study_instance_uid), SERIES_PREFIX, consistent)
+        return self._partition(
+            study_partition(study_instance_uid), SERIES_PREFIX, consistent=consistent
+        )
 
     def one_series(self, study_instance_uid: str, series_instance_uid: str) -> Item | None:
         """Return one series' item, None when there is none."""
@@ -252,14 +352,13 @@ class Index:
             if series_instance_uid is None
             else instances_sort_prefix(series_instance_uid)
         )
-        request = self._key_condition(study_partition(study_instance_uid), prefix)
-        del request["TableName"]
         names = {f"#{name}": name for name in index_items.INSTANCE_LOCATION}
-        return self._whole_pages(
-            "query",
+        return self._partition_pages(
+            study_partition(study_instance_uid),
+            prefix,
+            consistent=False,
             ProjectionExpression=", ".join(names),
             ExpressionAttributeNames=names,
-            **request,
         )
 
     def instance(
@@ -271,6 +370,26 @@ class Index:
             instance_sort_key(series_instance_uid, sop_instance_uid),
             consistent=False,
         )
+
+    def copies(
+        self, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str
+    ) -> Iterator[Item]:
+        """Return the listed contents of an instance; none when it has but the one it shows."""
+        prefix = index_items.copies_sort_prefix(series_instance_uid, sop_instance_uid)
+        return self._partition(study_partition(study_instance_uid), prefix, consistent=False)
+
+    def months(self, first: str, last: str) -> list[str]:
+        """Return the months from `first` to `last`, in order, that studies may be of."""
+        items = self._pages(
+            "query",
+            KeyConditionExpression="pk = :pk AND sk BETWEEN :first AND :last",
+            ExpressionAttributeValues={
+                ":pk": {"S": MONTH_PARTITION},
+                ":first": {"S": first},
+                ":last": {"S": last},
+            },
+        )
+        return [str(item["sk"]) for item in items]
 
     def quarantined(self) -> Iterator[Item]:
         """Return what is listed in quarantine, in order of object key."""
@@ -315,58 +434,76 @@ class Index:
             Key={"pk": {"S": QUARANTINE_PARTITION}, "sk": {"S": key}},
         )
 
-    def _count_instances(self, study_instance_uid: str, series_instance_uid: str) -> int:
-        request = self._key_condition(
-            study_partition(study_instance_uid), instances_sort_prefix(series_instance_uid)
-        )
-        count: int = 0
-        start: dict[str, Any] = {}
-        while True:
-            page = self._call(
-                self._client.query, Select="COUNT", ConsistentRead=True, **request, **start
-            )
-            count += page["Count"]
-            if "LastEvaluatedKey" not in page:
-                return count
-            start = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
+    def _tallies(self, study_instance_uid: str, series_instance_uid: str) -> Iterator[Item]:
+        prefix = index_items.tallies_sort_prefix(series_instance_uid)
+        return self._partition(study_partition(study_instance_uid), prefix, consistent=True)
 
-    def _partition(self, pk: str, prefix: str, consistent: bool) -> Iterator[Item]:  # noqa: FBT001
-        request = self._key_condition(pk, prefix)
-        del request["TableName"]
-        return self._pages("query", ConsistentRead=consistent, **request)
+    def _partition(
+        self,
+        pk: str,
+        prefix: str,
+        *,
+        consistent: bool,
+        **projection: Any,  # noqa: ANN401 - as boto3 takes it
+    ) -> Iterator[Item]:
+        pages = self._partition_pages(pk, prefix, consistent=consistent, **projection)
+        return chain.from_iterable(pages)
 
-    def _key_condition(self, pk: str, prefix: str) -> dict[str, Any]:
+    def _partition_pages(
+        self,
+        pk: str,
+        prefix: str,
+        *,
+        consistent: bool,
+        **projection: Any,  # noqa: ANN401 - as boto3 takes it
+    ) -> Iterator[list[Item]]:
         condition, values = "pk = :pk", {":pk": {"S": pk}}
         if prefix:
             condition += " AND begins_with(sk, :prefix)"
             values[":prefix"] = {"S": prefix}
-        return {
-            "TableName": self.table,
-            "KeyConditionExpression": condition,
-            "ExpressionAttributeValues": values,
-        }
+        return self._whole_pages(
+            "query",
+            ConsistentRead=consistent,
+            KeyConditionExpression=condition,
+            ExpressionAttributeValues=values,
+            **projection,
+        )
 
     def _get(self, pk: str, sk: str, *, consistent: bool) -> Item | None:
-        answer = self._call(
+        answer = self._read(
             self._client.get_item,
-            TableName=self.table,
             Key={"pk": {"S": pk}, "sk": {"S": sk}},
             ConsistentRead=consistent,
         )
         return from_dynamodb(answer["Item"]) if "Item" in answer else None
 
-    def _pages(self, operation: Any, **request: Any) -> Iterator[Item]:  # noqa: ANN401
+    def _pages(self, operation: str, **request: Any) -> Iterator[Item]:  # noqa: ANN401
         """Yield items page by page, so that a reader who stops stops the reading."""
-        for page in self._whole_pages(operation, **request):
-            yield from page
+        return chain.from_iterable(self._whole_pages(operation, **request))
 
-    def _whole_pages(self, operation: Any, **request: Any) -> Iterator[list[Item]]:  # noqa: ANN401
-        pages = self._client.get_paginator(operation).paginate(TableName=self.table, **request)
-        try:
-            for page in pages:
-                yield list(map(from_dynamodb, page["Items"]))
-        except (ClientError, BotoCoreError) as error:
-            raise _failure(error) from error
+    def _whole_pages(self, operation: str, **request: Any) -> Iterator[list[Item]]:  # noqa: ANN401
+        while True:
+            page = self._read(getattr(self._client, operation), **request)
+            yield list(map(from_dynamodb, page["Items"]))
+            if "LastEvaluatedKey" not in page:
+                return
+            request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
+
+    def _read(self, operation: Callable[..., Any], **request: Any) -> Any:  # noqa: ANN401
+        """Read one page, and note what that took."""
+        reading = self._reading
+        if reading is None:
+            return self._call(operation, TableName=self.table, **request)
+        began = perf_counter()
+        page = self._call(
+            operation, TableName=self.table, ReturnConsumedCapacity="TOTAL", **request
+        )
+        reading.seconds += perf_counter() - began
+        reading.pages += 1
+        reading.items += page.get("ScannedCount", 1 if "Item" in page else 0)
+        reading.capacity_units += page.get("ConsumedCapacity", {}).get("CapacityUnits", 0.0)
+        reading.on_page()
+        return page
 
     def _call(self, operation: Callable[..., Any], **request: Any) -> Any:  # noqa: ANN401
         try:
@@ -379,11 +516,13 @@ def _condition_failed(error: ClientError) -> bool:
     return error.response["Error"]["Code"] == "ConditionalCheckFailedException"
 
 
-def _failure(error: ClientError | BotoCoreError) -> StoreUnavailable:
-    code = (
-        error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
-    )
-    return StoreUnavailable(f"DynamoDB refused or did not answer: {code}")
+def _failure(error: ClientError | BotoCoreError) -> StoreUnavailable | ItemRefused:
+    if not isinstance(error, ClientError):
+        return StoreUnavailable(f"DynamoDB did not answer: {type(error).__name__}")
+    code = error.response["Error"]["Code"]
+    if code in _REFUSED_FOR_EVER:
+        return ItemRefused(f"DynamoDB does not take its index entry: {code}")
+    return StoreUnavailable(f"DynamoDB refused: {code}")
 
 
 def _fingerprint(item: Item) -> str:

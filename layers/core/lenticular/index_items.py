@@ -6,23 +6,28 @@ A study is one partition: an item for the study, one for each series, one for ea
     STUDY#{study}     STUDY                     patient and study attributes, counts, modalities
     STUDY#{study}     SERIES#{series}           series attributes, count
     STUDY#{study}     INSTANCE#{series}#{sop}   instance attributes, where the object is
+    STUDY#{study}     TALLY#{series}#{shard}    which instances the series has, twelve bytes each
+    STUDY#{study}     COPY#{series}#{sop}#{sha256}   a content of an instance that has several
+    MONTH             {YYYY-MM}                 that there may be studies of this month
     QUARANTINE        {object key}              why an object has no place above
 
 Events come more than once and in any order, so an item must not depend on how it came about.
 Every attribute of a study or series is a register: its value and the stamp of the copy it came
 from. The newest non-empty value wins (the first, under `keep-first`), which is commutative,
 associative and idempotent. The patient is one register: a name of one copy beside the birth date of
-another would be a person who does not exist. Counts are never incremented; they are taken from
-the items.
+another would be a person who does not exist. Counts are never incremented: a series has as many
+instances as its tallies have members, and a set takes the same member once, however often it comes.
 """
 
+import base64
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from .archive import InstanceKey
+from .archive import Form, InstanceKey
 from .attributes import Level, of_level
 from .dicom_json import JsonElement, values_of
 from .matching import fold_person_name
@@ -36,9 +41,18 @@ QUARANTINE_PARTITION: Final = "QUARANTINE"
 STUDY_SORT_KEY: Final = "STUDY"
 SERIES_PREFIX: Final = "SERIES#"
 INSTANCE_PREFIX: Final = "INSTANCE#"
+TALLY_PREFIX: Final = "TALLY#"
+COPY_PREFIX: Final = "COPY#"
+MONTH_PARTITION: Final = "MONTH"
+
+#: What transcoding adds to an instance's item, behind ingest.
+CONVERSION_ATTRIBUTES: Final = ("forms", "left_alone", "retired")
 
 #: What retrieving an instance takes to know of it.
-INSTANCE_LOCATION: Final = ("uid", "object_key", "size", "sop_class_uid", "transfer_syntax_uid")
+INSTANCE_LOCATION: Final = (
+    *("uid", "object_key", "size", "sop_class_uid", "transfer_syntax_uid"),
+    *CONVERSION_ATTRIBUTES,
+)
 
 #: A longer value is kept as an attribute but leads to nothing: DICOM's own limit is 64 (LO), and
 #: a DynamoDB key holds 1,024 bytes at most.
@@ -53,6 +67,9 @@ _MODALITY: Final = "00080060"
 _DATE_DIGITS: Final = 8
 _TIME_DIGITS: Final = 6
 _FIRST_DAY: Final = {4: "0101", 6: "01"}
+#: Of the SHA-256 of a SOP Instance UID, what stands for it in a tally: 72 bits tell any number of
+#: instances apart that a series can have. A multiple of three, so that base64 needs no padding.
+_MEMBER_BYTES: Final = 9
 UNKNOWN_MONTH: Final = "unknown"
 #: The attributes that say who the patient is.
 PATIENT_TAGS: Final = frozenset(f"{each.tag:08X}" for each in of_level(Level.PATIENT))
@@ -78,6 +95,52 @@ def instance_sort_key(series_instance_uid: str, sop_instance_uid: str) -> str:
     return f"{instances_sort_prefix(series_instance_uid)}{sop_instance_uid}"
 
 
+def tallies_sort_prefix(series_instance_uid: str) -> str:
+    """Return what the sort keys of all tallies of a series begin with."""
+    return f"{TALLY_PREFIX}{series_instance_uid}#"
+
+
+def copies_sort_prefix(series_instance_uid: str, sop_instance_uid: str) -> str:
+    """Return what the sort keys of the listed contents of an instance begin with."""
+    return f"{COPY_PREFIX}{series_instance_uid}#{sop_instance_uid}#"
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What became of the internal storage format of one content of an instance.
+
+    `retired`: the original object is gone, and its bytes are to be had from a form alone.
+    """
+
+    forms: tuple[Form, ...] = ()
+    left_alone: str | None = None
+    retired: bool = False
+
+    def attributes(self, sha256: str) -> Item:
+        """Write the attributes of the item that shows the content of this SHA-256."""
+        return {
+            "forms": frozenset(map(str, self.forms)),
+            **({"left_alone": f"{sha256} {self.left_alone}"} if self.left_alone else {}),
+            **({"retired": sha256} if self.retired else {}),
+        }
+
+
+def converted(item: Item) -> Converted:
+    """Read what became of the content that an instance's item shows.
+
+    What the item says of another content, shown before, is left out.
+    """
+    shown = InstanceKey.parse(str(item["object_key"]))
+    sha256 = shown.sha256 if shown else ""
+    forms = map(Form.parse, _texts(item, "forms"))
+    of, _, reason = str(item.get("left_alone", "")).partition(" ")
+    return Converted(
+        tuple(sorted(each for each in forms if f"/{sha256}/" in each.object_key)),
+        reason if of == sha256 else None,
+        retired=item.get("retired") == sha256,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Copy:
     """One stored content of an instance, as read from its object."""
@@ -89,6 +152,8 @@ class Copy:
     transfer_syntax_uid: str
     attributes: Mapping[Level, Elements]
     defect: str | None = None
+    calling_ae_title: str = ""
+    converted: "Converted" = field(default_factory=lambda: Converted())
 
     @property
     def stamp(self) -> str:
@@ -229,8 +294,8 @@ def study_registers(copy: Copy) -> Registers:
     return Registers.of({**patient, **copy.attributes[Level.STUDY]}, copy.stamp)
 
 
-def instance_item(shown: Copy, copies: Iterable[InstanceKey]) -> Item:
-    """Write the item of an instance: the copy that is shown and where all copies are."""
+def instance_item(shown: Copy) -> Item:
+    """Write the item of an instance, of the copy that is shown."""
     key = shown.key
     item: Item = {
         "pk": study_partition(key.study_instance_uid),
@@ -242,11 +307,61 @@ def instance_item(shown: Copy, copies: Iterable[InstanceKey]) -> Item:
         "object_key": str(key),
         "size": shown.size,
         "stamp": shown.stamp,
-        "copies": frozenset(map(str, copies)),
     }
     if shown.defect:
         item["defect"] = shown.defect
-    return item
+    return item | shown.converted.attributes(key.sha256)
+
+
+def copy_item(instance: Item) -> Item:
+    """Write the item that lists the content which an instance's item shows, or would show.
+
+    An instance of one content, as nearly all are, has none of these.
+    """
+    key = InstanceKey.parse(str(instance["object_key"]))
+    assert key is not None
+    prefix = copies_sort_prefix(key.series_instance_uid, key.sop_instance_uid)
+    return {
+        "pk": instance["pk"],
+        "sk": f"{prefix}{key.sha256}",
+        "object_key": instance["object_key"],
+        "stamp": instance["stamp"],
+    }
+
+
+def tally_items(
+    study_instance_uid: str, series_instance_uid: str, sop_instance_uids: Iterable[str]
+) -> list[Item]:
+    """Write the items that count the instances of a series.
+
+    A member is the hash of a SOP Instance UID, and its first digit says in which of 16 shards it
+    is. So a batch adds to a few short sets, and all of them are read in one page: 60 KB for 5,000
+    instances, where the instances themselves are 7 MB.
+    """
+    shards: dict[str, set[str]] = defaultdict(set)
+    for uid in sop_instance_uids:
+        digest = hashlib.sha256(uid.encode()).digest()
+        member = base64.urlsafe_b64encode(digest[:_MEMBER_BYTES]).decode("ascii")
+        shards[f"{digest[0] >> 4:x}"].add(member)
+    prefix = tallies_sort_prefix(series_instance_uid)
+    return [
+        {
+            "pk": study_partition(study_instance_uid),
+            "sk": f"{prefix}{shard}",
+            "members": frozenset(members),
+        }
+        for shard, members in sorted(shards.items())
+    ]
+
+
+def members_of(tally: Item) -> frozenset[str]:
+    """Read the members of a tally."""
+    return frozenset(_texts(tally, "members"))
+
+
+def month_item(month: str) -> Item:
+    """Write the item that says that there may be studies of a month."""
+    return {"pk": MONTH_PARTITION, "sk": month}
 
 
 def study_items(copies: Iterable[Copy], *, newest: bool) -> list[Item]:
@@ -262,8 +377,10 @@ def study_items(copies: Iterable[Copy], *, newest: bool) -> list[Item]:
     for (series_instance_uid, _), of_instance in by_instance.items():
         by_series[series_instance_uid].append(of_instance)
         choose = max if newest else min
-        shown = choose(of_instance, key=lambda copy: copy.stamp)
-        items.append(instance_item(shown, (copy.key for copy in of_instance)))
+        items.append(instance_item(choose(of_instance, key=lambda copy: copy.stamp)))
+        if len({copy.key for copy in of_instance}) > 1:
+            listed = [copy_item(instance_item(copy)) for copy in of_instance]
+            items += {str(each["sk"]): each for each in listed}.values()
     all_series = []
     of_study = Registers()
     for series_instance_uid, instances in by_series.items():
@@ -281,6 +398,11 @@ def study_items(copies: Iterable[Copy], *, newest: bool) -> list[Item]:
         )
         all_series.append(series)
         items.append(series.item())
+        items += tally_items(
+            series.study_instance_uid,
+            series_instance_uid,
+            (copy.key.sop_instance_uid for copy in every_copy),
+        )
     if all_series:
         items.append(study_of(all_series[0].study_instance_uid, of_study, all_series).item())
     return items

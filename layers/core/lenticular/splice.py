@@ -47,7 +47,14 @@ from .encapsulation import (
     needs_extended_offset_table,
 )
 from .errors import CannotUnderstand
-from .image_files import PIXEL_DATA, ImageFile, read_image_file, read_meta, transfer_syntax_of
+from .image_files import (
+    PIXEL_DATA,
+    HeaderTooLong,
+    ImageFile,
+    read_image_file,
+    read_meta,
+    transfer_syntax_of,
+)
 from .image_pixel import PLANAR_CONFIGURATION
 from .part10 import PRIVATE_INFORMATION, file_head
 from .reencoding import reencoded
@@ -56,6 +63,9 @@ from .transfer_syntaxes import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     TransferSyntax,
 )
+
+#: What precedes the pixels is in memory while a form is made, several times over.
+MOST_HEADER_BYTES: Final = 16 << 20
 
 _VERSION: Final = 1
 _SOP_CLASS_UID: Final = 0x00020002
@@ -82,6 +92,7 @@ class Reason(StrEnum):
     ONE_BIT = "one-bit-pixels"
     UNUSUAL_PIXELS = "unusual-pixels"
     SUBSAMPLED = "subsampled-native"
+    LONG_HEADER = "long-header"
     MALFORMED = "malformed"
     REFUSED = "codec-refuses"
     NOT_REVERSIBLE = "not-reversible"
@@ -147,7 +158,7 @@ def write_form(original: ByteRanges, target: TransferSyntax, out: IO[bytes]) -> 
         _write_deflated(original, out)
         return
     try:
-        found = read_image_file(original)
+        found = read_image_file(original, most_header_bytes=MOST_HEADER_BYTES)
         refuse(found)
         header = reencoded(found.header, found.transfer_syntax, EXPLICIT_VR_LITTLE_ENDIAN)
         tail = reencoded(found.tail, found.transfer_syntax, EXPLICIT_VR_LITTLE_ENDIAN)
@@ -156,6 +167,8 @@ def write_form(original: ByteRanges, target: TransferSyntax, out: IO[bytes]) -> 
             pass
     except LeftAlone:
         raise
+    except HeaderTooLong as error:
+        raise LeftAlone(Reason.LONG_HEADER) from error
     except CannotUnderstand as error:
         raise LeftAlone(_reason_of(original)) from error
     image = found.image

@@ -38,6 +38,8 @@ class StoreStatus(IntEnum):
     OUT_OF_RESOURCES = 0xA700
     INTERNAL_ERROR = 0xA702
     DATA_SET_DOES_NOT_MATCH_SOP_CLASS = 0xA900
+    #: It was stored all the same.
+    DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING = 0xB007
     CANNOT_UNDERSTAND = 0xC000
 
 

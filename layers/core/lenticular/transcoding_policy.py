@@ -1,0 +1,101 @@
+"""Which internal storage format an instance gets: rules an operator writes, the first that fits.
+
+    modality=MG,DX bits=16 -> htj2k; sop-class=1.2.840.10008.5.1.4.1.1.66.4 -> deflate; jpeg-lossless
+
+Conditions of a rule must all hold, and a condition holds when one of its values does. A rule
+without conditions fits everything; where none fits, instances stay as they came.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Self
+
+from .identifiers import is_uid
+
+#: Names of the formats an operator may ask for; the transfer syntax, None to keep what came.
+TARGETS: Final[Mapping[str, str | None]] = {
+    "none": None,
+    "jpeg-lossless": "1.2.840.10008.1.2.4.70",
+    "jpeg-ls": "1.2.840.10008.1.2.4.80",
+    "jpeg-2000": "1.2.840.10008.1.2.4.90",
+    "htj2k": "1.2.840.10008.1.2.4.201",
+    "htj2k-rpcl": "1.2.840.10008.1.2.4.202",
+    "rle": "1.2.840.10008.1.2.5",
+    "deflate": "1.2.840.10008.1.2.1.99",
+}
+_CONDITIONS: Final = ("modality", "sop-class", "syntax", "bits")
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What rules ask of an instance; `bits` is Bits Allocated, 0 where there are no pixels."""
+
+    modality: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    bits: int
+
+    def of(self, condition: str) -> str:
+        """Return the fact that a condition names."""
+        return {
+            "modality": self.modality,
+            "sop-class": self.sop_class_uid,
+            "syntax": self.transfer_syntax_uid,
+            "bits": str(self.bits),
+        }[condition]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Conditions, each with the values that fulfil it, and the transfer syntax they lead to."""
+
+    conditions: tuple[tuple[str, frozenset[str]], ...]
+    target: str | None
+
+    def fits(self, facts: Facts) -> bool:
+        """Tell whether every condition holds."""
+        return all(facts.of(name) in values for name, values in self.conditions)
+
+
+@dataclass(frozen=True, slots=True)
+class TranscodingPolicy:
+    """Rules, the first that fits."""
+
+    rules: tuple[Rule, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read the rules, or raise `ValueError` with what to write instead."""
+        return cls(tuple(_rule(part.strip()) for part in text.split(";") if part.strip()))
+
+    @property
+    def keeps_everything(self) -> bool:
+        """Tell whether no rule leads to another format."""
+        return all(rule.target is None for rule in self.rules)
+
+    def target(self, facts: Facts) -> str | None:
+        """Return the transfer syntax that an instance gets, None when it stays as it came."""
+        return next((rule.target for rule in self.rules if rule.fits(facts)), None)
+
+
+def _rule(text: str) -> Rule:
+    conditions, arrow, target = text.rpartition("->")
+    name = target.strip()
+    if name not in TARGETS:
+        raise ValueError(f"must lead to one of {', '.join(TARGETS)}, and {name!r} is none of them")
+    if arrow and not conditions.strip():
+        raise ValueError(f"must have a condition before the arrow in {text!r}")
+    return Rule(tuple(_condition(each) for each in conditions.split()), TARGETS[name])
+
+
+def _condition(text: str) -> tuple[str, frozenset[str]]:
+    name, equals, values = text.partition("=")
+    listed = frozenset(value for value in values.split(",") if value)
+    if name not in _CONDITIONS or not equals or not listed:
+        raise ValueError(
+            f"must have conditions {', '.join(f'{each}=...' for each in _CONDITIONS)}, and {text!r} "
+            "is none of them"
+        )
+    if name in ("sop-class", "syntax") and not all(map(is_uid, listed)):
+        raise ValueError(f"must have UIDs in {text!r}")
+    return name, listed

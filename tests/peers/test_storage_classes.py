@@ -1,0 +1,266 @@
+"""Every storage class is stored in every transfer syntax, unknown ones where a setting says so."""
+
+import hashlib
+import itertools
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, build_context, build_role, evt
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet as StudyRootGet  # type: ignore[attr-defined]
+
+from gateway.command_set import CommandField, CommandSet, encode
+from lenticular.part10 import data_set_offset, file_head
+from lenticular.sop_classes import STORAGE
+from lenticular.transfer_syntaxes import BY_UID
+from tests.cloud.deadline import eventually
+from tests.cloud.standin import offline_cloud
+from tests.peers import dcmtk
+from tests.peers.conftest import WORKSTATION, Clinic, free_port
+from tests.peers.dimse import associate_rq, p_data
+from tests.peers.gateway_process import Gateway, Stores, running_gateway
+from tests.peers.node_process import Node, running_node
+from tests.peers.pynetdicom_peer import association, store_bytes
+
+pytestmark = pytest.mark.peers
+
+SUCCESS = 0x0000
+CONTEXTS = 128
+STUDY, SERIES = "1.2.826.0.1.91.1", "1.2.826.0.1.91.1.1"
+PRIVATE_CLASS = "1.2.840.113619.4.30"
+CLASS_OF_THE_NEXT_EDITION = "1.2.840.10008.5.1.4.1.1.9999"
+OTHER_SERVICES = [
+    "1.2.840.10008.5.1.4.1.1.201.2",
+    "1.2.840.10008.5.1.1.9",
+    "1.2.840.10008.5.1.4.31.9",
+]
+
+
+@dataclass(frozen=True)
+class Small:
+    """An instance without pixels, of any class and in any syntax."""
+
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    sop_instance_uid: str
+
+    @property
+    def data_set(self) -> bytes:
+        """The data set, as pydicom writes it."""
+        syntax = BY_UID[self.transfer_syntax_uid]
+        file = DicomBytesIO()
+        file.is_little_endian = syntax.little_endian
+        file.is_implicit_VR = not syntax.explicit
+        data_set = Dataset()
+        data_set.SOPClassUID = self.sop_class_uid
+        data_set.SOPInstanceUID = self.sop_instance_uid
+        data_set.Modality = "SR"
+        data_set.PatientID = "P91"
+        data_set.StudyInstanceUID = STUDY
+        data_set.SeriesInstanceUID = SERIES
+        write_dataset(file, data_set)
+        encoded = bytes(file.getvalue())
+        if not syntax.deflated:
+            return encoded
+        deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        return deflater.compress(encoded) + deflater.flush()
+
+    @property
+    def key(self) -> str:
+        """The object that must keep it."""
+        head = file_head(self.sop_class_uid, self.sop_instance_uid, self.transfer_syntax_uid)
+        sha256 = hashlib.sha256(head + self.data_set).hexdigest()
+        return f"instances/{STUDY}/{SERIES}/{self.sop_instance_uid}/{sha256}.dcm"
+
+    @property
+    def command(self) -> bytes:
+        """The C-STORE-RQ."""
+        return encode(
+            CommandSet(
+                CommandField.C_STORE_RQ,
+                message_id=1,
+                affected_sop_class_uid=self.sop_class_uid,
+                affected_sop_instance_uid=self.sop_instance_uid,
+                priority=0,
+                command_data_set_type=0,
+            )
+        )
+
+
+def every_pair() -> list[Small]:
+    """Return an instance of each storage class in each transfer syntax."""
+    return [
+        Small(abstract, transfer, f"{SERIES}.{number}")
+        for number, (abstract, transfer) in enumerate(itertools.product(STORAGE, BY_UID), 1)
+    ]
+
+
+def store_each_over_its_context(gateway: Gateway, instances: Sequence[Small]) -> list[int | None]:
+    """Store over one association that has a context for each; return the statuses."""
+    contexts = [
+        (number * 2 + 1, each.sop_class_uid, [each.transfer_syntax_uid])
+        for number, each in enumerate(instances)
+    ]
+    statuses = []
+    with gateway.connect() as peer:
+        peer.send(associate_rq(contexts))
+        kind, _ = peer.read_pdu()
+        assert kind == 2
+        for (context_id, _, _), each in zip(contexts, instances, strict=True):
+            peer.send(
+                p_data((context_id, 3, each.command)) + p_data((context_id, 2, each.data_set))
+            )
+            statuses.append(peer.read_response().status)
+        peer.release()
+    return statuses
+
+
+@pytest.mark.slow
+def test_every_storage_class_is_stored_in_every_transfer_syntax(tmp_path: Path) -> None:
+    instances = every_pair()
+    batches = [instances[at : at + CONTEXTS] for at in range(0, len(instances), CONTEXTS)]
+    with (
+        offline_cloud() as cloud,
+        running_gateway(tmp_path / "gateway.log", Stores.in_cloud(cloud)) as gateway,
+    ):
+        with ThreadPoolExecutor(4) as senders:
+            answered = list(
+                senders.map(lambda batch: store_each_over_its_context(gateway, batch), batches)
+            )
+        kept = set(gateway.object_keys())
+        complaints = [line for line in gateway.lines() if line["level"] not in ("DEBUG", "INFO")]
+    refused = [
+        (each.sop_class_uid, each.transfer_syntax_uid, status)
+        for each, status in zip(instances, itertools.chain(*answered), strict=True)
+        if status != SUCCESS
+    ]
+    assert refused == []
+    assert kept == {each.key for each in instances}
+    assert complaints == []
+
+
+# Classes that this version does not know
+
+
+@dataclass(frozen=True)
+class Promiscuous:
+    """A node that takes unknown classes, and a workstation that does."""
+
+    node: Node
+    workstation_port: int
+
+
+@pytest.fixture(scope="module")
+def promiscuous(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Promiscuous]:
+    folder = tmp_path_factory.mktemp("promiscuous")
+    port = free_port()
+    nodes = folder / "nodes.yaml"
+    nodes.write_text(
+        "nodes:\n"
+        f"  - {{aet: {WORKSTATION}, address: 127.0.0.1, port: {port}}}\n"
+        "  - {aet: READER, address: 127.0.0.1, may: [find, move]}\n"
+    )
+    with running_node(
+        folder / "node.log",
+        "--nodes",
+        str(nodes),
+        settings={"LENTICULAR_UNKNOWN_CLASSES": "accept"},
+    ) as node:
+        yield Promiscuous(node, port)
+
+
+def contexts_accepted(node: Node, abstract_syntax: str, calling_aet: str = "ANY") -> int:
+    """Propose one class to a node with pynetdicom; return how many contexts it accepted."""
+    ae = AE(ae_title=calling_aet)
+    opened = ae.associate(
+        node.host, node.port, [build_context(abstract_syntax, ExplicitVRLittleEndian)], node.aet
+    )
+    accepted = len(opened.accepted_contexts)
+    opened.release() if opened.is_established else opened.abort()
+    return accepted
+
+
+@pytest.mark.parametrize("uid", [PRIVATE_CLASS, CLASS_OF_THE_NEXT_EDITION])
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+def test_an_unknown_class_is_stored_found_moved_and_got_where_the_setting_says_so(
+    promiscuous: Promiscuous, tmp_path: Path, uid: str, syntax: UID
+) -> None:
+    node = promiscuous.node
+    instance = Small(uid, syntax, f"{uid}.{len(syntax)}")
+    with association(node, [(uid, syntax)]) as opened:
+        assert store_bytes(opened, uid, instance.sop_instance_uid, instance.data_set) == SUCCESS
+    keys = [
+        "IMAGE", f"StudyInstanceUID={STUDY}", f"SeriesInstanceUID={SERIES}",
+        f"SOPInstanceUID={instance.sop_instance_uid}",
+    ]  # fmt: skip
+    eventually(
+        lambda: dcmtk.find(node, *keys, "SOPClassUID"),
+        until=lambda found: [each["0008,0016"] for each in found] == [uid],
+    )
+
+    with dcmtk.receiver(
+        tmp_path / "received", WORKSTATION, promiscuous.workstation_port, "--promiscuous"
+    ) as received:
+        dcmtk.move(node, WORKSTATION, *keys)
+        [moved] = received.iterdir()
+        whole = moved.read_bytes()
+    assert whole[data_set_offset(whole) :] == instance.data_set
+
+    assert got_by_c_get(node, uid, syntax, instance.sop_instance_uid) == [instance.data_set]
+
+
+def got_by_c_get(node: Node, uid: str, syntax: str, sop_instance_uid: str) -> list[bytes]:
+    """Get an instance with pynetdicom, as the SCP of its class; return data sets as they came."""
+    got: list[bytes] = []
+
+    def keep(event: evt.Event) -> int:
+        assert isinstance(event.request, C_STORE)
+        assert event.request.DataSet is not None
+        got.append(event.request.DataSet.getvalue())
+        return SUCCESS
+
+    ae = AE(ae_title="READER")
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 30
+    opened = ae.associate(
+        node.host,
+        node.port,
+        [build_context(StudyRootGet), build_context(uid, syntax)],
+        node.aet,
+        ext_neg=[build_role(uid, scp_role=True)],
+        evt_handlers=[(evt.EVT_C_STORE, keep)],
+    )
+    assert opened.is_established
+    identifier = Dataset()
+    identifier.QueryRetrieveLevel = "IMAGE"
+    identifier.StudyInstanceUID = STUDY
+    identifier.SeriesInstanceUID = SERIES
+    identifier.SOPInstanceUID = sop_instance_uid
+    *_, (final, _) = opened.send_c_get(identifier, StudyRootGet)
+    opened.release()
+    assert final.Status == SUCCESS, final
+    return got
+
+
+@pytest.mark.parametrize("uid", [PRIVATE_CLASS, CLASS_OF_THE_NEXT_EDITION])
+def test_an_unknown_class_is_refused_by_default(clinic: Clinic, uid: str) -> None:
+    assert contexts_accepted(clinic.node, uid) == 0
+
+
+@pytest.mark.parametrize("uid", OTHER_SERVICES)
+def test_a_class_of_another_service_is_not_taken_for_storage(
+    promiscuous: Promiscuous, uid: str
+) -> None:
+    assert contexts_accepted(promiscuous.node, uid) == 0
+
+
+def test_a_node_that_may_not_store_offers_no_unknown_class(promiscuous: Promiscuous) -> None:
+    assert contexts_accepted(promiscuous.node, PRIVATE_CLASS, "READER") == 0
+    assert contexts_accepted(promiscuous.node, PRIVATE_CLASS, WORKSTATION) == 1
