@@ -11,7 +11,8 @@ from types import FrameType
 from typing import Final
 
 from lenticular import sop_classes, transfer_syntaxes
-from lenticular.aws import dynamodb_client
+from lenticular.archive import Archive
+from lenticular.aws import dynamodb_client, s3_client
 from lenticular.errors import LenticularError, OperatorError
 from lenticular.index import Index
 from lenticular.nodes import NodeTable, read_nodes_file
@@ -29,6 +30,7 @@ from .metrics import Metrics
 from .move import MoveService
 from .negotiation import QueryOption
 from .ports import Ports
+from .procedure_steps import ProcedureSteps
 from .retrieval import Memory
 from .server import Server, Slots
 from .spool import Spool
@@ -62,6 +64,10 @@ _GET: Final = (
     sop_classes.STUDY_ROOT_GET,
     sop_classes.PATIENT_STUDY_ONLY_GET,
 )
+_PROCEDURE_STEP: Final = (
+    sop_classes.MODALITY_PERFORMED_PROCEDURE_STEP,
+    sop_classes.MODALITY_PERFORMED_PROCEDURE_STEP_RETRIEVE,
+)
 #: Names are matched without case and accents for everyone, which is not the fuzziness meant there.
 _QUERY_OPTIONS: Final = frozenset({QueryOption.RELATIONAL, QueryOption.COMBINED_DATE_TIME})
 _RETRIEVE_OPTIONS: Final = frozenset({QueryOption.RELATIONAL})
@@ -86,6 +92,9 @@ def offers() -> dict[str, Offer]:
             uid: Offer(_UNCOMPRESSED, permission="move", options=_RETRIEVE_OPTIONS)
             for uid in (*_MOVE, *_GET)
         },
+        # A request for thousands of instances is a long data set, so these may be deflated.
+        **{uid: Offer(spoken, permission="mpps") for uid in _PROCEDURE_STEP},
+        sop_classes.STORAGE_COMMITMENT_PUSH: Offer(spoken, permission="commit"),
     }
 
 
@@ -171,6 +180,7 @@ def build(
             dimse_seconds=settings.dimse_seconds,
         ),
         CommandField.C_GET_RQ: GetService(index, custody, memory),
+        **ProcedureSteps(custody, Archive(s3_client(), settings.bucket)).services(),
     }
     acceptance = AccessPolicy(
         ae_title=settings.ae_title,

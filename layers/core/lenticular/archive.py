@@ -7,20 +7,25 @@ Instance UID never meet, and nothing is ever overwritten:
     instances/{study}/{series}/{sop}/{sha256}.dcm      can be placed in the index
     quarantine/{sop | unidentified}/{sha256}.dcm       cannot, and is kept all the same
 
+A performed procedure step is a run of objects, one for each request that changed it, which are
+created and never replaced as well: the highest number is the state it is in.
+
+    procedures/{sop}/{number}.json                     a performed procedure step (PS3.4 F)
+
 Of an instance there may be forms, files with its pixels in another transfer syntax from which the
 original can be restored, or the reason why there is none:
 
     transcoded/{study}/{series}/{sop}/{sha256 of the original}/{transfer syntax}.dcm
     transcoded/{study}/{series}/{sop}/{sha256 of the original}/{reason}.left-alone      empty
 
-The gateway writes instances (`gateway.custody`), `forms` writes forms; here objects are named,
-listed and read.
+The gateway writes instances and procedures (`gateway.custody`), `forms` writes forms; here objects
+are named, listed and read.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 from urllib.parse import quote, unquote
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -33,9 +38,11 @@ if TYPE_CHECKING:
 
 INSTANCES: Final = "instances/"
 QUARANTINE: Final = "quarantine/"
+PROCEDURES: Final = "procedures/"
 TRANSCODED: Final = "transcoded/"
 _SUFFIX: Final = ".dcm"
 _LEFT_ALONE_SUFFIX: Final = ".left-alone"
+_JSON_SUFFIX: Final = ".json"
 _SHA256_HEX_CHARACTERS: Final = 64
 
 #: Names of the user metadata the gateway writes with every object.
@@ -83,6 +90,35 @@ class InstanceKey:
         if not (all(map(is_uid, uids)) and len(sha256) == _SHA256_HEX_CHARACTERS):
             return None
         return cls(uids[0], uids[1], uids[2], sha256)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcedureKey:
+    """The parts of an object key under `procedures/`; numbers begin with 1."""
+
+    sop_instance_uid: str
+    number: int
+
+    #: Most requests that may change one step. Keys in order of text are then in order of number.
+    MOST: ClassVar[int] = 99_999
+
+    def __str__(self) -> str:
+        """Write the object key."""
+        return f"{procedure_prefix(self.sop_instance_uid)}{self.number:05}{_JSON_SUFFIX}"
+
+    @classmethod
+    def parse(cls, key: str) -> "ProcedureKey | None":
+        """Read an object key; None when it is not one of a performed procedure step."""
+        uid, _, number = key.removeprefix(PROCEDURES).removesuffix(_JSON_SUFFIX).partition("/")
+        if not (is_uid(uid) and number.isdecimal() and number.isascii()):
+            return None
+        parsed = cls(uid, int(number))
+        return parsed if str(parsed) == key else None
+
+
+def procedure_prefix(sop_instance_uid: str) -> str:
+    """Return what the keys of all states of a performed procedure step begin with."""
+    return f"{PROCEDURES}{sop_instance_uid}/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +272,16 @@ class Archive:
             head=head,
             metadata=metadata,
         )
+
+    def read(self, key: str) -> bytes:
+        """Return a whole object; raises as `head` does."""
+        try:
+            answer = self._client.get_object(Bucket=self.bucket, Key=key)
+            return answer["Body"].read()
+        except ClientError as error:
+            raise _failure(error, key) from error
+        except BotoCoreError as error:
+            raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
 
     def range(self, key: str, start: int, length: int) -> bytes:
         """Return `length` bytes of an object from `start` on; as `head` otherwise."""

@@ -6,6 +6,7 @@ A study is one partition: an item for the study, one for each series, one for ea
     STUDY#{study}     STUDY                     patient and study attributes, counts, modalities
     STUDY#{study}     SERIES#{series}           series attributes, count
     STUDY#{study}     INSTANCE#{series}#{sop}   instance attributes, where the object is
+    STUDY#{study}     PROCEDURE#{step}          a performed procedure step, what of it has come
     STUDY#{study}     TALLY#{series}#{shard}    which instances the series has, twelve bytes each
     STUDY#{study}     COPY#{series}#{sop}#{sha256}   a content of an instance that has several
     MONTH             {YYYY-MM}                 that there may be studies of this month
@@ -41,6 +42,7 @@ QUARANTINE_PARTITION: Final = "QUARANTINE"
 STUDY_SORT_KEY: Final = "STUDY"
 SERIES_PREFIX: Final = "SERIES#"
 INSTANCE_PREFIX: Final = "INSTANCE#"
+PROCEDURE_PREFIX: Final = "PROCEDURE#"
 TALLY_PREFIX: Final = "TALLY#"
 COPY_PREFIX: Final = "COPY#"
 MONTH_PARTITION: Final = "MONTH"
@@ -93,6 +95,11 @@ def instances_sort_prefix(series_instance_uid: str) -> str:
 def instance_sort_key(series_instance_uid: str, sop_instance_uid: str) -> str:
     """Name the sort key of an instance within its study."""
     return f"{instances_sort_prefix(series_instance_uid)}{sop_instance_uid}"
+
+
+def procedure_sort_key(sop_instance_uid: str) -> str:
+    """Name the sort key of a performed procedure step within its study."""
+    return f"{PROCEDURE_PREFIX}{sop_instance_uid}"
 
 
 def tallies_sort_prefix(series_instance_uid: str) -> str:
@@ -153,7 +160,7 @@ class Copy:
     attributes: Mapping[Level, Elements]
     defect: str | None = None
     calling_ae_title: str = ""
-    converted: "Converted" = field(default_factory=lambda: Converted())
+    converted: Converted = field(default_factory=Converted)
 
     @property
     def stamp(self) -> str:
@@ -408,6 +415,81 @@ def study_items(copies: Iterable[Copy], *, newest: bool) -> list[Item]:
     return items
 
 
+@dataclass(frozen=True, slots=True)
+class Procedure:
+    """A performed procedure step as the index keeps it with one of its studies.
+
+    `number` is that of the step's state (`archive.ProcedureKey`). `received` is how many of the
+    `announced` instances are there, of whichever of its studies. `checks` is how often that was
+    looked at since the step is final, `next_check` when it will be again (UTC), and `overdue` says
+    that we have stopped waiting.
+    """
+
+    study_instance_uid: str
+    sop_instance_uid: str
+    number: int
+    state: str
+    since: str
+    calling_ae_title: str
+    station_ae_title: str
+    modality: str
+    started: str
+    ended: str
+    accession_numbers: tuple[str, ...]
+    announced: int
+    received: int
+    is_final: bool
+    checks: int = 0
+    next_check: str = ""
+    overdue: bool = False
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the step is over and all that it made is there."""
+        return self.is_final and self.received == self.announced
+
+    def item(self) -> Item:
+        """Write the step's item with the keys of the index that lists steps by month."""
+        texts = {name: getattr(self, name) for name in _PROCEDURE_TEXTS}
+        month, moment = month_and_moment(*self.started.partition("T")[::2])
+        return {name: text for name, text in texts.items() if text} | {
+            "pk": study_partition(self.study_instance_uid),
+            "sk": procedure_sort_key(self.sop_instance_uid),
+            "number": self.number,
+            "accession_numbers": frozenset(self.accession_numbers),
+            "announced": self.announced,
+            "received": self.received,
+            "is_final": int(self.is_final),
+            "checks": self.checks,
+            "overdue": int(self.overdue),
+            "procedure_month": month,
+            "procedure_moment": moment,
+        }
+
+    @classmethod
+    def from_item(cls, item: Item) -> "Procedure":
+        """Read the step's item."""
+        texts = {name: str(item.get(name, "")) for name in _PROCEDURE_TEXTS}
+        return cls(
+            study_instance_uid=str(item["pk"]).removeprefix("STUDY#"),
+            sop_instance_uid=str(item["sk"]).removeprefix(PROCEDURE_PREFIX),
+            number=int(str(item["number"])),
+            accession_numbers=tuple(sorted(_texts(item, "accession_numbers"))),
+            announced=int(str(item["announced"])),
+            received=int(str(item["received"])),
+            is_final=bool(item["is_final"]),
+            checks=int(str(item["checks"])),
+            overdue=bool(item["overdue"]),
+            **texts,
+        )
+
+
+_PROCEDURE_TEXTS: Final = (
+    "state", "since", "calling_ae_title", "station_ae_title", "modality", "started", "ended",
+    "next_check",
+)  # fmt: skip
+
+
 def quarantine_item(object_key: str, reason: str, received: str, calling_ae_title: str) -> Item:
     """Write the item that lists an object the index cannot place."""
     return {
@@ -463,17 +545,23 @@ def study_moment(elements: Elements) -> tuple[str, str]:
 
     The moment is `YYYYMMDD` + `THHMMSS`; a date that is absent or not one is in `unknown`.
     """
-    date = _digits(first_text(elements, _STUDY_DATE))
+    return month_and_moment(
+        first_text(elements, _STUDY_DATE) or "", first_text(elements, _STUDY_TIME) or ""
+    )
+
+
+def month_and_moment(date: str, time: str) -> tuple[str, str]:
+    """Return `YYYY-MM` and `YYYYMMDD` + `THHMMSS` of a date and a time as DICOM writes them."""
+    date = _digits(date)
     # A partial date counts from its first day, as it does in matching.
     date += _FIRST_DAY.get(len(date), "")
     if len(date) != _DATE_DIGITS:
         return UNKNOWN_MONTH, "00000000T000000"
-    time = _digits(first_text(elements, _STUDY_TIME))
-    return f"{date[:4]}-{date[4:6]}", f"{date}T{time[:_TIME_DIGITS]:0<6}"
+    return f"{date[:4]}-{date[4:6]}", f"{date}T{_digits(time)[:_TIME_DIGITS]:0<6}"
 
 
-def _digits(text: str | None) -> str:
-    return "".join(character for character in text or "" if character in "0123456789")
+def _digits(text: str) -> str:
+    return "".join(character for character in text if character in "0123456789")
 
 
 def name_index_key(folded: str) -> str:

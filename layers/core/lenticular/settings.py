@@ -171,6 +171,21 @@ class FunctionSettings(_Shared):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProcedureSettings(_Shared):
+    """What the function of performed procedure steps reads; template.yaml sets them."""
+
+    queue: str = _setting(
+        "LENTICULAR_PROCEDURES_QUEUE", _text, "URL of the queue of performed procedure steps"
+    )
+    patience_seconds: int = _setting(
+        "LENTICULAR_PROCEDURE_PATIENCE_SECONDS",
+        _whole(0, 604_800),
+        "time after the end of a procedure step for which what it announced is waited for",
+        14_400,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class IndexSettings(FunctionSettings):
     """What the index function reads beside that."""
 
@@ -179,6 +194,15 @@ class IndexSettings(FunctionSettings):
     )
     transcode_queue: str = _setting(
         "LENTICULAR_TRANSCODE_QUEUE", _text, "URL of the queue of what is to be transcoded"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackSettings(_FromEnvironment):
+    """Where the commands that work on queues find them."""
+
+    stack: str = _setting(
+        "LENTICULAR_STACK", _text, "name that the CloudFormation stack was given", "lenticular"
     )
 
 
