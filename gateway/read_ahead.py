@@ -7,17 +7,19 @@ S3's latency is paid once and not for each instance, and a file of any length ta
 than the budget. One thread sends and asks for more; others only wait for S3 and for the index.
 """
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import Queue
 from types import TracebackType
 from typing import Final, Self
 
-from lenticular.errors import StoreUnavailable
-from lenticular.index_items import Item
+from lenticular.errors import InstanceMissing, StoreUnavailable
+from lenticular.index_items import Item, converted
+from lenticular.originals import read_original
 from lenticular.part10 import data_set_offset
 
 from .custody import Custody
@@ -40,6 +42,7 @@ class Stored:
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
+    item: Item = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_item(cls, item: Item) -> Self:
@@ -50,7 +53,30 @@ class Stored:
             str(item["sop_class_uid"]),
             str(item["uid"]),
             str(item["transfer_syntax_uid"]),
+            item,
         )
+
+    @property
+    def is_retired(self) -> bool:
+        """Whether the file has to be restored from a form, which takes all of it at once."""
+        return "retired" in self.item and converted(self.item).retired
+
+    def read(self, custody: Custody, start: int, length: int) -> memoryview:
+        """Read a part of the file as it was received, wherever its bytes are.
+
+        Raises:
+            InstanceMissing: the bucket holds neither the file nor a form that restores to it.
+            StoreUnavailable: S3 did not give these bytes.
+        """
+        if not self.item.get("forms"):
+            return custody.get(self.object_key, start, length)
+        if not self.is_retired:
+            with contextlib.suppress(InstanceMissing):
+                return custody.get(self.object_key, start, length)
+        sizes = {form.object_key: form.size for form in converted(self.item).forms}
+        sizes[self.object_key] = self.size
+        whole = read_original(lambda key: custody.get(key, 0, sizes[key]), self.item)
+        return whole[start : start + length]
 
 
 class OutgoingFile:
@@ -179,8 +205,8 @@ class ReadAhead:
             if self._bytes_ahead and self._bytes_ahead + length > self._budget_bytes:
                 return
             self._not_asked_for.popleft()
-            key = file.stored.object_key
-            file.parts.append((self._pool.submit(self._custody.get, key, start, length), length))
+            part = self._pool.submit(file.stored.read, self._custody, start, length)
+            file.parts.append((part, length))
             self._parts_ahead += 1
             self._bytes_ahead += length
 
@@ -196,9 +222,10 @@ class ReadAhead:
         file = OutgoingFile(stored, self)
         self._files.append(file)
         if self._is_wanted(stored):
+            part_bytes = stored.size if stored.is_retired else self._part_bytes
             self._not_asked_for.extend(
-                (file, start, min(self._part_bytes, stored.size - start))
-                for start in range(0, stored.size, self._part_bytes)
+                (file, start, min(part_bytes, stored.size - start))
+                for start in range(0, stored.size, part_bytes)
             )
         return True
 
