@@ -157,7 +157,7 @@ class Copy:
     attributes: Mapping[Level, Elements]
     defect: str | None = None
     calling_ae_title: str = ""
-    converted: "Converted" = field(default_factory=lambda: Converted())
+    converted: Converted = field(default_factory=Converted)
 
     @property
     def stamp(self) -> str:
