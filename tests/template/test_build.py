@@ -60,9 +60,11 @@ def test_a_handler_loads_from_its_folder_and_layers_alone(build: Path, function:
 
 
 @pytest.mark.slow
-def test_machine_code_is_for_the_processor_that_was_asked_for(
+def test_machine_code_is_in_the_codecs_alone_and_for_the_processor_that_was_asked_for(
     build: Path, request: pytest.FixtureRequest
 ) -> None:
+    assert list((build / "DepsLayer").glob("python/*.dist-info/WHEEL"))
+    assert not list((build / "DepsLayer").rglob("*.so"))
     asked_for = MACHINES[request.node.callspec.params["build"]]
     libraries = [path for path in build.rglob("*.so*") if path.is_file()]
     assert libraries

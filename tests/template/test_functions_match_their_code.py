@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,7 +14,9 @@ from lenticular.settings import IndexSettings, ProcedureSettings, TranscodeSetti
 from tests.template.sam import ROOT, Template, reference
 
 #: Each function, the settings it reads and the layers it has.
-FUNCTIONS: dict[str, tuple[Any, set[str]]] = {
+FUNCTIONS: dict[
+    str, tuple[type[IndexSettings | ProcedureSettings | TranscodeSettings], set[str]]
+] = {
     "IndexFunction": (IndexSettings, {"core", "deps"}),
     "MppsFunction": (ProcedureSettings, {"core", "deps"}),
     "TranscodeFunction": (TranscodeSettings, {"core", "deps", "codecs"}),
@@ -86,8 +87,8 @@ def test_parameters_offer_the_choices_that_the_settings_take(written: Template) 
     required = {
         "LENTICULAR_BUCKET": "bucket",
         "LENTICULAR_TABLE": "table",
-        "LENTICULAR_TRANSCODE_QUEUE": "queue",
         "LENTICULAR_PROCEDURES_QUEUE": "queue",
+        "LENTICULAR_TRANSCODE_QUEUE": "queue",
     }
     for parameter, variable in {
         "Duplicates": "LENTICULAR_DUPLICATES",

@@ -400,8 +400,8 @@ class Index:
         items = self._pages(
             "query",
             ConsistentRead=True,
-            **_key_condition(study_partition(study_instance_uid), INSTANCE_PREFIX),
             ProjectionExpression="sk",
+            **_key_condition(study_partition(study_instance_uid), INSTANCE_PREFIX),
         )
         return (str(item["sk"]).rpartition("#")[2] for item in items)
 
