@@ -129,6 +129,8 @@ def _copy(stored: StoredObject, *, whole: bool) -> Copy | Unplaceable:
         attributes,
         defect,
         stored.calling_ae_title,
+        # Of a form the ETag says nothing of the original.
+        None if form_key else stored.etag,
     )
 
 

@@ -375,6 +375,13 @@ class Index:
             consistent=False,
         )
 
+    def series_of(self, sop_instance_uid: str) -> list[tuple[str, str]]:
+        """Return study and series of every instance with this UID, eventually consistent."""
+        found = map(
+            index_items.series_of_instance, self.by_key("by-uid", ("uid", sop_instance_uid))
+        )
+        return [place for place in found if place is not None]
+
     def procedure(self, study_instance_uid: str, sop_instance_uid: str) -> Item | None:
         """Return a performed procedure step's item of a study, None when there is none."""
         pk, sk = study_partition(study_instance_uid), procedure_sort_key(sop_instance_uid)

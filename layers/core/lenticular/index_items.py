@@ -94,6 +94,17 @@ def instance_sort_key(series_instance_uid: str, sop_instance_uid: str) -> str:
     return f"{instances_sort_prefix(series_instance_uid)}{sop_instance_uid}"
 
 
+def series_of_instance(item: Item) -> tuple[str, str] | None:
+    """Return study and series of an instance item's keys; None for items of another kind."""
+    sort_key = str(item["sk"])
+    if not sort_key.startswith(INSTANCE_PREFIX):
+        return None
+    return (
+        str(item["pk"]).removeprefix(study_partition("")),
+        sort_key.removeprefix(INSTANCE_PREFIX).partition("#")[0],
+    )
+
+
 def procedure_sort_key(sop_instance_uid: str) -> str:
     """Name the sort key of a performed procedure step within its study."""
     return f"{PROCEDURE_PREFIX}{sop_instance_uid}"
@@ -157,6 +168,7 @@ class Copy:
     attributes: Mapping[Level, Elements]
     defect: str | None = None
     calling_ae_title: str = ""
+    etag: str | None = None
     converted: Converted = field(default_factory=Converted)
 
     @property
@@ -314,6 +326,9 @@ def instance_item(shown: Copy) -> Item:
     }
     if shown.defect:
         item["defect"] = shown.defect
+    if shown.etag:
+        # By it a commitment knows the object again without reading it.
+        item["etag"] = shown.etag
     return item | shown.converted.attributes(key.sha256)
 
 
