@@ -31,7 +31,7 @@ run: python ## Start the node offline; options in ARGS="--port 11119 --aet CLINI
 	$(VENV)/python -m infra.local $(ARGS); exit $$?
 
 .PHONY: test
-test: python dcmtk gdcm orthanc dcmjs ## Run the tests that take seconds; pytest's options in ARGS
+test: python dcmtk gdcm orthanc dcmjs dynamodb ## Run the tests that take seconds; pytest's options in ARGS
 	$(VENV)/python -m pytest -m "not slow and not image" $(ARGS)
 
 .PHONY: test-all
@@ -63,7 +63,7 @@ fmt: python ## Format the code and mend what ruff can
 	$(VENV)/ruff format
 
 .PHONY: bench
-bench: python dcmtk gdcm orthanc ## Measure speed beside other servers; options in ARGS
+bench: python dcmtk gdcm orthanc dynamodb ## Measure speed beside other servers; options in ARGS
 	$(VENV)/python -m tests.bench $(ARGS)
 
 .PHONY: build
@@ -83,6 +83,8 @@ push-image: image ## Push the image to the account's registry and print its name
 
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
     --no-header --no-annotate --no-emit-index-url --no-emit-find-links
+# What a layer needs and the Lambda runtime has.
+OF_THE_RUNTIME := botocore python-dateutil six urllib3
 .PHONY: lock
 # The main index alone: another one may hold only some files of a release, and the lock only their hashes.
 lock: export UV_INDEX :=
@@ -93,8 +95,8 @@ lock: python ## Write the locks anew from pyproject.toml; ARGS="--upgrade" for n
 	$(LOCK) $(ARGS) --group uv -c requirements/dev.lock -o requirements/installer.lock
 	$(LOCK) $(ARGS) --group sam -o requirements/sam.lock
 	$(LOCK) $(ARGS) --group peers -o requirements/peers.lock
-	$(LOCK) $(ARGS) --group layer -c requirements/dev.lock -o layers/deps/requirements.txt
-	$(LOCK) --python-version 3.13 $(ARGS) --group codecs -c requirements/dev.lock -o layers/codecs/requirements.txt
+	$(LOCK) $(ARGS) --group layer -c requirements/dev.lock $(OF_THE_RUNTIME:%=--no-emit-package %) -o layers/deps/requirements.txt
+	$(subst 3.11,3.13,$(LOCK)) $(ARGS) --group codecs -c requirements/dev.lock -o layers/codecs/requirements.txt
 
 .PHONY: clean
 clean: ## Remove everything that a target made, environments included
@@ -102,7 +104,7 @@ clean: ## Remove everything that a target made, environments included
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What targets need.
-PARTS := python sam dcmtk gdcm orthanc dcmjs containers
+PARTS := python sam dcmtk gdcm orthanc dcmjs dynamodb containers
 .PHONY: $(PARTS)
 $(PARTS):
 	@infra/setup.sh $@

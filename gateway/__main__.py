@@ -11,15 +11,18 @@ from types import FrameType
 from typing import Final
 
 from lenticular import sop_classes, transfer_syntaxes
-from lenticular.aws import dynamodb_client
+from lenticular.archive import Archive
+from lenticular.aws import dynamodb_client, s3_client
 from lenticular.errors import LenticularError, OperatorError
 from lenticular.index import Index
 from lenticular.nodes import NodeTable, read_nodes_file
 from lenticular.settings import GatewaySettings
+from lenticular.transactions import Transactions
 
 from .acceptance import AccessPolicy, Offer
 from .association import Limits, Service
 from .command_set import CommandField
+from .commitment import CommitmentScp
 from .custody import Custody
 from .find import FindService
 from .get import GetService
@@ -28,7 +31,9 @@ from .logs import configure_logging
 from .metrics import Metrics
 from .move import MoveService
 from .negotiation import QueryOption
+from .normalized import NormalizedService, Operation
 from .ports import Ports
+from .procedure_steps import ProcedureSteps
 from .retrieval import Memory
 from .server import Server, Slots
 from .spool import Spool
@@ -62,6 +67,10 @@ _GET: Final = (
     sop_classes.STUDY_ROOT_GET,
     sop_classes.PATIENT_STUDY_ONLY_GET,
 )
+_PROCEDURE_STEP: Final = (
+    sop_classes.MODALITY_PERFORMED_PROCEDURE_STEP,
+    sop_classes.MODALITY_PERFORMED_PROCEDURE_STEP_RETRIEVE,
+)
 #: Names are matched without case and accents for everyone, which is not the fuzziness meant there.
 _QUERY_OPTIONS: Final = frozenset({QueryOption.RELATIONAL, QueryOption.COMBINED_DATE_TIME})
 _RETRIEVE_OPTIONS: Final = frozenset({QueryOption.RELATIONAL})
@@ -86,6 +95,9 @@ def offers() -> dict[str, Offer]:
             uid: Offer(_UNCOMPRESSED, permission="move", options=_RETRIEVE_OPTIONS)
             for uid in (*_MOVE, *_GET)
         },
+        # A request for thousands of instances is a long data set, so these may be deflated.
+        **{uid: Offer(spoken, permission="mpps") for uid in _PROCEDURE_STEP},
+        sop_classes.STORAGE_COMMITMENT_PUSH: Offer(spoken, permission="commit"),
     }
 
 
@@ -145,6 +157,8 @@ def build(
         scratch_dir=settings.scratch_dir,
     )
     index = Index(dynamodb, settings.table)
+    archive = Archive(s3_client(), settings.bucket)
+    commitment = CommitmentScp(Transactions(archive, dynamodb, settings.table), nodes.find)
     memory = Memory(settings.read_ahead_bytes, settings.scratch_dir)
     services: dict[int, Service] = {
         CommandField.C_ECHO_RQ: VerificationService(),
@@ -171,6 +185,10 @@ def build(
             dimse_seconds=settings.dimse_seconds,
         ),
         CommandField.C_GET_RQ: GetService(index, custody, memory),
+        CommandField.N_ACTION_RQ: NormalizedService(
+            {sop_classes.STORAGE_COMMITMENT_PUSH: Operation("commit", commitment.perform)}
+        ),
+        **ProcedureSteps(custody, archive).services(),
     }
     acceptance = AccessPolicy(
         ae_title=settings.ae_title,
@@ -229,14 +247,9 @@ def build_supervisor(settings: GatewaySettings, ports: Ports) -> Supervisor:
 
 
 def build_health(
-    settings: GatewaySettings,
-    server: Server | Supervisor,
-    shortage: Callable[[], str | None] | None = None,
+    settings: GatewaySettings, server: Server | Supervisor, spool: Spool | None = None
 ) -> Health | None:
-    """Listen for health checks of `server`, if that is wanted, or raise `OperatorError`.
-
-    `shortage` says why the spool takes nothing now, if there is one.
-    """
+    """Listen for health checks of `server`, if that is wanted, or raise `OperatorError`."""
     if settings.health_port is None:
         return None
     try:
@@ -245,8 +258,12 @@ def build_health(
             settings.health_port,
             is_draining=lambda: server.is_draining,
             beat=server.beat,
-            look=StoreLook(settings.bucket, settings.table, shortage=shortage),
-            trouble=lambda: server.trouble,
+            look=StoreLook(
+                settings.bucket,
+                settings.table,
+                with_bucket=settings.custody == "s3",
+            ),
+            trouble=lambda: server.trouble or (spool.shortage() if spool is not None else None),
         )
     except OSError as error:
         raise OperatorError(
@@ -278,16 +295,12 @@ def main() -> int:
         ports = open_ports(settings)
         server: Server | Supervisor
         spool: Spool | None = None
-        shortage: Callable[[], str | None] | None = None
         if settings.workers == 1:
             spool = build_spool(settings)
             server = build(settings, ports, metrics, spool=spool)
-            shortage = None if spool is None else spool.shortage
         else:
-            # Each worker has a spool of its own.
             server = build_supervisor(settings, ports)
-            shortage = server.shortage if settings.custody == "spool" else None
-        health = build_health(settings, server, shortage)
+        health = build_health(settings, server, spool)
     except LenticularError as error:
         print(error, file=sys.stderr)  # noqa: T201 - for the person who started it
         return USAGE_ERROR if isinstance(error, OperatorError) else FAILED

@@ -58,7 +58,7 @@ class QueryEnded:
         """Return the fields of its log line."""
         return {
             "model": self.model,
-            "level": self.level,
+            "query_level": self.level,
             "plan": self.plan,
             "status": f"{self.status:04X}",
             "matches": self.matches,

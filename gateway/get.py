@@ -46,7 +46,7 @@ class GetService:
         retrieval.pending(progress)
         contexts = _storage_contexts(association)
         with retrieval.read_ahead(
-            found.instances, is_wanted=lambda stored: context_for(stored, contexts) is not None
+            found.pages, is_wanted=lambda stored: context_for(stored, contexts) is not None
         ) as files:
             cancelled = _send_all(retrieval, files, contexts, progress)
         retrieval.final(

@@ -414,6 +414,8 @@ def _acquire(root: Path, name: str, create: int) -> int | None:
         # NFS gives an exclusive lock only on what may be written.
         lock = os.open(path, os.O_RDWR | create, 0o600)
     except FileNotFoundError:
+        if create:
+            raise
         return None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -84,7 +84,7 @@ class MoveService:
         # requestor that we are at it.
         retrieval.pending(progress)
         delivery = _Delivery(retrieval, node, found, progress, self._associate)
-        cancelled = delivery.run(found.instances)
+        cancelled = delivery.run(found.pages)
         retrieval.final(
             progress, cancelled=cancelled, destination=node.aet, failure=delivery.failure
         )
@@ -128,15 +128,15 @@ class _Delivery:
         self._proposed: frozenset[tuple[str, str]] = frozenset()
         self._fruitless = 0
 
-    def run(self, instances: Iterator[Stored]) -> bool:
+    def run(self, pages: Iterator[list[Stored]]) -> bool:
         """Send everything, what failed once more; return whether the requestor cancelled."""
         failed: list[Stored] = []
-        with self._retrieval.read_ahead(instances) as files:
+        with self._retrieval.read_ahead(pages) as files:
             cancelled = self._send_all(files, lambda stored, _: failed.append(stored))
         self.failure = files.failure
         if cancelled or not failed:
             return cancelled
-        with self._retrieval.read_ahead(failed) as files:
+        with self._retrieval.read_ahead([failed]) as files:
             return self._send_all(files, self._progress.count)
 
     def _send_all(self, files: ReadAhead, on_failure: Callable[[Stored, int | None], None]) -> bool:

@@ -7,11 +7,12 @@ S3's latency is paid once and not for each instance, and a file of any length ta
 than the budget. One thread sends and asks for more; others only wait for S3 and for the index.
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from queue import Queue
 from types import TracebackType
 from typing import Final, Self
 
@@ -26,9 +27,8 @@ _FETCHES_AT_A_TIME: Final = 32
 #: Parts that wait to be sent, so that of small instances not thousands are held.
 _PARTS_AHEAD: Final = 64
 _PARTS_OF_BUDGET: Final = 8
-#: Instances that the index is read ahead by: few at first, so that sending begins at once.
-_FIRST_BATCH: Final = 32
-_LARGEST_BATCH: Final = 512
+#: Pages of the index, of several hundred instances each.
+_PAGES_AHEAD: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class ReadAhead:
     def __init__(
         self,
         custody: Custody,
-        instances: Iterable[Stored],
+        pages: Iterable[list[Stored]],
         *,
         budget_bytes: int,
         is_wanted: Callable[[Stored], bool] = lambda _: True,
@@ -117,10 +117,12 @@ class ReadAhead:
         self._part_bytes = budget_bytes // _PARTS_OF_BUDGET
         self._is_wanted = is_wanted
         self._pool = ThreadPoolExecutor(_FETCHES_AT_A_TIME, "read-ahead")
-        self._instances = iter(instances)
-        self._batch: deque[Stored] = deque()
-        self._batch_size = _FIRST_BATCH
-        self._following: Future[list[Stored]] | None = self._read_index(_FIRST_BATCH)
+        self._page: deque[Stored] = deque()
+        #: What the index has given, and at the end nothing or why there is no more.
+        self._pages: Queue[list[Stored] | Exception] = Queue(_PAGES_AHEAD)
+        self._all_pages_are_here = False
+        self._stopped = threading.Event()
+        self._pool.submit(self._read_index, pages)
         self._files: deque[OutgoingFile] = deque()
         self._not_asked_for: deque[tuple[OutgoingFile, int, int]] = deque()
         self._parts_ahead = 0
@@ -135,6 +137,9 @@ class ReadAhead:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._stopped.set()
+        while not self._pages.empty():
+            self._pages.get_nowait()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def head(self) -> OutgoingFile | None:
@@ -199,19 +204,27 @@ class ReadAhead:
 
     def _next_instance(self) -> Stored | None:
         """Take the next instance of the index; None at the end or, while others wait, not yet."""
-        if not self._batch and self._following is not None:
-            if self._files and not self._following.done():
+        while not self._page:
+            if self._all_pages_are_here or (self._files and self._pages.empty()):
                 return None
-            try:
-                batch = self._following.result()
-            except StoreUnavailable as error:
-                self.failure = error
-                batch = []
-            self._batch.extend(batch)
-            self._batch_size = min(2 * self._batch_size, _LARGEST_BATCH)
-            self._following = self._read_index(self._batch_size) if batch else None
-        return self._batch.popleft() if self._batch else None
+            page = self._pages.get()
+            if isinstance(page, StoreUnavailable):
+                self.failure = page
+                page = []
+            if isinstance(page, Exception):
+                raise page
+            self._all_pages_are_here = not page
+            self._page.extend(page)
+        return self._page.popleft()
 
-    def _read_index(self, count: int) -> "Future[list[Stored]]":
-        """Read on in the index while files are being sent."""
-        return self._pool.submit(lambda: list(islice(self._instances, count)))
+    def _read_index(self, pages: Iterable[list[Stored]]) -> None:
+        """Read on in the index while files are being sent; in a thread of its own."""
+        try:
+            for page in pages:
+                if page:
+                    self._pages.put(page)
+                if self._stopped.is_set():
+                    return
+            self._pages.put([])
+        except Exception as error:  # noqa: BLE001 - it is raised where the page is taken
+            self._pages.put(error)

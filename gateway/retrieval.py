@@ -115,11 +115,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a retrieval names: how many and of which SOP classes, and each, as the index is read."""
+    """What a retrieval names: how many, of which SOP classes, and which, page by page of the index.
+
+    Reading the pages may raise `StoreUnavailable`.
+    """
 
     count: int
     sop_class_uids: frozenset[str]
-    instances: Iterator[Stored]
+    pages: Iterator[list[Stored]]
 
 
 class Retrieval:
@@ -162,17 +165,16 @@ class Retrieval:
             self.log.warning("retrieval not counted", extra={"reason": str(error)})
             self.refuse(MoveStatus.CANNOT_COUNT_MATCHES, "the index is unavailable")
             return None
-        return Found(
-            selection.count, selection.sop_class_uids, map(Stored.from_item, selection.instances)
-        )
+        pages = (list(map(Stored.from_item, page)) for page in selection.pages)
+        return Found(selection.count, selection.sop_class_uids, pages)
 
     def read_ahead(
-        self, instances: Iterable[Stored], is_wanted: Callable[[Stored], bool] = lambda _: True
+        self, pages: Iterable[list[Stored]], is_wanted: Callable[[Stored], bool] = lambda _: True
     ) -> ReadAhead:
         """Read files of instances ahead of their turn, but for those that will not be sent."""
         return ReadAhead(
             self._custody,
-            instances,
+            pages,
             budget_bytes=self._memory.read_ahead_bytes,
             is_wanted=is_wanted,
         )

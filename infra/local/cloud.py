@@ -337,6 +337,7 @@ _SKIPPED: Final = {
     "AWS::IAM::ManagedPolicy": "moto allows everything",
     "AWS::IAM::Policy": "moto allows everything",
     "AWS::IAM::Role": "moto allows everything",
+    "AWS::IAM::RolePolicy": "moto allows everything",
     "AWS::Lambda::EventSourceMapping": "functions run in processes of their own",
     "AWS::Lambda::Function": "functions run in processes of their own",
     "AWS::Lambda::LayerVersion": "functions run in processes of their own",

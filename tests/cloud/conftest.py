@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cloud.dynamodb_local import DynamoDBLocal, running_dynamodb_local
 from tests.cloud.standin import DATA, OfflineCloud, RecorderStack, offline_cloud
 
 
@@ -12,6 +13,13 @@ from tests.cloud.standin import DATA, OfflineCloud, RecorderStack, offline_cloud
 def cloud() -> Iterator[OfflineCloud]:
     """Run one moto for all tests; every stack in it has names of its own."""
     with offline_cloud() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def dynamodb_local() -> Iterator[DynamoDBLocal]:
+    """Run one DynamoDB Local for all tests; each has tables of its own in it."""
+    with running_dynamodb_local() as running:
         yield running
 
 

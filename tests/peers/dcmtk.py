@@ -84,11 +84,18 @@ def _elements(dump: str) -> dict[str, str]:
     return elements
 
 
-def move(node: Node, destination: str, level: str, *keys: str, model: str = "-S") -> str:
+def move(
+    node: Node,
+    destination: str,
+    level: str,
+    *keys: str,
+    model: str = "-S",
+    options: tuple[str, ...] = (),
+) -> str:
     """Ask the node to send what the keys name, and return what movescu printed."""
     arguments = [part for key in keys for part in ("-k", key)]
     return run(
-        "movescu", "-d", model, "-aec", node.aet, "-aem", destination,
+        "movescu", "-d", model, *options, "-aec", node.aet, "-aem", destination,
         "-k", f"QueryRetrieveLevel={level}", *arguments, node.host, str(node.port), check=False,
     )  # fmt: skip
 
@@ -104,28 +111,34 @@ def get(node: Node, folder: Path, level: str, *keys: str, model: str = "-S") -> 
 
 
 @contextmanager
-def receiver(folder: Path, aet: str, port: int, *options: str) -> Iterator[Path]:
-    """Run storescp on a port; it accepts every transfer syntax and writes bit for bit."""
+def receiver(
+    folder: Path, aet: str, port: int, *options: str, accept: str = "+xa"
+) -> Iterator[Path]:
+    """Run storescp on a port; it accepts every transfer syntax and writes bit for bit.
+
+    Another `accept` makes it take less.
+    """
     path = shutil.which("storescp")
     assert path, "storescp is not installed: apt-get install dcmtk"
     folder.mkdir(exist_ok=True)
     log = folder.parent / f"{folder.name}.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [path, "-v", "+xa", "+B", "-aet", aet, "-od", str(folder), *options, str(port)],
+            [path, "-v", accept, "+B", "-aet", aet, "-od", str(folder), *options, str(port)],
             env=ENVIRONMENT,
             stdout=output,
             stderr=subprocess.STDOUT,
         )
     try:
-        eventually(lambda: _listens(port))
+        eventually(lambda: listens(port))
         yield folder
     finally:
         process.terminate()
         process.wait(10)
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Tell whether anybody takes connections on a port of this machine."""
     try:
         socket.create_connection(("127.0.0.1", port)).close()
     except ConnectionRefusedError:

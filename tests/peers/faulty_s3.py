@@ -113,7 +113,10 @@ class FaultyS3:
         self._thread.start()
 
     def fail(self, fault: Fault, *, where: str = "", times: int | None = None) -> None:
-        """Fail requests, all or the next so many, with `where` in `METHOD /bucket/key?query`."""
+        """Fail requests, all or the next so many, with `where` in `METHOD /bucket/key?query`.
+
+        A request to DynamoDB, in front of which this may stand too, is `POST / BODY`.
+        """
         with self._changed:
             self._rules.append(_Rule(fault, where, times))
 
@@ -175,9 +178,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return cast("_Server", self.server).s3
 
     def do_any(self) -> None:
-        fault = self._s3.fault_for(f"{self.command} {self.path}")
         length = int(self.headers.get("Content-Length") or 0)
-        body = self.rfile.read(length // 2 if fault is Fault.RESET_WITHIN_BODY else length)
+        if "X-Amz-Target" in self.headers:
+            body = self.rfile.read(length)
+            fault = self._s3.fault_for(f"{self.command} {self.path} {body.decode()}")
+        else:
+            fault = self._s3.fault_for(f"{self.command} {self.path}")
+            body = self.rfile.read(length // 2 if fault is Fault.RESET_WITHIN_BODY else length)
         match fault:
             case None:
                 self._forward(body)

@@ -72,8 +72,11 @@ def running_node(
 ) -> Iterator[Node]:
     """Start a node on free ports, wait for its ready line, stop it with SIGINT at the end.
 
+    Unless a test asks for it, nothing is transcoded: most compare what came with what is kept.
     `settings` are environment variables.
     """
+    if not any(each.startswith("Transcode=") for each in arguments):
+        arguments = (*arguments, "--set", "Transcode=none")
     with log.open("w") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-m", "infra.local", "--port", "0", "--aws-port", "0", *arguments],

@@ -1,11 +1,25 @@
 """What holds patient data is private, encrypted, versioned, and survives the stack."""
 
+from functools import reduce
 from typing import Any
 
 import pytest
 
-from lenticular.archive import INSTANCES, QUARANTINE
+from lenticular.archive import (
+    COMMITMENTS_CHECKED,
+    COMMITMENTS_REQUESTED,
+    INSTANCES,
+    PROCEDURES,
+    QUARANTINE,
+    TRANSCODED,
+)
 from tests.template.sam import Document, Template, parts, reference
+
+#: Prefixes of the bucket, with their slash.
+PREFIXES = (
+    *(INSTANCES, QUARANTINE, TRANSCODED, PROCEDURES),
+    *(COMMITMENTS_REQUESTED, COMMITMENTS_CHECKED),
+)
 
 POLICIES = {
     "AWS::S3::BucketPolicy": ("AWS::S3::Bucket", "Bucket"),
@@ -49,9 +63,15 @@ def test_the_bucket_keeps_versions_and_encrypts(bucket: Document) -> None:
 
 
 def test_the_bucket_forgets_interrupted_uploads_and_deletes_nothing_else(bucket: Document) -> None:
-    (rule,) = bucket["LifecycleConfiguration"]["Rules"]
+    rule, if_retired = bucket["LifecycleConfiguration"]["Rules"]
     assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
     assert rule.keys() == {"Id", "Status", "AbortIncompleteMultipartUpload"}
+    condition, then, otherwise = if_retired["Fn::If"]
+    assert (condition, otherwise) == ("RetiresOriginals", {"Ref": "AWS::NoValue"})
+    # Where originals are retired, what a delete marker hides, and never what can be seen.
+    assert then["Prefix"] == INSTANCES
+    assert then["NoncurrentVersionExpiration"] == {"NoncurrentDays": {"Ref": "RetiredDays"}}
+    assert not {"Expiration", "ExpirationInDays", "ExpirationDate"} & then.keys()
 
 
 def test_bucket_and_table_outlive_the_stack(transformed: Template) -> None:
@@ -78,21 +98,25 @@ def test_queues_encrypt(transformed: Template) -> None:
         assert properties["SqsManagedSseEnabled"] is True
 
 
-def test_stored_and_quarantined_objects_alone_are_announced(bucket: Document) -> None:
+def test_objects_are_announced_to_the_function_that_reads_them(bucket: Document) -> None:
     announced = bucket["NotificationConfiguration"]["QueueConfigurations"]
-    assert {each["Filter"]["S3Key"]["Rules"][0]["Value"] for each in announced} == {
-        INSTANCES,
-        QUARANTINE,
+    queues = {
+        each["Filter"]["S3Key"]["Rules"][0]["Value"]: reference(each["Queue"]) for each in announced
     }
-    for each in announced:
-        assert each["Event"] == "s3:ObjectCreated:*"
-        assert reference(each["Queue"]) == "IndexQueue"
+    assert queues == {
+        INSTANCES: "IndexQueue",
+        QUARANTINE: "IndexQueue",
+        PROCEDURES: "ProceduresQueue",
+        COMMITMENTS_REQUESTED: "CommitQueue",
+    }
+    assert {each["Event"] for each in announced} == {"s3:ObjectCreated:*"}
 
 
-def test_only_this_bucket_of_this_account_may_send_to_the_index_queue(
-    transformed: Template, bucket: Document
+@pytest.mark.parametrize("queue", ["CommitQueue", "IndexQueue", "ProceduresQueue"])
+def test_only_this_bucket_of_this_account_may_send_to_a_queue(
+    transformed: Template, bucket: Document, queue: str
 ) -> None:
-    policy = transformed.properties("AWS::SQS::QueuePolicy")["IndexQueuePolicy"]
+    policy = transformed.properties("AWS::SQS::QueuePolicy")[f"{queue}Policy"]
     (allowed,) = (
         each for each in policy["PolicyDocument"]["Statement"] if each["Effect"] == "Allow"
     )
@@ -112,7 +136,11 @@ def test_nothing_is_allowed_on_everything(transformed: Template) -> None:
         for resource in listed(statement.get("Resource", [])):
             # "/*" at the end of a prefix of one bucket is as narrow as S3 gets.
             text = resource.get("Fn::Sub", "") if isinstance(resource, dict) else resource
-            assert text.removesuffix("/instances/*").removesuffix("/quarantine/*").count("*") == 0
+            prefixes = (f"/{prefix}*" for prefix in PREFIXES)
+            # X-Ray has no resources that a policy could name.
+            assert "*" not in reduce(str.removesuffix, prefixes, text) or all(
+                action.startswith("xray:Put") for action in listed(statement["Action"])
+            )
 
 
 def test_no_role_brings_a_policy_that_aws_wrote_for_every_resource(transformed: Template) -> None:
@@ -135,6 +163,40 @@ def test_a_gateway_writes_items_of_nodes_only(transformed: Template) -> None:
     ]
 
 
-def test_nobody_may_delete_an_instance(transformed: Template) -> None:
-    for statement in statements(transformed, "Allow"):
-        assert not any(action.startswith("s3:Delete") for action in listed(statement["Action"]))
+def test_the_commit_function_writes_commitments_only(transformed: Template) -> None:
+    role = transformed.properties("AWS::IAM::Role")["CommitFunctionRole"]
+    (policy,) = role["Policies"]
+    written = {"dynamodb:PutItem", "dynamodb:UpdateItem", "s3:PutObject"}
+    writing = [
+        (each["Resource"], each.get("Condition"))
+        for each in policy["PolicyDocument"]["Statement"]
+        if written & set(listed(each["Action"]))
+    ]
+    assert writing == [
+        ({"Fn::Sub": "${ArchiveBucket.Arn}/" + COMMITMENTS_CHECKED + "*"}, None),
+        (
+            {"Fn::GetAtt": ["Table", "Arn"]},
+            {
+                "ForAllValues:StringEquals": {"dynamodb:LeadingKeys": ["COMMITMENT"]},
+                "Null": {"dynamodb:LeadingKeys": "false"},
+            },
+        ),
+    ]
+
+
+def test_nobody_may_delete_an_instance_unless_originals_are_retired(
+    transformed: Template,
+) -> None:
+    deleting = {
+        name: action
+        for name, resource in transformed.document["Resources"].items()
+        for part in parts(resource)
+        if isinstance(part, dict) and part.get("Effect") == "Allow"
+        for action in listed(part["Action"])
+        if action.startswith("s3:Delete")
+    }
+    # A delete marker at most: of a version, nothing gets rid but the bucket's own lifecycle.
+    assert deleting == {"RetirePolicy": "s3:DeleteObject"}
+    policy = transformed.document["Resources"]["RetirePolicy"]
+    assert policy["Condition"] == "RetiresOriginals"
+    assert transformed.default({"Ref": "RetireOriginal"}) == "false"

@@ -10,10 +10,22 @@ from pathlib import Path
 
 import pytest
 
-from lenticular.settings import FunctionSettings
-from tests.template.sam import ROOT, Template
+from lenticular.settings import (
+    CommitSettings,
+    IndexSettings,
+    ProcedureSettings,
+    TranscodeSettings,
+)
+from tests.template.sam import ROOT, Template, reference
 
-FUNCTIONS = ["IndexFunction"]
+Settings = CommitSettings | IndexSettings | ProcedureSettings | TranscodeSettings
+#: Each function, the settings it reads and the layers it has.
+FUNCTIONS: dict[str, tuple[type[Settings], set[str]]] = {
+    "CommitFunction": (CommitSettings, {"core", "deps"}),
+    "IndexFunction": (IndexSettings, {"core", "deps"}),
+    "MppsFunction": (ProcedureSettings, {"core", "deps"}),
+    "TranscodeFunction": (TranscodeSettings, {"core", "deps", "codecs"}),
+}
 
 #: What the Python runtime of Lambda has installed: boto3 and what it needs. botocore also takes
 #: certifi where that is there, as it is here.
@@ -28,8 +40,12 @@ RUNTIME = {
     "urllib3",
 }
 
+#: Modules that pydicom takes where they are there: here they are, in a function they are not.
+OPTIONAL = ["numpy", "requests", "rle"]
+
 LOADED = """
 import sys
+sys.modules.update(dict.fromkeys({optional}))
 before = set(sys.modules)
 import {module}
 assert callable({module}.{attribute})
@@ -60,7 +76,7 @@ def test_a_function_is_given_exactly_the_settings_it_reads(
 ) -> None:
     properties = transformed.properties("AWS::Lambda::Function")[function]
     given = properties["Environment"]["Variables"].keys()
-    read = {each.metadata["variable"] for each in dataclasses.fields(FunctionSettings)}
+    read = {each.metadata["variable"] for each in dataclasses.fields(FUNCTIONS[function][0])}
     assert {name for name in given if not name.startswith("POWERTOOLS_")} == read
 
 
@@ -70,19 +86,28 @@ def test_the_defaults_of_the_template_are_those_of_the_settings(
 ) -> None:
     properties = transformed.properties("AWS::Lambda::Function")[function]
     given = properties["Environment"]["Variables"]
-    for setting in dataclasses.fields(FunctionSettings):
+    for setting in dataclasses.fields(FUNCTIONS[function][0]):
         if setting.default is not dataclasses.MISSING:
-            assert transformed.default(given[setting.metadata["variable"]]) == setting.default
+            written = transformed.default(given[setting.metadata["variable"]])
+            assert setting.metadata["parse"](str(written)) == setting.default
 
 
 def test_parameters_offer_the_choices_that_the_settings_take(written: Template) -> None:
-    required = {"LENTICULAR_BUCKET": "bucket", "LENTICULAR_TABLE": "table"}
+    required = {
+        "LENTICULAR_BUCKET": "bucket",
+        "LENTICULAR_TABLE": "table",
+        "LENTICULAR_COMMIT_QUEUE": "queue",
+        "LENTICULAR_PROCEDURES_QUEUE": "queue",
+        "LENTICULAR_TRANSCODE_QUEUE": "queue",
+    }
     for parameter, variable in {
         "Duplicates": "LENTICULAR_DUPLICATES",
         "LogLevel": "LENTICULAR_LOG_LEVEL",
+        "RetireOriginal": "LENTICULAR_RETIRE_ORIGINAL",
     }.items():
         for choice in written.document["Parameters"][parameter]["AllowedValues"]:
-            FunctionSettings.from_environment({**required, variable: choice})
+            for settings, _ in FUNCTIONS.values():
+                settings.from_environment({**required, variable: choice})
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -92,7 +117,11 @@ def test_a_function_loads_nothing_but_its_layers_and_the_runtime(
     folder, module, attribute = folder_and_handler(written, function)
     # With no variable set: loading a handler reads no environment and makes no client.
     loaded = subprocess.run(
-        [sys.executable, "-c", LOADED.format(module=module, attribute=attribute)],
+        [
+            sys.executable,
+            "-c",
+            LOADED.format(module=module, attribute=attribute, optional=OPTIONAL),
+        ],
         env={"PYTHONPATH": os.pathsep.join(map(str, (folder, ROOT / "layers/core")))},
         capture_output=True,
         text=True,
@@ -100,16 +129,22 @@ def test_a_function_loads_nothing_but_its_layers_and_the_runtime(
     )
     assert loaded.returncode == 0, loaded.stderr
     distributions = {re.sub("[-_.]+", "-", each).lower() for each in json.loads(loaded.stdout)}
-    brought = locked(ROOT / "layers/deps/requirements.txt")
+    layers = FUNCTIONS[function][1] - {"core"}
+    brought = {
+        each for layer in layers for each in locked(ROOT / f"layers/{layer}/requirements.txt")
+    }
     assert distributions - {"lenticular"} <= brought | RUNTIME
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_a_function_has_both_layers_and_a_log_group_that_ends(
-    transformed: Template, function: str
+def test_a_function_has_its_layers_and_a_log_group_that_ends(
+    written: Template, transformed: Template, function: str
 ) -> None:
+    layers = written.properties("AWS::Serverless::LayerVersion")
+    listed = written.properties("AWS::Serverless::Function")[function]["Layers"]
+    folders = {Path(layers[reference(each) or ""]["ContentUri"]).name for each in listed}
+    assert folders == FUNCTIONS[function][1]
     properties = transformed.properties("AWS::Lambda::Function")[function]
-    assert len(properties["Layers"]) == len(transformed.resources("AWS::Lambda::LayerVersion"))
     group = transformed.properties("AWS::Logs::LogGroup")[
         properties["LoggingConfig"]["LogGroup"]["Ref"]
     ]

@@ -3,15 +3,17 @@
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from gateway.association import Ended
 from gateway.command_set import CommandField
+from gateway.find import QueryEnded
 from gateway.metrics import Metrics, is_failure
 from gateway.wire import Outcome
+from lenticular.index import Reading
 
 STORE = CommandField.C_STORE_RSP
 
@@ -26,13 +28,15 @@ def ended(responses: Mapping[tuple[int, int], int]) -> Ended:
     )
 
 
-def lines(*associations: Ended) -> list[dict[str, Any]]:
-    """Return the lines of associations, without the gauges that come first."""
+def lines(*associations: Ended, queries: Sequence[QueryEnded] = ()) -> list[dict[str, Any]]:
+    """Return the lines of associations and queries, without the gauges that come first."""
     read, write = os.pipe()
     with open(read, encoding="utf-8") as reader:  # noqa: PTH123 - a descriptor
         metrics = Metrics("NODE", descriptor=write, clock=lambda: 1_700_000_000.0)
         for association in associations:
             metrics.association_ended(association)
+        for query in queries:
+            metrics.query_ended(query)
         metrics.start(lambda: 0)
         metrics.close()
         os.close(write)
@@ -51,6 +55,25 @@ def metric_values(line: dict[str, Any]) -> dict[str, Any]:
     assert all(isinstance(line[name], int | float) for name in names)
     assert line["_aws"]["Timestamp"] == 1_700_000_000_000
     return {name: line[name] for name in (*dimensions, *names)}
+
+
+def test_a_query_is_one_line_of_what_it_read() -> None:
+    query = QueryEnded(
+        model="STUDY_ROOT", level="SERIES", plan="by-date", status=0, matches=3, seconds=0.25,
+        reading=Reading(items=40, pages=2, capacity_units=5.5, seconds=0.2),
+    )  # fmt: skip
+    (line,) = lines(queries=[query])
+    assert metric_values(line) == {
+        "AETitle": "NODE",
+        "Queries": 1,
+        "QueryMatches": 3,
+        "QueryItemsRead": 40,
+        "QueryPages": 2,
+        "QueryCapacityUnits": 5.5,
+        "QuerySeconds": 0.25,
+        "QueryStoreSeconds": 0.2,
+    }
+    assert (line["Plan"], line["Level"], line["Model"]) == ("by-date", "SERIES", "STUDY_ROOT")
 
 
 def test_an_association_is_one_line() -> None:

@@ -78,20 +78,20 @@ class Selection:
     """What a retrieval names (PS3.4 C.4.2.2.1), before all of it has been read.
 
     `count` and `sop_class_uids` are what studies and series say of themselves, so they are there
-    at once; while instances are being indexed, `instances` may yield others. It yields each once,
-    with what `INSTANCE_LOCATION` names.
+    at once; while instances are being indexed, `pages` may yield others. It yields each once, with
+    what `INSTANCE_LOCATION` names.
     """
 
     count: int
     sop_class_uids: frozenset[str]
-    instances: Iterator[Item]
+    pages: Iterator[list[Item]]
 
 
 def select(index: Index, query: Query) -> Selection:
     """Find what a retrieval names, down to the level it is asked for.
 
     Raises:
-        StoreUnavailable: the table could not be read. Reading the instances may raise it, too.
+        StoreUnavailable: the table could not be read. Reading the pages may raise it, too.
     """
     if query.level <= Level.STUDY:
         studies = list(_studies(index, query, _Filters(query)))
@@ -103,7 +103,7 @@ def select(index: Index, query: Query) -> Selection:
         return _selection(index, [each for _, each in series], uids)
     instances = [match.instance for match in matches if match.instance is not None]
     classes = frozenset(str(instance["sop_class_uid"]) for instance in instances)
-    return Selection(len(instances), classes, iter(instances))
+    return Selection(len(instances), classes, iter([instances]))
 
 
 def _selection(

@@ -70,7 +70,9 @@ class ReadAhead:
 
     def read(self, start: int, length: int) -> memoryview:
         """Return a view of what is kept, asking for the rest first."""
-        length = max(0, min(length, self.size - start))
+        length = min(length, self.size - start)
+        if length <= 0:
+            return memoryview(b"")
         at = start - self._kept_start
         if not 0 <= at <= len(self._kept) - length:
             head = self._kept[at:] if 0 <= at < len(self._kept) else memoryview(b"")

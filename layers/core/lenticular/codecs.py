@@ -342,6 +342,9 @@ def _encode_htj2k(cells: memoryview, image: ImagePixel) -> bytes:
 
 
 def _encode_htj2k_rpcl(cells: memoryview, image: ImagePixel) -> bytes:
+    if 1 in (image.rows, image.columns):
+        # OpenJPH 0.32 writes other samples than it was given, once the levels are asked for.
+        raise CannotEncode("a single row or column is not written with levels of resolution")
     longest = max(image.rows, image.columns)
     levels = max(_FEWEST_LEVELS, (-(-longest // _LOWEST_RESOLUTION) - 1).bit_length())
     options: dict[str, Any] = {"tlm": True, "resolutions": levels}

@@ -142,6 +142,16 @@ class Identification:
     series_instance_uid: str | None
     complete: bool
 
+    @property
+    def is_identified(self) -> bool:
+        """Whether there is any of the four."""
+        return bool(
+            self.sop_instance_uid
+            or self.sop_class_uid
+            or self.study_instance_uid
+            or self.series_instance_uid
+        )
+
 
 class _Encoding(NamedTuple):
     """How headers are written: in `header` of explicit VR the length is of the short form."""

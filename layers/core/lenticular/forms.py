@@ -17,6 +17,7 @@ from .errors import StoreUnavailable
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 _CONTENT_TYPE: Final = "application/dicom"
 #: Up to this size in one request. S3 wants parts of 5 MiB at least, and 10,000 at most.
@@ -82,7 +83,7 @@ class FormStore:
         place: dict[str, Any] = {"Bucket": self.bucket, "Key": common["Key"]}
         place["UploadId"] = upload["UploadId"]
         part_bytes = max(_PART_BYTES, -(-size // _MOST_PARTS))
-        parts = []
+        parts: list[CompletedPartTypeDef] = []
         try:
             for number, part in enumerate(_parts(file, part_bytes), 1):
                 checksum = _checksum(part)

@@ -5,13 +5,14 @@ stored file, so both use this one rule. An instance with a problem is kept in qu
 thrown away.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
 from .archive import InstanceKey, quarantine_key
-from .elements import ElementsError, Fault, Identification, find_uids, walk
+from .elements import Element, ElementsError, Fault, Identification, find_uids, walk
 from .identifiers import is_uid
-from .transfer_syntaxes import BY_UID
+from .transfer_syntaxes import BY_UID, TransferSyntax
 
 
 class Problem(Enum):
@@ -75,12 +76,13 @@ def place(
         found = find_uids(data_set, transfer_syntax)
         if not (found.complete or found.series_instance_uid) and not transfer_syntax.deflated:
             # It ended before the head did: in order, or in the middle of an element?
-            for _ in walk(
-                data_set,
-                explicit=transfer_syntax.explicit,
-                little_endian=transfer_syntax.little_endian,
-            ):
+            for _ in _elements(data_set, transfer_syntax):
                 pass
+        if not (found.is_identified or transfer_syntax.deflated):
+            # Noise, or another transfer syntax: its first tag may be behind all that we look for.
+            first = next(_elements(data_set, transfer_syntax), None)
+            if first is not None and transfer_syntax.explicit and first.vr is None:
+                return problem(Problem.UNREADABLE)
     except ElementsError as error:
         truncated = error.fault is Fault.TRUNCATED
         return problem(Problem.UNREADABLE, head_complete=not truncated)
@@ -88,6 +90,14 @@ def place(
         return problem(which, head_complete=found.complete)
     return Placement(
         sop_instance_uid, found.study_instance_uid or "", found.series_instance_uid or ""
+    )
+
+
+def _elements(data_set: bytes | memoryview, transfer_syntax: TransferSyntax) -> Iterator[Element]:
+    return walk(
+        data_set,
+        explicit=transfer_syntax.explicit,
+        little_endian=transfer_syntax.little_endian,
     )
 
 

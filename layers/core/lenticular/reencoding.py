@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from pydicom.datadict import dictionary_VR
-
 from .elements import (
     ITEM,
     ITEM_DELIMITATION,
@@ -142,6 +140,9 @@ def _dictionary_vr(tag: int, signed: bool) -> str:  # noqa: FBT001 - asked for e
         return "UL"  # Group Length, PS3.5 7.2
     if tag >> 16 & 1:
         return "LO" if _FIRST_CREATOR <= number <= _LAST_CREATOR else "UN"
+    # pydicom takes a quarter of a second to load: with the first implicit data set, not before.
+    from pydicom.datadict import dictionary_VR  # noqa: PLC0415
+
     try:
         vr = dictionary_VR(tag)
     except KeyError:

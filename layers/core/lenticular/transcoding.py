@@ -14,7 +14,6 @@ import hashlib
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Final
 
 from .archive import (
@@ -75,7 +74,6 @@ class Transcoder:
         policy: TranscodingPolicy,
         *,
         retire_originals: bool = False,
-        scratch_dir: Path | None = None,
     ) -> None:
         """Convert what `policy` says; retire originals only if asked to."""
         self._archive = archive
@@ -83,7 +81,6 @@ class Transcoder:
         self._index = index
         self._policy = policy
         self._retire_originals = retire_originals
-        self._scratch_dir = scratch_dir
 
     def transcode(self, key: str) -> Outcome | None:
         """Make an original's form count, or say why there is none; None when it is gone.
@@ -125,7 +122,7 @@ class Transcoder:
             if self._restores(present, original):
                 return present
             replace = True
-        with tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES, dir=self._scratch_dir) as out:
+        with tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES) as out:
             write_form(file, BY_UID[target_uid], out)
             size = out.tell()
             _prove(out, original, file)

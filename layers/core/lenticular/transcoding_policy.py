@@ -1,6 +1,7 @@
 """Which internal storage format an instance gets: rules an operator writes, the first that fits.
 
-    modality=MG,DX bits=16 -> htj2k; sop-class=1.2.840.10008.5.1.4.1.1.66.4 -> deflate; jpeg-lossless
+    modality=MG,DX bits=16 -> htj2k; sop-class=1.2.840.10008.5.1.4.1.1.66.4 -> deflate;
+    jpeg-lossless
 
 Conditions of a rule must all hold, and a condition holds when one of its values does. A rule
 without conditions fits everything; where none fits, instances stay as they came.
@@ -93,8 +94,8 @@ def _condition(text: str) -> tuple[str, frozenset[str]]:
     listed = frozenset(value for value in values.split(",") if value)
     if name not in _CONDITIONS or not equals or not listed:
         raise ValueError(
-            f"must have conditions {', '.join(f'{each}=...' for each in _CONDITIONS)}, and {text!r} "
-            "is none of them"
+            f"must have conditions {', '.join(f'{each}=...' for each in _CONDITIONS)}, "
+            f"and {text!r} is none of them"
         )
     if name in ("sop-class", "syntax") and not all(map(is_uid, listed)):
         raise ValueError(f"must have UIDs in {text!r}")

@@ -91,7 +91,7 @@ function runClient(job) {
     client.addRequest(request);
   });
   for (const { abstract, transfer } of job.contexts || []) {
-    const context = new association.PresentationContext(abstract);
+    const context = new association.PresentationContext(0, abstract);
     transfer.forEach((uid) => context.addTransferSyntaxUid(uid));
     client.addAdditionalPresentationContext(context, true);
   }

@@ -1,0 +1,181 @@
+"""What a query reads follows its answer, not the archive, as Amazon's own engine counts it."""
+
+import itertools
+import random
+from collections.abc import Iterator
+from datetime import date
+from typing import Any, Final
+
+import pytest
+
+from lenticular import answers
+from lenticular.index import Index, Reading
+from lenticular.index_items import Item, month_item, study_items
+from lenticular.planner import plan
+from lenticular.query import Model, Query, read_keys, read_query
+from tests.cloud import clinic_of_studies
+from tests.cloud.dynamodb_local import DynamoDBLocal
+
+#: Before any other study, on one day of a week that lies in two months.
+_DAY: Final = date(2015, 12, 30)
+_FIRST: Final = 50_000_000
+_UIDS: Final = [clinic_of_studies.study_uid(_FIRST + number) for number in range(10)]
+#: Keys that ten studies match, in an archive of any size.
+_QUERIES: Final = {
+    "by-patient": ["PatientID=PID9999999"],
+    "by-accession": ["AccessionNumber=SAME"],
+    "study-uid": ["StudyInstanceUID=" + "\\".join(_UIDS)],
+    "entity-uid": ["SeriesInstanceUID=" + "\\".join(f"{uid}.1" for uid in _UIDS)],
+    "by-date, a day": ["StudyDate=20151230"],
+    "by-date, a week": ["StudyDate=20151228-20160103"],
+    "by-date, until": ["StudyDate=-20160103"],
+    "by-name": ["PatientName=mullerheim*"],
+    "by-name, accented": ["PatientName=Müllerheim^*"],
+}
+#: A key that no index leads to and nothing matches.
+_NO_WAY_BUT_ALL: Final = ["StudyID=none"]
+
+
+def _the_ten() -> Iterator[Item]:
+    yield month_item(f"{_DAY:%Y-%m}")
+    for number in range(_FIRST, _FIRST + 10):
+        yield from study_items(
+            clinic_of_studies.copies(
+                number, patient=9_999_999, day=_DAY, name="Müllerheim^Ännchen", accession="SAME",
+                instances=3,
+            ),
+            newest=True,
+        )  # fmt: skip
+
+
+def _query(*texts: str) -> Query:
+    keys = read_keys(["QueryRetrieveLevel=STUDY", *texts])
+    return read_query(Model.STUDY_ROOT, keys, relational=True)
+
+
+def _ask(index: Index, *texts: str) -> tuple[set[str], Reading]:
+    """Return the studies that were found, and what was read for it."""
+    reading = Reading()
+    found = [
+        str(match.study["pk"]).removeprefix("STUDY#")
+        for match in answers.find(index.noting(reading), _query(*texts))
+    ]
+    assert len(found) == len(set(found))
+    return set(found), reading
+
+
+@pytest.mark.slow
+def test_the_same_answer_reads_the_same_in_an_archive_a_hundred_times_as_large(
+    dynamodb_local: DynamoDBLocal,
+) -> None:
+    table = dynamodb_local.table()
+    index = dynamodb_local.index(table)
+    dynamodb_local.load(table, _the_ten())
+    studies, costs = 0, {}
+    for size in (1_000, 10_000, 100_000):
+        # What is below a study would take minutes to load, and is in no index that leads to it.
+        below = size < 100_000
+        dynamodb_local.load(
+            table, clinic_of_studies.items(size - studies, first=studies, below=below)
+        )
+        studies = size
+        for name, keys in _QUERIES.items():
+            found, reading = _ask(index, *keys)
+            assert found == set(_UIDS), name
+            assert plan(_query(*keys)).name == name.partition(",")[0]
+            costs[size, name] = reading
+        found, reading = _ask(index, *_NO_WAY_BUT_ALL)
+        assert found == set()
+        # Study items, not one of any series, instance, tally or month.
+        assert reading.items == size + 10
+        print(f"{size}: a scan of every study reads {reading}")
+    for name in _QUERIES:
+        read = [costs[size, name] for size in (1_000, 10_000, 100_000)]
+        print(name, [(each.items, each.capacity_units, each.pages) for each in read])
+        assert max(each.items for each in read) <= 1.1 * min(each.items for each in read)
+        assert max(each.capacity_units for each in read) <= 1.1 * min(
+            each.capacity_units for each in read
+        )
+        # Ten studies; behind series, the ten entries that lead there, and the ten series.
+        assert max(each.items for each in read) <= 30
+
+
+_ODD_DATES: Final = ("", "2020", "202003", "2020.03.05", "20201399", "20200305", "20200306", "1999")
+_ODD_TIMES: Final = ("", "10", "103059.5", "10:30", "25")
+_ODD_NAMES: Final[tuple[dict[str, str], ...]] = (
+    {},
+    {"Alphabetic": "Müller^Jürgen"},
+    {"Alphabetic": "MULLER"},
+    {"Alphabetic": "Иванов^Иван"},
+    {"Alphabetic": "Yamada^Tarou", "Ideographic": "山田^太郎", "Phonetic": "やまだ^たろう"},
+    {"Ideographic": "山田^太郎"},
+    {"Alphabetic": "山田^太郎"},
+    {"Alphabetic": "O'Brien^^^Dr"},
+    {"Alphabetic": "X" * 250 + "^Y"},
+)
+_ODD_IDS: Final = ("", "P1", "P1*", " P1", "p1", "P" * 250)
+
+
+def _odd_studies() -> Iterator[Item]:
+    """Make a study of each combination that is not like the others."""
+    texts = itertools.product(_ODD_DATES, _ODD_TIMES, range(len(_ODD_NAMES)))
+    for number, (day, time, name) in enumerate(texts):
+        [copy] = clinic_of_studies.copies(number, patient=number, day=_DAY, name="")
+        said: dict[Any, Any] = {level: dict(each) for level, each in copy.attributes.items()}
+        patient, study, series, instance = said.values()
+        patient["00100010"] = {"vr": "PN", "Value": [_ODD_NAMES[name]]}
+        patient["00100020"] = {"vr": "LO", "Value": [_ODD_IDS[number % len(_ODD_IDS)] or None]}
+        study["00080020"] = {"vr": "DA", "Value": [day or None]}
+        study["00080030"] = {"vr": "TM", "Value": [time or None]}
+        study["00080050"] = {"vr": "SH", "Value": [f"A{number % 7}"]}
+        for each in (patient, study):
+            for tag in [tag for tag, e in each.items() if e["Value"] in ([None], [{}])]:
+                del each[tag]
+        del series, instance
+        object.__setattr__(copy, "attributes", said)
+        items = study_items([copy], newest=True)
+        yield from items
+        months = {str(item["study_month"]) for item in items if "study_month" in item}
+        yield from map(month_item, months - {"unknown"})
+
+
+@pytest.mark.slow
+def test_every_plan_finds_what_reading_every_study_finds(dynamodb_local: DynamoDBLocal) -> None:
+    table = dynamodb_local.table()
+    index = dynamodb_local.index(table)
+    unique = {(item["pk"], item["sk"]): item for item in _odd_studies()}
+    dynamodb_local.load(table, unique.values())
+    everything = list(index.every_study())
+    assert len(everything) == len(_ODD_DATES) * len(_ODD_TIMES) * len(_ODD_NAMES)
+    choose = random.Random(5)  # noqa: S311 - a choice, not a secret
+    days = (*_ODD_DATES[:1], "2020", "202003", "20200305", "20200306", "19990101", "2020.03.05")
+    times = ("", "10", "1030", "103059.5", "103059.6", "11", "0000", "235959.9")
+    plans, answered = set(), 0
+    for _ in range(200):
+        keys = []
+        if choose.random() < 0.7:
+            first, last = choose.choice(days), choose.choice(days)
+            keys.append("StudyDate=" + choose.choice((first, f"{first}-{last}", f"{first}-")))
+        if choose.random() < 0.4:
+            first, last = choose.choice(times), choose.choice(times)
+            keys.append("StudyTime=" + choose.choice((first, f"{first}-{last}")))
+        if choose.random() < 0.3:
+            name = "=".join(choose.choice(_ODD_NAMES).values())
+            keys.append(f"PatientName={name[: choose.randint(0, 260)]}{choose.choice('*?^ =')}")
+        if choose.random() < 0.2:
+            keys.append(f"PatientID={choose.choice(_ODD_IDS)}")
+        if choose.random() < 0.1:
+            keys.append(f"AccessionNumber={choose.choice(('A1', 'A2 ', 'A?', 'a1'))}")
+        query = read_query(
+            Model.STUDY_ROOT,
+            read_keys(["QueryRetrieveLevel=STUDY", *keys]),
+            relational=False,
+            combined_date_time=choose.random() < 0.5,
+        )
+        wanted = {item["pk"] for item in everything if answers._Filters(query).keep_study(item)}
+        found = [match.study["pk"] for match in answers.find(index, query)]
+        assert sorted(map(str, found)) == sorted(map(str, wanted)), (keys, plan(query))
+        plans.add(plan(query).name)
+        answered += bool(wanted)
+    assert plans == {"by-accession", "by-patient", "by-name", "by-date", "every-study"}
+    assert answered > 50

@@ -1,0 +1,338 @@
+"""Forms in a bucket and an index: what counts, what never does, and what a crash leaves behind."""
+
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import imagecodecs
+import pytest
+
+from lenticular.archive import (
+    CALLING_AE_TITLE,
+    INSTANCES,
+    RECEIVED,
+    TRANSCODED,
+    FormKey,
+    InstanceKey,
+)
+from lenticular.byte_ranges import InMemory
+from lenticular.errors import InstanceMissing, StoreUnavailable
+from lenticular.forms import FormStore
+from lenticular.index import Index
+from lenticular.index_items import Item, converted
+from lenticular.indexing import index_objects, rebuild
+from lenticular.originals import read_original
+from lenticular.splice import Reason, restored_sha256
+from lenticular.transcoding import Outcome, Transcoder
+from lenticular.transcoding_policy import TranscodingPolicy
+from lenticular.transfer_syntaxes import EXPLICIT_VR_BIG_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+from tests import images
+from tests.cloud.standin import OfflineCloud
+from tests.cloud.stored_instances import Store
+from tests.images import Image
+
+JPEG_LOSSLESS = "1.2.840.10008.1.2.4.70"
+CT = images.smooth("ct", 128, 128)
+ONE_BIT = Image("bits", 1, 1, bytes(633), uid=f"{images.STUDY}.1.2")
+
+
+@pytest.fixture
+def store(cloud: OfflineCloud) -> Store:
+    return Store.in_cloud(cloud)
+
+
+def put(store: Store, image: Image, **options: Any) -> str:
+    key, file = image.key(**options), image.file(**options)
+    store.put_bytes(key, file)
+    assert index_objects(store.archive, store.index(), [key]) == []
+    return key
+
+
+def transcoder(store: Store, policy: str = "jpeg-lossless", *, retire: bool = False) -> Transcoder:
+    s3: Any = store.cloud.clients.s3
+    return Transcoder(
+        store.archive,
+        FormStore(s3, store.bucket),
+        store.index(),
+        TranscodingPolicy.parse(policy),
+        retire_originals=retire,
+    )
+
+
+def item_of(store: Store, image: Image) -> Item:
+    item = store.index().instance(images.STUDY, f"{images.STUDY}.1", image.uid)
+    assert item is not None
+    return item
+
+
+def getter(store: Store) -> Callable[[str], memoryview]:
+    def get(key: str) -> memoryview:
+        size = store.archive.head(key, 1).size
+        return memoryview(store.archive.range(key, 0, size))
+
+    return get
+
+
+def forms_in(store: Store) -> list[str]:
+    return list(store.archive.keys(TRANSCODED))
+
+
+def everything(store: Store) -> list[Item]:
+    return sorted(store.index().partition(images.STUDY), key=lambda item: str(item["sk"]))
+
+
+def test_an_instance_gets_a_form_that_its_item_names(store: Store) -> None:
+    key = put(store, CT)
+    outcome = transcoder(store).transcode(key)
+    (form_key,) = forms_in(store)
+    form = getter(store)(form_key)
+    assert FormKey.parse(form_key) == FormKey(InstanceKey.parse(key), JPEG_LOSSLESS)  # type: ignore[arg-type]
+    assert outcome == Outcome(JPEG_LOSSLESS, None, len(CT.file()), len(form))
+    (named,) = converted(item_of(store, CT)).forms
+    assert (named.object_key, named.size, named.transfer_syntax_uid) == (
+        form_key,
+        len(form),
+        JPEG_LOSSLESS,
+    )
+    assert named.sha256 == hashlib.sha256(form).hexdigest()
+    assert restored_sha256(InMemory(form)) == hashlib.sha256(CT.file()).hexdigest()
+
+
+@pytest.mark.parametrize("syntax", [IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN])
+def test_what_came_in_another_encoding_is_restored_in_it(store: Store, syntax: Any) -> None:
+    key = put(store, CT, syntax=syntax)
+    assert transcoder(store, "htj2k", retire=True).transcode(key)
+    assert list(store.archive.keys(INSTANCES)) == []
+    assert bytes(read_original(getter(store), item_of(store, CT))) == CT.file(syntax)
+
+
+def test_a_message_that_comes_again_changes_nothing(store: Store) -> None:
+    key = put(store, CT)
+    first = transcoder(store).transcode(key)
+    before = everything(store)
+    assert transcoder(store).transcode(key) == first
+    assert everything(store) == before
+    assert len(forms_in(store)) == 1
+
+
+def test_a_form_that_waited_in_the_bucket_for_its_index_is_taken_up(store: Store) -> None:
+    # A crash behind the put: the form is there, and no item names it.
+    key = put(store, CT)
+    index = Broken(store.index())
+    with pytest.raises(StoreUnavailable):
+        Transcoder(
+            store.archive,
+            FormStore(store.cloud.clients.s3, store.bucket),
+            index,
+            TranscodingPolicy.parse("jpeg-lossless"),
+        ).transcode(key)
+    (form_key,) = forms_in(store)
+    modified = store.archive.head(form_key, 1).received
+    assert transcoder(store).transcode(key)
+    assert store.archive.head(form_key, 1).received == modified
+    assert converted(item_of(store, CT)).forms
+
+
+class Broken(Index):
+    """A table that is gone when a form is to be recorded."""
+
+    def __init__(self, index: Index) -> None:
+        super().__init__(index._client, index.table + "-that-is-gone")
+
+
+def test_a_form_that_is_corrupt_in_the_bucket_is_never_named(store: Store) -> None:
+    key = put(store, CT)
+    original = InstanceKey.parse(key)
+    assert original is not None
+    assert transcoder(store).transcode(key)
+    (form_key,) = forms_in(store)
+    good = bytes(getter(store)(form_key))
+    corrupt = bytearray(good)
+    corrupt[len(corrupt) // 2] ^= 0x10
+    # The index forgets, and what is in the bucket is no longer what was put there.
+    fresh = Store.in_cloud(store.cloud)
+    put(fresh, CT)
+    fresh.put_bytes(form_key, bytes(corrupt))
+    assert transcoder(fresh).transcode(key)
+    assert bytes(getter(fresh)(form_key)) == good
+    (named,) = converted(item_of(fresh, CT)).forms
+    assert named.sha256 == hashlib.sha256(good).hexdigest()
+
+
+def test_what_a_codec_corrupts_never_counts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = imagecodecs.jpeg8_encode
+
+    def lying(*arguments: Any, **options: Any) -> bytes:
+        stream = bytearray(encode(*arguments, **options))
+        stream[len(stream) // 2] ^= 0x10
+        return bytes(stream)
+
+    monkeypatch.setattr(imagecodecs, "jpeg8_encode", lying)
+    key = put(store, CT)
+    outcome = transcoder(store, retire=True).transcode(key)
+    assert outcome is not None
+    assert outcome.reason is Reason.NOT_REVERSIBLE
+    assert [each for each in forms_in(store) if FormKey.parse(each)] == []
+    assert list(store.archive.keys(INSTANCES)) == [key]
+
+
+def test_an_original_that_is_not_what_its_key_says_is_told(store: Store) -> None:
+    key = put(store, CT)
+    damaged = bytearray(CT.file())
+    damaged[-9] ^= 1
+    store.put_bytes(key, bytes(damaged))
+    outcome = transcoder(store, retire=True).transcode(key)
+    assert outcome is not None
+    assert outcome.reason is Reason.NOT_ITS_CONTENT
+    assert list(store.archive.keys(INSTANCES)) == [key]
+
+
+def test_why_an_original_is_left_alone_is_in_bucket_and_index(store: Store) -> None:
+    key = put(store, ONE_BIT)
+    outcome = transcoder(store, retire=True).transcode(key)
+    assert outcome is not None
+    assert outcome.reason is Reason.ONE_BIT
+    assert converted(item_of(store, ONE_BIT)).left_alone == "one-bit-pixels"
+    (marker,) = forms_in(store)
+    assert marker.endswith("/one-bit-pixels.left-alone")
+    assert list(store.archive.keys(INSTANCES)) == [key]
+
+
+def test_the_policy_decides_by_what_the_instance_is(store: Store) -> None:
+    policy = "modality=CT bits=16 -> jpeg-ls; modality=OT -> none; rle"
+    ct, other = put(store, CT), put(store, replace(images.GREY[0], uid=f"{images.STUDY}.1.3"))
+    first, second = (transcoder(store, policy).transcode(key) for key in (ct, other))
+    assert first is not None
+    assert second is not None
+    assert first.transfer_syntax_uid == "1.2.840.10008.1.2.4.80"
+    assert second.reason is Reason.POLICY
+
+
+def test_a_retired_original_is_marked_as_deleted_and_its_bytes_are_still_to_be_had(
+    store: Store,
+) -> None:
+    key = put(store, CT)
+    outcome = transcoder(store, retire=True).transcode(key)
+    assert outcome is not None
+    assert outcome.retired
+    with pytest.raises(InstanceMissing):
+        store.archive.head(key, 1)
+    item = item_of(store, CT)
+    assert converted(item).retired
+    assert bytes(read_original(getter(store), item)) == CT.file()
+    # No version was destroyed: there is time for second thoughts.
+    versions = store.cloud.clients.s3.list_object_versions(Bucket=store.bucket, Prefix=key)
+    assert len(versions["Versions"]) == 1
+    assert len(versions["DeleteMarkers"]) == 1
+    assert transcoder(store, retire=True).transcode(key) is None
+
+
+def test_a_reader_with_an_item_from_before_the_retirement_gets_the_original_too(
+    store: Store,
+) -> None:
+    key = put(store, CT)
+    transcoder(store).transcode(key)
+    before = item_of(store, CT)
+    transcoder(store, retire=True).transcode(key)
+    assert bytes(read_original(getter(store), before)) == CT.file()
+
+
+def test_a_form_that_spoiled_never_stands_for_a_retired_original(store: Store) -> None:
+    key = put(store, CT)
+    transcoder(store, retire=True).transcode(key)
+    (form_key,) = forms_in(store)
+    spoiled = bytearray(getter(store)(form_key))
+    spoiled[-200] ^= 1
+    store.put_bytes(form_key, bytes(spoiled))
+    with pytest.raises(InstanceMissing):
+        read_original(getter(store), item_of(store, CT))
+
+
+def test_an_original_is_not_retired_for_a_form_that_spoiled(store: Store) -> None:
+    key = put(store, CT)
+    transcoder(store).transcode(key)
+    (form_key,) = forms_in(store)
+    store.put_bytes(form_key, b"not a form any more")
+    outcome = transcoder(store, retire=True).transcode(key)
+    # It was written anew first, and proven from the bucket.
+    assert outcome is not None
+    assert outcome.retired
+    assert bytes(read_original(getter(store), item_of(store, CT))) == CT.file()
+
+
+def test_an_instance_that_is_sent_again_after_its_retirement_is_retired_again(
+    store: Store,
+) -> None:
+    key = put(store, CT)
+    transcoder(store, retire=True).transcode(key)
+    before = everything(store)
+    assert put(store, CT) == key
+    transcoder(store, retire=True).transcode(key)
+    assert list(store.archive.keys(INSTANCES)) == []
+    assert bytes(read_original(getter(store), item_of(store, CT))) == CT.file()
+    assert [item["sk"] for item in everything(store)] == [item["sk"] for item in before]
+
+
+def test_a_rebuild_finds_forms_reasons_and_retired_originals_in_the_bucket_alone(
+    store: Store,
+) -> None:
+    kept = replace(CT, uid=f"{images.STUDY}.1.4")
+    retired = transcoder(store, retire=True)
+    for image, how in ((CT, retired), (ONE_BIT, retired), (kept, transcoder(store))):
+        assert how.transcode(put(store, image))
+    before = everything(store)
+    for item in before:
+        assert store.index().remove(item)
+    rebuild(store.archive, store.index())
+    assert everything(store) == before
+    # And on a table in use it writes nothing anew.
+    rebuild(store.archive, store.index())
+    assert everything(store) == before
+
+
+def test_a_rebuild_that_a_form_overtakes_does_not_lose_it(store: Store) -> None:
+    key = put(store, CT)
+    present = item_of(store, CT)
+    transcoder(store).transcode(key)
+    changed = {**present, "defect": "as a rebuild would write it"}
+    assert not store.index().replace(changed, present)
+    assert not store.index().remove(present)
+    assert converted(item_of(store, CT)).forms
+
+
+def test_a_form_of_content_that_is_no_longer_shown_is_not_named(store: Store) -> None:
+    first = put(store, CT)
+    second = replace(CT, modality="MR")
+    put(store, second)
+    assert transcoder(store).transcode(first)
+    assert converted(item_of(store, CT)).forms == ()
+    rebuild(store.archive, store.index())
+    assert converted(item_of(store, CT)).forms == ()
+
+
+@pytest.mark.slow
+def test_a_large_original_and_its_form_go_in_parts(store: Store) -> None:
+    noisy = images.smooth("large", 512, 512, frames=110, uid=f"{images.STUDY}.1.5")
+    key = put(store, noisy)
+    outcome = transcoder(store, retire=True).transcode(key)
+    assert outcome is not None
+    assert outcome.retired
+    assert outcome.form_bytes > 16 << 20
+    assert bytes(read_original(getter(store), item_of(store, noisy))) == noisy.file()
+
+
+def test_provenance_stays_with_the_form(store: Store) -> None:
+    key = CT.key()
+    store.cloud.clients.s3.put_object(
+        Bucket=store.bucket,
+        Key=key,
+        Body=io.BytesIO(CT.file()),
+        Metadata={RECEIVED: "2026-01-02T03:04:05.000006Z", CALLING_AE_TITLE: "SCANNER%20A"},
+    )
+    index_objects(store.archive, store.index(), [key])
+    transcoder(store, retire=True).transcode(key)
+    (form_key,) = forms_in(store)
+    form = store.archive.head(form_key, 1)
+    assert (form.received, form.calling_ae_title) == ("2026-01-02T03:04:05.000006Z", "SCANNER A")

@@ -1,0 +1,195 @@
+"""What a C-FIND costs is bounded and said: by C-CANCEL, by a limit, in the log and in metrics."""
+
+import json
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from infra.local.cloud import clients
+from lenticular.dicom_json import write_data_set
+from lenticular.index_items import study_items
+from tests.cloud import clinic_of_studies
+from tests.cloud.deadline import eventually
+from tests.cloud.dynamodb_local import DynamoDBLocal, running_dynamodb_local
+from tests.cloud.standin import OfflineCloud
+from tests.peers.dimse import PATIENT_ROOT_FIND
+from tests.peers.gateway_process import Gateway, Stores, running_gateway
+from tests.peers.raw_query import asking
+
+_STUDIES: Final = 400
+#: Every study item is so long that a page of DynamoDB, 1 MB, holds a hundred.
+_LONG_TEXT: Final = "x" * 10_000
+_NAME: Final = "Geheimrat^Eusebius"
+_LIMIT: Final = 7
+
+
+@pytest.fixture(scope="module")
+def dynamodb() -> Iterator[DynamoDBLocal]:
+    """Run an engine that has pages and counts units as DynamoDB does."""
+    with running_dynamodb_local() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def stores(dynamodb: DynamoDBLocal) -> Stores:
+    """Return a table of four hundred studies, eight of them of one patient; there is no bucket."""
+    table = dynamodb.table()
+    items = []
+    for number in range(_STUDIES):
+        [copy] = clinic_of_studies.copies(
+            number, patient=number // 8, day=date(2026, 1, 1 + number // 20), name=_NAME
+        )
+        items += study_items([copy], newest=True)
+    for item in items:
+        if item["sk"] == "STUDY":
+            item["filling"] = _LONG_TEXT
+    dynamodb.load(table, items)
+    environment = {**dynamodb.environment, "AWS_ENDPOINT_URL": dynamodb.endpoint}
+    cloud = OfflineCloud(dynamodb.endpoint, environment, clients(environment))
+    return Stores(cloud, "no-bucket", table)
+
+
+@pytest.fixture(scope="module")
+def gateway(stores: Stores, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """Run a gateway that answers seven matches at most."""
+    settings = {"LENTICULAR_MAX_RESPONSES": str(_LIMIT), "LENTICULAR_METRICS": "emf"}
+    log = tmp_path_factory.mktemp("gateway") / "log"
+    with running_gateway(log, stores, settings) as running:
+        yield running
+
+
+def _query_line(gateway: Gateway, seen: int) -> dict[str, Any]:
+    """Wait for the log line of a query, the first behind those seen."""
+    lines = eventually(
+        lambda: gateway.lines(message="query ended"), until=lambda lines: len(lines) > seen
+    )
+    return lines[seen]
+
+
+def test_a_cancel_acts_within_one_page_though_nothing_matches(gateway: Gateway) -> None:
+    seen = len(gateway.lines(message="query ended"))
+    with asking(gateway.host, gateway.port, gateway.aet) as asker:
+        # Nothing has this ID of a study, so there is no match at which to look for a cancel.
+        asker.request("StudyID=nothing", cancel=True)
+        [final] = asker.responses()
+        assert final.command.status == 0xFE00
+        first = _query_line(gateway, seen)
+        [final] = asker.ask("StudyID=nothing")
+        assert final.command.status == 0
+    second = _query_line(gateway, seen + 1)
+    assert (first["status"], first["pages"]) == ("FE00", 1)
+    assert (second["status"], second["items"]) == ("0000", _STUDIES)
+    assert second["pages"] >= 4
+
+
+def test_more_matches_than_the_limit_end_with_a_warning_and_a_status(gateway: Gateway) -> None:
+    with asking(gateway.host, gateway.port, gateway.aet) as asker:
+        *pending, final = asker.ask("PatientID=PID0000001")
+        assert [each.command.status for each in pending] == [0xFF00] * _LIMIT
+        assert final.command.status == 0xA700
+        assert final.command.error_comment == "more than 7 match, ask for less"
+        # As many as the limit are all there are, and no failure.
+        *pending, final = asker.ask("PatientID=PID0000001", "StudyDate=20260101")
+        assert (len(pending), final.command.status) == (8 - 1, 0xA700)
+        *pending, final = asker.ask(
+            "StudyInstanceUID=" + "\\".join(map(clinic_of_studies.study_uid, range(_LIMIT)))
+        )
+        assert (len(pending), final.command.status) == (_LIMIT, 0)
+    [warning, *_] = gateway.lines(message="query stopped")
+    assert warning["level"] == "WARNING"
+    assert warning["max_responses"] == _LIMIT
+
+
+def test_each_query_says_what_it_read_and_nothing_of_what_it_asked(
+    gateway: Gateway, stores: Stores
+) -> None:
+    del stores
+    seen = len(gateway.lines(message="query ended"))
+    with asking(gateway.host, gateway.port, gateway.aet) as asker:
+        asker.ask("AccessionNumber=ACC00000009", "PatientName")
+        asker.ask(f"PatientName={_NAME}", "PatientID=PID0000003", level="STUDY")
+        asker.ask("StudyInstanceUID=" + clinic_of_studies.study_uid(3), level="SERIES")
+    lines = [_query_line(gateway, seen + number) for number in range(3)]
+    facts = [(line["plan"], line["query_level"], line["items"], line["matches"]) for line in lines]
+    assert facts == [
+        ("by-accession", "STUDY", 1, 1),
+        ("by-patient", "STUDY", 8, _LIMIT),
+        ("study-uid", "SERIES", 2, 1),
+    ]
+    for line in lines:
+        assert line["model"] == "STUDY_ROOT"
+        assert line["capacity_units"]
+        assert line["milliseconds"] >= line["store_milliseconds"] > 0
+        assert line["association"]
+    log = gateway.log.read_text("utf-8")
+    for secret in ("Geheimrat", "PID0000003", "ACC00000009"):
+        assert secret not in log
+
+
+def test_a_wrong_identifier_is_refused_with_a_comment_that_names_the_key(gateway: Gateway) -> None:
+    with asking(gateway.host, gateway.port, gateway.aet) as asker:
+        for keys, level, named in (
+            (["StudyDate=geheim"], "STUDY", "StudyDate"),
+            ([], "SERIES", "StudyInstanceUID"),
+            ([], "PATIENT", "QueryRetrieveLevel"),
+        ):
+            [final] = asker.ask(*keys, level=level)
+            assert final.command.status == 0xA900
+            assert named in (final.command.error_comment or "")
+            assert "geheim" not in (final.command.error_comment or "")
+        asker.request_encoded(b"\x08\x00\x52\x00CS\xff\xff")
+        [final] = asker.responses()
+        assert final.command.status == 0xA900
+        assert "transfer syntax" in (final.command.error_comment or "")
+
+
+def test_patients_are_found_in_the_patient_root(gateway: Gateway) -> None:
+    with asking(gateway.host, gateway.port, gateway.aet, model=PATIENT_ROOT_FIND) as asker:
+        match, final = asker.ask(
+            "PatientID=PID0000003", "PatientName", level="PATIENT", model=PATIENT_ROOT_FIND
+        )
+    assert final.command.status == 0
+    assert match.elements()[0x00100010]["Value"] == [{"Alphabetic": _NAME}]
+
+
+def test_a_store_that_fails_is_never_an_empty_success(
+    dynamodb: DynamoDBLocal, stores: Stores, tmp_path: Path
+) -> None:
+    gone = Stores(stores.cloud, stores.bucket, dynamodb.table())
+    with (
+        running_gateway(tmp_path / "log", gone) as gateway,
+        asking(gateway.host, gateway.port, gateway.aet) as asker,
+    ):
+        dynamodb.client.delete_table(TableName=gone.table)
+        [final] = asker.ask("PatientID=P1")
+        assert final.command.status == 0xA700
+        assert final.command.error_comment == "the index is unavailable, ask again later"
+    assert json.dumps(gateway.lines(message="query ended")).count("A700") == 1
+
+
+def test_a_mistake_of_ours_is_c001_and_never_an_empty_success(
+    dynamodb: DynamoDBLocal, stores: Stores, tmp_path: Path
+) -> None:
+    table = dynamodb.table()
+    # An item no version of ours wrote: what it says is no JSON.
+    [study] = [
+        each
+        for each in study_items(
+            clinic_of_studies.copies(1, patient=1, day=date(2026, 1, 1), name=_NAME), newest=True
+        )
+        if each["sk"] == "STUDY"
+    ]
+    dynamodb.load(table, [{**study, "attributes": "{"}])
+    broken = Stores(stores.cloud, stores.bucket, table)
+    with (
+        running_gateway(tmp_path / "log", broken) as gateway,
+        asking(gateway.host, gateway.port, gateway.aet) as asker,
+    ):
+        [final] = asker.ask("PatientID=PID0000001", "PatientName=G*")
+        assert final.command.status == 0xC001
+        asker.request_encoded(write_data_set({0x00080052: {"vr": "CS", "Value": ["STUDY"]}}))
+        assert [each.command.status for each in asker.responses()] == [0xC001]
+    assert gateway.lines(message="service failed")

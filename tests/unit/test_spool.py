@@ -1,0 +1,188 @@
+"""The spool and its disk: what fsync, locks and limits have to do with an acknowledgement."""
+
+import errno
+import hashlib
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+import pytest
+
+from gateway.custody import Custody
+from gateway.journal import Journal, NoRoom, Room
+from gateway.spool import Spool
+from lenticular.errors import OperatorError, StoreUnavailable
+
+FILE: Final = b"\1" * 5000
+KEY: Final = f"instances/1.2/1.2.3/1.2.3.4/{hashlib.sha256(FILE).hexdigest()}.dcm"
+METADATA: Final = {"received": "2026-01-05T10:15:00.000000Z"}
+
+Keep = Callable[[Spool], bool]
+
+
+def keep_short(spool: Spool) -> bool:
+    return spool.keep(KEY, bytearray(FILE), METADATA)
+
+
+def keep_long(spool: Spool) -> bool:
+    with spool.scratch() as scratch:
+        scratch.write(FILE[:2000])
+        scratch.write(FILE[2000:])
+        return spool.keep_large(KEY, scratch, METADATA)
+
+
+both_sizes = pytest.mark.parametrize("keep", [keep_short, keep_long])
+
+
+@pytest.fixture
+def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Spool:
+    """Return a spool that uploads nothing, with room for three files."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(name, "any")
+    return Spool(
+        tmp_path, Custody("any", retry_seconds=0), max_bytes=16_500, uploads=1, memory_bytes=10_000
+    )
+
+
+def files(root: Path) -> list[str]:
+    return sorted(path.suffix for path in root.glob("*/*"))
+
+
+@both_sizes
+def test_a_file_is_an_entry_once_it_is_kept(spool: Spool, tmp_path: Path, keep: Keep) -> None:
+    assert keep(spool)
+    [path] = tmp_path.glob("*/*.entry")
+    assert path.read_bytes().startswith(FILE)
+    assert spool.gauges()["SpoolDepth"] == 1
+    assert spool.gauges()["SpoolBytes"] == path.stat().st_size
+
+
+#: What is synced, in this order, before a sender hears Success.
+SYNCED: Final = ["file", "directory"]
+
+
+@both_sizes
+@pytest.mark.parametrize("failing", [1, 2], ids=SYNCED)
+def test_what_cannot_be_synced_is_not_kept_and_not_trusted_afterwards(  # noqa: PLR0913
+    spool: Spool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    keep: Keep,
+    failing: int,
+) -> None:
+    caplog.set_level(logging.INFO)
+    calls = 0
+
+    def fsync(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        assert Path(f"/proc/self/fd/{descriptor}").is_dir() == (SYNCED[calls - 1] == "directory")
+        if calls == failing:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fsync)
+        with pytest.raises(StoreUnavailable, match="Input/output error"):
+            keep(spool)
+    assert calls == failing
+    assert files(tmp_path) == []
+    assert spool.gauges() == {"SpoolDepth": 0, "SpoolBytes": 0, "SpoolOldestAge": 0.0}
+    assert spool.shortage() == "the disk failed: Input/output error"
+    assert keep(spool)
+    assert spool.shortage() is None
+    assert files(tmp_path) == [".entry"]
+    assert [record.message for record in caplog.records] == [
+        "the spool takes no more",
+        "the spool takes instances again",
+    ]
+
+
+@both_sizes
+def test_beyond_the_limit_nothing_is_kept(spool: Spool, tmp_path: Path, keep: Keep) -> None:
+    for _ in range(3):
+        assert keep(spool)
+    with pytest.raises((StoreUnavailable, NoRoom), match="the spool is full"):
+        keep(spool)
+    assert files(tmp_path) == [".entry"] * 3
+    assert spool.shortage() == "the spool is full"
+
+
+def test_what_was_only_begun_takes_no_room_when_it_is_given_up(
+    spool: Spool, tmp_path: Path
+) -> None:
+    with spool.scratch() as scratch:
+        scratch.write(bytes(10_000))
+        assert spool.gauges()["SpoolBytes"] == 10_000
+        assert files(tmp_path) == [".part"]
+    assert spool.gauges()["SpoolBytes"] == 0
+    assert files(tmp_path) == []
+
+
+def test_no_more_is_taken_than_there_is_room_for_however_many_take() -> None:
+    room = Room(1000)
+    taken: list[int] = []
+
+    def take() -> None:
+        for _ in range(100):
+            try:
+                room.take(7)
+            except NoRoom:
+                continue
+            taken.append(7)
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(taken) == room.held == 994
+    room.give_back(994)
+    assert room.shortage() is None
+
+
+def test_the_journal_of_a_process_that_lives_is_its_own(spool: Spool, tmp_path: Path) -> None:
+    assert keep_short(spool)
+    assert list(Journal.adopt_orphans(tmp_path, ())) == []
+
+
+def test_a_process_whose_journal_was_emptied_by_another_begins_a_new_one(
+    spool: Spool, tmp_path: Path
+) -> None:
+    # As when a lock on NFS is lost: the heir sees no lock, removes what is begun and the directory.
+    before = list(tmp_path.iterdir())
+    scratch = spool.scratch()
+    scratch.write(FILE)
+    for path in (*tmp_path.glob("*/*.part"), *before):
+        path.rmdir() if path.is_dir() else path.unlink()
+    with pytest.raises(StoreUnavailable):
+        spool.keep_large(KEY, scratch, METADATA)
+    scratch.close()
+    assert keep_short(spool)
+    assert keep_long(spool)
+    assert files(tmp_path) == [".entry", ".entry"]
+    assert not set(before) & set(tmp_path.iterdir())
+
+
+def test_a_journal_that_nothing_is_in_is_gone_when_its_process_ends(
+    spool: Spool, tmp_path: Path
+) -> None:
+    spool.start()
+    spool.close(monotonic() + 10)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_cannot_be_written_to_is_the_operators_to_mend(tmp_path: Path) -> None:
+    with pytest.raises(OperatorError, match="LENTICULAR_SPOOL_DIR cannot be used"):
+        Spool(
+            tmp_path / "missing",
+            Custody.__new__(Custody),
+            max_bytes=1,
+            uploads=1,
+            memory_bytes=1,
+        )
