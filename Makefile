@@ -83,6 +83,8 @@ push-image: image ## Push the image to the account's registry and print its name
 
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
     --no-header --no-annotate --no-emit-index-url --no-emit-find-links
+# What a layer needs and the Lambda runtime has.
+OF_THE_RUNTIME := botocore python-dateutil six urllib3
 .PHONY: lock
 # The main index alone: another one may hold only some files of a release, and the lock only their hashes.
 lock: export UV_INDEX :=
@@ -93,9 +95,8 @@ lock: python ## Write the locks anew from pyproject.toml; ARGS="--upgrade" for n
 	$(LOCK) $(ARGS) --group uv -c requirements/dev.lock -o requirements/installer.lock
 	$(LOCK) $(ARGS) --group sam -o requirements/sam.lock
 	$(LOCK) $(ARGS) --group peers -o requirements/peers.lock
-# What boto3 brings is in the Lambda runtime.
-	$(LOCK) $(ARGS) --group layer -c requirements/dev.lock $(foreach each,botocore python-dateutil six urllib3,--no-emit-package $(each)) -o layers/deps/requirements.txt
-	$(LOCK) --python-version 3.13 $(ARGS) --group codecs -c requirements/dev.lock -o layers/codecs/requirements.txt
+	$(LOCK) $(ARGS) --group layer -c requirements/dev.lock $(OF_THE_RUNTIME:%=--no-emit-package %) -o layers/deps/requirements.txt
+	$(subst 3.11,3.13,$(LOCK)) $(ARGS) --group codecs -c requirements/dev.lock -o layers/codecs/requirements.txt
 
 .PHONY: clean
 clean: ## Remove everything that a target made, environments included

@@ -11,15 +11,18 @@ from types import FrameType
 from typing import Final
 
 from lenticular import sop_classes, transfer_syntaxes
-from lenticular.aws import dynamodb_client
+from lenticular.archive import Archive
+from lenticular.aws import dynamodb_client, s3_client
 from lenticular.errors import LenticularError, OperatorError
 from lenticular.index import Index
 from lenticular.nodes import NodeTable, read_nodes_file
 from lenticular.settings import GatewaySettings
+from lenticular.transactions import Transactions
 
 from .acceptance import AccessPolicy, Offer
 from .association import Limits, Service
 from .command_set import CommandField
+from .commitment import CommitmentScp
 from .custody import Custody
 from .find import FindService
 from .get import GetService
@@ -28,7 +31,9 @@ from .logs import configure_logging
 from .metrics import Metrics
 from .move import MoveService
 from .negotiation import QueryOption
+from .normalized import NormalizedService, Operation
 from .ports import Ports
+from .procedure_steps import ProcedureSteps
 from .retrieval import Memory
 from .server import Server, Slots
 from .spool import Spool
@@ -62,6 +67,10 @@ _GET: Final = (
     sop_classes.STUDY_ROOT_GET,
     sop_classes.PATIENT_STUDY_ONLY_GET,
 )
+_PROCEDURE_STEP: Final = (
+    sop_classes.MODALITY_PERFORMED_PROCEDURE_STEP,
+    sop_classes.MODALITY_PERFORMED_PROCEDURE_STEP_RETRIEVE,
+)
 #: Names are matched without case and accents for everyone, which is not the fuzziness meant there.
 _QUERY_OPTIONS: Final = frozenset({QueryOption.RELATIONAL, QueryOption.COMBINED_DATE_TIME})
 _RETRIEVE_OPTIONS: Final = frozenset({QueryOption.RELATIONAL})
@@ -86,6 +95,9 @@ def offers() -> dict[str, Offer]:
             uid: Offer(_UNCOMPRESSED, permission="move", options=_RETRIEVE_OPTIONS)
             for uid in (*_MOVE, *_GET)
         },
+        # A request for thousands of instances is a long data set, so these may be deflated.
+        **{uid: Offer(spoken, permission="mpps") for uid in _PROCEDURE_STEP},
+        sop_classes.STORAGE_COMMITMENT_PUSH: Offer(spoken, permission="commit"),
     }
 
 
@@ -145,6 +157,8 @@ def build(
         scratch_dir=settings.scratch_dir,
     )
     index = Index(dynamodb, settings.table)
+    archive = Archive(s3_client(), settings.bucket)
+    commitment = CommitmentScp(Transactions(archive, dynamodb, settings.table), nodes.find)
     memory = Memory(settings.read_ahead_bytes, settings.scratch_dir)
     services: dict[int, Service] = {
         CommandField.C_ECHO_RQ: VerificationService(),
@@ -171,6 +185,10 @@ def build(
             dimse_seconds=settings.dimse_seconds,
         ),
         CommandField.C_GET_RQ: GetService(index, custody, memory),
+        CommandField.N_ACTION_RQ: NormalizedService(
+            {sop_classes.STORAGE_COMMITMENT_PUSH: Operation("commit", commitment.perform)}
+        ),
+        **ProcedureSteps(custody, archive).services(),
     }
     acceptance = AccessPolicy(
         ae_title=settings.ae_title,
@@ -243,9 +261,9 @@ def build_health(
             look=StoreLook(
                 settings.bucket,
                 settings.table,
-                shortage=None if spool is None else spool.shortage,
+                with_bucket=settings.custody == "s3",
             ),
-            trouble=lambda: server.trouble,
+            trouble=lambda: server.trouble or (spool.shortage() if spool is not None else None),
         )
     except OSError as error:
         raise OperatorError(
@@ -281,6 +299,7 @@ def main() -> int:
             spool = build_spool(settings)
             server = build(settings, ports, metrics, spool=spool)
         else:
+            # Each worker has a spool of its own.
             server = build_supervisor(settings, ports)
         health = build_health(settings, server, spool)
     except LenticularError as error:

@@ -117,6 +117,13 @@ class Ended:
     objects_missing: int = 0
 
 
+@dataclass(slots=True)
+class Fate:
+    """How an association ended, for who outlives it; `outcome` is None while it lives."""
+
+    outcome: Outcome | None = None
+
+
 class Acceptance(Protocol):
     """Decides who may associate and for what."""
 
@@ -167,6 +174,7 @@ class Association:
         peer: who asked
         contexts: accepted presentation contexts by ID
         user_identity: as the peer gave it; not to be logged
+        fate: how it ended, once it has
         log: a logger that puts `association`, `calling_aet`, `called_aet` and `address` on each
             line
         objects_missing: how many instances a service did not find where the index has them
@@ -195,6 +203,7 @@ class Association:
         """
         self.id = secrets.token_hex(4)
         self.contexts: dict[int, PresentationContext] = {}
+        self.fate = Fate()
         self.log = _FactsOnEachLine(_log, {"association": self.id, "address": address[0]})
         self._address = address
         self._acceptance = acceptance
@@ -294,6 +303,7 @@ class Association:
             on_end()
 
     def _end(self, outcome: Outcome, began: float) -> None:
+        self.fate.outcome = outcome
         ended = Ended(
             outcome=outcome,
             seconds=round(monotonic() - began, 3),
@@ -395,6 +405,7 @@ class Association:
                 if arrival is None:
                     # Before the peer can know: it may come again at once and find its slot taken.
                     self._no_longer_counts()
+                    self.fate.outcome = Outcome.RELEASED
                     self._wire.answer_release()
                     return Outcome.RELEASED
                 self._dispatch(arrival)

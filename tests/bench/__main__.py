@@ -22,7 +22,7 @@ from .finding import growth, sample_finds
 from .idle import idle
 from .machine import machine, versions
 from .processes import ROOT, ServerFailed
-from .receivers import ARCHIVES, DISCARDING, RECEIVERS, Receiver, Site
+from .receivers import ARCHIVES, DISCARDING, OURS, OURS_OF_WORKERS, RECEIVERS, Receiver, Site
 from .report import (
     findable_table,
     finding_table,
@@ -121,7 +121,9 @@ def _findable(bench: Bench) -> str:
 
 def _idle(bench: Bench) -> str:
     with bench.site() as site:
-        measured = idle(bench.options.idle, site)
+        measured = [
+            idle(receiver, bench.options.idle, site) for receiver in (OURS, OURS_OF_WORKERS)
+        ]
     return f"Associations that do nothing\n\n{idle_table(measured)}"
 
 

@@ -119,15 +119,20 @@ def slow_puts_table(samples: Iterable[SlowSample]) -> str:
     return table(rows)
 
 
-def idle_table(measured: Idle) -> str:
-    """Make the table of idle associations: one row."""
+def idle_table(measured: Iterable[Idle]) -> str:
+    """Make the table of idle associations: a row for each gateway."""
     return table(
         [
-            ("associations", "of one core", "KB each"),
-            (
-                str(measured.associations),
-                f"{measured.core_share:.1%}",
-                f"{measured.bytes_each / 1e3:.0f}",
+            ("gateway", "associations", "of one core", "KB each", "MB without any"),
+            *(
+                (
+                    each.receiver,
+                    str(each.associations),
+                    f"{each.core_share:.1%}",
+                    f"{each.bytes_each / 1e3:.0f}",
+                    f"{each.bytes_without / 1e6:.0f}",
+                )
+                for each in measured
             ),
         ]
     )

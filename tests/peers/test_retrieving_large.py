@@ -16,8 +16,9 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from lenticular.archive import Archive, InstanceKey
 from lenticular.elements import encode_element, encode_header
-from lenticular.header import Copy, read_copy
+from lenticular.header import read_copy
 from lenticular.index import Index
+from lenticular.index_items import Copy
 from lenticular.part10 import file_head
 from tests.cloud.standin import offline_cloud
 from tests.peers import dcmtk

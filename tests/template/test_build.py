@@ -45,10 +45,9 @@ def build(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.slow
-def test_the_handler_loads_from_its_folder_and_layers_alone(build: Path) -> None:
-    folders = [
-        str(build / part) for part in ("IndexFunction", "CoreLayer/python", "DepsLayer/python")
-    ]
+@pytest.mark.parametrize("function", ["CommitFunction", "IndexFunction", "MppsFunction"])
+def test_a_handler_loads_from_its_folder_and_layers_alone(build: Path, function: str) -> None:
+    folders = [str(build / part) for part in (function, "CoreLayer/python", "DepsLayer/python")]
     # boto3 is this environment's; on Lambda it is the runtime's.
     loaded = subprocess.run(
         [sys.executable, "-I", "-c", IMPORT_HANDLER.format(folders=folders)],
@@ -61,9 +60,11 @@ def test_the_handler_loads_from_its_folder_and_layers_alone(build: Path) -> None
 
 
 @pytest.mark.slow
-def test_machine_code_is_for_the_processor_that_was_asked_for(
+def test_machine_code_is_in_the_codecs_alone_and_for_the_processor_that_was_asked_for(
     build: Path, request: pytest.FixtureRequest
 ) -> None:
+    assert list((build / "DepsLayer").glob("python/*.dist-info/WHEEL"))
+    assert not list((build / "DepsLayer").rglob("*.so"))
     asked_for = MACHINES[request.node.callspec.params["build"]]
     libraries = [path for path in build.rglob("*.so*") if path.is_file()]
     assert libraries

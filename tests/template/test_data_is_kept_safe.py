@@ -1,11 +1,25 @@
 """What holds patient data is private, encrypted, versioned, and survives the stack."""
 
+from functools import reduce
 from typing import Any
 
 import pytest
 
-from lenticular.archive import INSTANCES, QUARANTINE
+from lenticular.archive import (
+    COMMITMENTS_CHECKED,
+    COMMITMENTS_REQUESTED,
+    INSTANCES,
+    PROCEDURES,
+    QUARANTINE,
+    TRANSCODED,
+)
 from tests.template.sam import Document, Template, parts, reference
+
+#: Prefixes of the bucket, with their slash.
+PREFIXES = (
+    *(INSTANCES, QUARANTINE, TRANSCODED, PROCEDURES),
+    *(COMMITMENTS_REQUESTED, COMMITMENTS_CHECKED),
+)
 
 POLICIES = {
     "AWS::S3::BucketPolicy": ("AWS::S3::Bucket", "Bucket"),
@@ -84,21 +98,25 @@ def test_queues_encrypt(transformed: Template) -> None:
         assert properties["SqsManagedSseEnabled"] is True
 
 
-def test_stored_and_quarantined_objects_alone_are_announced(bucket: Document) -> None:
+def test_objects_are_announced_to_the_function_that_reads_them(bucket: Document) -> None:
     announced = bucket["NotificationConfiguration"]["QueueConfigurations"]
-    assert {each["Filter"]["S3Key"]["Rules"][0]["Value"] for each in announced} == {
-        INSTANCES,
-        QUARANTINE,
+    queues = {
+        each["Filter"]["S3Key"]["Rules"][0]["Value"]: reference(each["Queue"]) for each in announced
     }
-    for each in announced:
-        assert each["Event"] == "s3:ObjectCreated:*"
-        assert reference(each["Queue"]) == "IndexQueue"
+    assert queues == {
+        INSTANCES: "IndexQueue",
+        QUARANTINE: "IndexQueue",
+        PROCEDURES: "ProceduresQueue",
+        COMMITMENTS_REQUESTED: "CommitQueue",
+    }
+    assert {each["Event"] for each in announced} == {"s3:ObjectCreated:*"}
 
 
-def test_only_this_bucket_of_this_account_may_send_to_the_index_queue(
-    transformed: Template, bucket: Document
+@pytest.mark.parametrize("queue", ["CommitQueue", "IndexQueue", "ProceduresQueue"])
+def test_only_this_bucket_of_this_account_may_send_to_a_queue(
+    transformed: Template, bucket: Document, queue: str
 ) -> None:
-    policy = transformed.properties("AWS::SQS::QueuePolicy")["IndexQueuePolicy"]
+    policy = transformed.properties("AWS::SQS::QueuePolicy")[f"{queue}Policy"]
     (allowed,) = (
         each for each in policy["PolicyDocument"]["Statement"] if each["Effect"] == "Allow"
     )
@@ -118,11 +136,11 @@ def test_nothing_is_allowed_on_everything(transformed: Template) -> None:
         for resource in listed(statement.get("Resource", [])):
             # "/*" at the end of a prefix of one bucket is as narrow as S3 gets.
             text = resource.get("Fn::Sub", "") if isinstance(resource, dict) else resource
-            if listed(statement["Action"])[0].startswith("xray:"):
-                continue  # has no resources to name
-            for prefix in ("instances", "quarantine", "transcoded"):
-                text = text.removesuffix(f"/{prefix}/*")
-            assert text.count("*") == 0
+            prefixes = (f"/{prefix}*" for prefix in PREFIXES)
+            # X-Ray has no resources that a policy could name.
+            assert "*" not in reduce(str.removesuffix, prefixes, text) or all(
+                action.startswith("xray:Put") for action in listed(statement["Action"])
+            )
 
 
 def test_no_role_brings_a_policy_that_aws_wrote_for_every_resource(transformed: Template) -> None:
@@ -142,6 +160,27 @@ def test_a_gateway_writes_items_of_nodes_only(transformed: Template) -> None:
             "ForAllValues:StringEquals": {"dynamodb:LeadingKeys": ["NODE"]},
             "Null": {"dynamodb:LeadingKeys": "false"},
         }
+    ]
+
+
+def test_the_commit_function_writes_commitments_only(transformed: Template) -> None:
+    role = transformed.properties("AWS::IAM::Role")["CommitFunctionRole"]
+    (policy,) = role["Policies"]
+    written = {"dynamodb:PutItem", "dynamodb:UpdateItem", "s3:PutObject"}
+    writing = [
+        (each["Resource"], each.get("Condition"))
+        for each in policy["PolicyDocument"]["Statement"]
+        if written & set(listed(each["Action"]))
+    ]
+    assert writing == [
+        ({"Fn::Sub": "${ArchiveBucket.Arn}/" + COMMITMENTS_CHECKED + "*"}, None),
+        (
+            {"Fn::GetAtt": ["Table", "Arn"]},
+            {
+                "ForAllValues:StringEquals": {"dynamodb:LeadingKeys": ["COMMITMENT"]},
+                "Null": {"dynamodb:LeadingKeys": "false"},
+            },
+        ),
     ]
 
 

@@ -48,8 +48,9 @@ def test_dead_letters_wait_the_longest_that_sqs_allows(transformed: Template) ->
 
 
 def test_an_event_is_tried_five_times_by_default(transformed: Template) -> None:
-    redrive = transformed.properties("AWS::SQS::Queue")["IndexQueue"]["RedrivePolicy"]
-    assert transformed.default(redrive["maxReceiveCount"]) == 5
+    queues = transformed.properties("AWS::SQS::Queue")
+    for source in dead_letter_queues(transformed):
+        assert transformed.default(queues[source]["RedrivePolicy"]["maxReceiveCount"]) == 5
 
 
 def test_a_batch_stays_invisible_six_time_outs_and_its_window(transformed: Template) -> None:
@@ -68,14 +69,29 @@ def test_one_bad_event_does_not_take_its_batch_along(transformed: Template) -> N
         assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
 
 
-def test_index_lag_and_function_errors_raise_alarms(transformed: Template) -> None:
+def test_lag_and_function_errors_raise_alarms(transformed: Template) -> None:
     watched = {
         (alarm["MetricName"], reference(alarm["Dimensions"][0]["Value"]))
         for alarm in transformed.properties("AWS::CloudWatch::Alarm").values()
     }
-    assert ("ApproximateAgeOfOldestMessage", "IndexQueue") in watched
+    for queue in ("CommitQueue", "IndexQueue"):
+        assert ("ApproximateAgeOfOldestMessage", queue) in watched
     for function in transformed.resources("AWS::Lambda::Function"):
         assert ("Errors", function) in watched
+
+
+def test_a_procedure_that_stays_incomplete_raises_an_alarm(transformed: Template) -> None:
+    function = transformed.properties("AWS::Lambda::Function")["MppsFunction"]
+    variables = function["Environment"]["Variables"]
+    alarm = transformed.properties("AWS::CloudWatch::Alarm")["ProceduresIncompleteAlarm"]
+    assert (alarm["Namespace"], alarm["MetricName"], alarm["Threshold"]) == (
+        variables["POWERTOOLS_METRICS_NAMESPACE"],
+        "ProceduresIncomplete",
+        0,
+    )
+    assert alarm["Dimensions"] == [
+        {"Name": "service", "Value": variables["POWERTOOLS_SERVICE_NAME"]}
+    ]
 
 
 def test_alarms_go_to_the_e_mail_address_where_one_is_given(transformed: Template) -> None:

@@ -270,3 +270,27 @@ def test_only_text_that_the_character_set_applies_to_counts() -> None:
     ]
 
     assert list(texts_of(elements)) == ["x", ""]
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+@pytest.mark.parametrize("little_endian", [True, False])
+def test_binary_values_asked_for_survive_any_encoding(
+    *, explicit: bool, little_endian: bool
+) -> None:
+    elements: dict[int, JsonElement] = {
+        0x00091010: {"vr": "UN", "InlineBinary": "AQID/w=="},
+        0x00660023: {"vr": "OW", "InlineBinary": "AQIDBA=="},
+        0x0040A730: {
+            "vr": "SQ",
+            "Value": [{"00420011": {"vr": "OB", "InlineBinary": "JVBERg=="}}],
+        },
+    }
+    written = write_data_set(elements, explicit=explicit, little_endian=little_endian)
+    read = read_data_set(written, explicit=explicit, little_endian=little_endian, binary=True)
+    assert read == elements
+
+
+def test_words_are_kept_little_endian_whatever_they_came_in() -> None:
+    written = bytes.fromhex("7fe0 0010 4f57 0000 00000004 0102 0304")
+    read = read_data_set(written, explicit=True, little_endian=False, binary=True)
+    assert read[0x7FE00010] == {"vr": "OW", "InlineBinary": "AgEEAw=="}

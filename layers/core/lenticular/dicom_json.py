@@ -10,11 +10,13 @@ An element is {"vr": "PN", "Value": [...]}, without "Value" when it is empty. In
     an empty value among others None
 
 Bulk data (OB, OW, UN and their like) has no place in an index: such elements come out empty, and
-inside of sequences not at all.
+inside of sequences not at all. Who keeps whole data sets asks for `binary`: they then are
+{"vr": "UN", "InlineBinary": base64, little endian}.
 
 Reading never fails over a value: what cannot be decoded is replaced or left out.
 """
 
+import base64
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from struct import Struct
 from typing import Any, Final, TypeAlias
@@ -62,21 +64,30 @@ _NUMBERS: Final = {
     for little_endian, order in ((True, "<"), (False, ">"))
 }  # fmt: skip
 _TAG_VALUES: Final = {True: Struct("<HH"), False: Struct(">HH")}
+_WORD_BYTES: Final = {"OD": 8, "OF": 4, "OL": 4, "OV": 8, "OW": 2}
 _PADDING: Final = " \0"
 _ASCII_ONLY: Final = character_sets(())
 _VR_OF: Final = {attribute.tag: attribute.vr for attribute in (*BY_TAG.values(), *COMPUTED)}
 
 
 def read_data_set(
-    data: bytes | memoryview, *, explicit: bool, little_endian: bool, stop_tag: int | None = None
+    data: bytes | memoryview,
+    *,
+    explicit: bool,
+    little_endian: bool,
+    stop_tag: int | None = None,
+    binary: bool = False,
 ) -> dict[int, JsonElement]:
     """Read the elements of a data set, by tag, up to the first at or above `stop_tag`.
 
     Specific Character Set is applied and is among the elements. Group lengths are left out.
-    Raises ElementsError when the outline, of a sequence too, breaks off or makes no sense.
+    `binary` keeps what is neither text nor number nor sequence. Raises ElementsError when the
+    outline, of a sequence too, breaks off or makes no sense.
     """
     outline = walk(data, explicit=explicit, little_endian=little_endian, stop_tag=stop_tag)
-    return _read_elements(outline, _ASCII_ONLY, explicit=explicit, little_endian=little_endian)
+    return _read_elements(
+        outline, _ASCII_ONLY, explicit=explicit, little_endian=little_endian, binary=binary
+    )
 
 
 def read_element(
@@ -141,6 +152,9 @@ def encode_values(
     Raises UnicodeError when `sets` cannot carry them: see `choose_character_set`.
     """
     vr = element["vr"]
+    if "InlineBinary" in element:
+        raw = base64.b64decode(element["InlineBinary"])
+        return raw if little_endian else _words_swapped(vr, raw)
     values = element.get("Value")
     if not values:
         return b""
@@ -200,27 +214,42 @@ def _vr_in_dictionary(tag: int) -> str:
         return "UN"
 
 
-def _read_element(
-    element: Element, sets: CharacterSets, *, explicit: bool, little_endian: bool, depth: int = 0
+def _read_element(  # noqa: PLR0913 - how it is written, and what of it is wanted
+    element: Element,
+    sets: CharacterSets,
+    *,
+    explicit: bool,
+    little_endian: bool,
+    depth: int = 0,
+    binary: bool = False,
 ) -> JsonElement:
     vr = vr_of(element.tag, element.vr)
     if element.vr == "UN":  # whatever the data set is written in, PS3.5 6.2.2
         explicit, little_endian = False, True
     if vr == "SQ":
         nested = _read_items(
-            element.value, sets, explicit=explicit, little_endian=little_endian, depth=depth
+            element.value,
+            sets,
+            explicit=explicit,
+            little_endian=little_endian,
+            depth=depth,
+            binary=binary,
         )
         return {"vr": vr, "Value": nested} if nested else {"vr": vr}
+    if binary and element.value and not _has_values(vr):
+        raw = bytes(element.value) if little_endian else _words_swapped(vr, bytes(element.value))
+        return {"vr": vr, "InlineBinary": base64.b64encode(raw).decode("ascii")}
     return _json_element(vr, _read_values(vr, element.value, sets, little_endian=little_endian))
 
 
-def _read_elements(
+def _read_elements(  # noqa: PLR0913 - as _read_element
     outline: Iterable[Element],
     sets: CharacterSets,
     *,
     explicit: bool,
     little_endian: bool,
     depth: int = 0,
+    binary: bool = False,
 ) -> dict[int, JsonElement]:
     elements: dict[int, JsonElement] = {}
     for element in outline:
@@ -230,13 +259,24 @@ def _read_elements(
             # Precedes all text in tag order; holds in nested items unless they have their own.
             sets = read_character_sets(element)
         elements[element.tag] = _read_element(
-            element, sets, explicit=explicit, little_endian=little_endian, depth=depth
+            element,
+            sets,
+            explicit=explicit,
+            little_endian=little_endian,
+            depth=depth,
+            binary=binary,
         )
     return elements
 
 
-def _read_items(
-    value: memoryview, sets: CharacterSets, *, explicit: bool, little_endian: bool, depth: int
+def _read_items(  # noqa: PLR0913 - as _read_element
+    value: memoryview,
+    sets: CharacterSets,
+    *,
+    explicit: bool,
+    little_endian: bool,
+    depth: int,
+    binary: bool,
 ) -> list[Any]:
     if depth >= MAX_DEPTH:
         return []
@@ -245,14 +285,26 @@ def _read_items(
         {
             f"{tag:08X}": element
             for tag, element in _read_elements(
-                walk(item, **encoding), sets, **encoding, depth=depth + 1
+                walk(item, **encoding), sets, **encoding, depth=depth + 1, binary=binary
             ).items()
-            if element["vr"] in _STRINGS
-            or element["vr"] in {"SQ", "AT"}
-            or (element["vr"], True) in _NUMBERS
+            if binary or element["vr"] == "SQ" or _has_values(element["vr"])
         }
         for item in items(value, **encoding)
     ]
+
+
+def _has_values(vr: str) -> bool:
+    return vr in _STRINGS or vr == "AT" or (vr, True) in _NUMBERS
+
+
+def _words_swapped(vr: str, raw: bytes) -> bytes:
+    """Turn the byte order of a binary value around; of OB and UN it has none. PS3.5 7.3."""
+    width = _WORD_BYTES.get(vr, 1)
+    swapped = bytearray(raw)
+    whole = len(raw) - len(raw) % width
+    for offset in range(width):
+        swapped[offset:whole:width] = raw[width - 1 - offset : whole : width]
+    return bytes(swapped)
 
 
 def _read_values(

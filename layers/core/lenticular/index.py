@@ -37,6 +37,7 @@ from .index_items import (
     CONVERSION_ATTRIBUTES,
     INSTANCE_PREFIX,
     MONTH_PARTITION,
+    PROCEDURE_PREFIX,
     QUARANTINE_PARTITION,
     SERIES_PREFIX,
     STUDY_SORT_KEY,
@@ -44,11 +45,13 @@ from .index_items import (
     Converted,
     Copy,
     Item,
+    Procedure,
     Registers,
     Series,
     from_dynamodb,
     instance_sort_key,
     instances_sort_prefix,
+    procedure_sort_key,
     quarantine_item,
     registers_of,
     series_sort_key,
@@ -75,6 +78,8 @@ _OF_INTEREST_TO_QUERIES: Final = {
 #: Races on one study end after a few rounds; more says that something else is wrong.
 _MOST_ROUNDS: Final = 50
 _PARALLEL_WRITES: Final = 16
+#: Items that something is derived from: they change only if nobody changed them in between.
+_FINGERPRINTED: Final = (STUDY_SORT_KEY, SERIES_PREFIX, PROCEDURE_PREFIX)
 
 
 @dataclass(slots=True)
@@ -226,7 +231,7 @@ class Index:
         """
         # DynamoDB has no empty set, so an item that was read never shows one.
         item = {name: value for name, value in item.items() if value != frozenset()}
-        if item["sk"] == STUDY_SORT_KEY or str(item["sk"]).startswith(SERIES_PREFIX):
+        if str(item["sk"]).startswith(_FINGERPRINTED):
             item = {**item, FINGERPRINT: _fingerprint(item)}
         if item == present:
             return True
@@ -248,8 +253,9 @@ class Index:
     ) -> bool:
         request["ConditionExpression"] = "attribute_not_exists(pk)"
         if unchanged is not None:
-            # A study or series item has a fingerprint of all it says; of an instance item or a
-            # listed content nothing changes without its stamp, of a tally only its members.
+            # A study, series or procedure item has a fingerprint of all it says; of an instance
+            # item or a listed content nothing changes without its stamp, of a tally only its
+            # members.
             compared = (FINGERPRINT, "stamp", "members", *CONVERSION_ATTRIBUTES)
             names = [name for name in compared if name in unchanged]
             values = to_dynamodb({name: unchanged[name] for name in names})
@@ -366,6 +372,19 @@ class Index:
             ExpressionAttributeNames=names,
         )
 
+    def instance_contents(
+        self, study_instance_uid: str, series_instance_uid: str
+    ) -> Iterator[Item]:
+        """Return of the instance items of a series what `INSTANCE_CONTENT` names."""
+        prefix = instances_sort_prefix(series_instance_uid)
+        names = {f"#{name}": name for name in index_items.INSTANCE_CONTENT}
+        return self._pages(
+            "query",
+            **_key_condition(study_partition(study_instance_uid), prefix),
+            ProjectionExpression=", ".join(names),
+            ExpressionAttributeNames=names,
+        )
+
     def instance(
         self, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str
     ) -> Item | None:
@@ -376,10 +395,53 @@ class Index:
             consistent=False,
         )
 
+    def series_of(self, sop_instance_uid: str) -> list[tuple[str, str]]:
+        """Return study and series of every instance with this UID, eventually consistent."""
+        found = map(
+            index_items.series_of_instance, self.by_key("by-uid", ("uid", sop_instance_uid))
+        )
+        return [place for place in found if place is not None]
+
+    def procedure(self, study_instance_uid: str, sop_instance_uid: str) -> Item | None:
+        """Return a performed procedure step's item of a study, None when there is none."""
+        pk, sk = study_partition(study_instance_uid), procedure_sort_key(sop_instance_uid)
+        return self._get(pk, sk, consistent=True)
+
+    def procedures(self, study_instance_uid: str) -> Iterator[Procedure]:
+        """Return the performed procedure steps of a study."""
+        pk = study_partition(study_instance_uid)
+        return map(Procedure.from_item, self._partition(pk, PROCEDURE_PREFIX, consistent=True))
+
+    def procedures_since(self, month: str, moment: str) -> Iterator[Procedure]:
+        """Return the steps of a month (`YYYY-MM`) that started at or after a moment, in order."""
+        found = self.by_key(
+            "by-procedure",
+            ("procedure_month", month),
+            "procedure_moment >= :moment",
+            moment=moment,
+        )
+        return map(Procedure.from_item, found)
+
+    def sop_instance_uids(self, study_instance_uid: str) -> Iterator[str]:
+        """Return the SOP Instance UID of every instance of a study, strongly consistent."""
+        items = self._pages(
+            "query",
+            ConsistentRead=True,
+            ProjectionExpression="sk",
+            **_key_condition(study_partition(study_instance_uid), INSTANCE_PREFIX),
+        )
+        return (str(item["sk"]).rpartition("#")[2] for item in items)
+
     def copies(
-        self, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str
+        self,
+        study_instance_uid: str,
+        series_instance_uid: str,
+        sop_instance_uid: str | None = None,
     ) -> Iterator[Item]:
-        """Return the listed contents of an instance; none when it has but the one it shows."""
+        """Return the listed contents of an instance, or of all of a series.
+
+        An instance that has but the one it shows has none.
+        """
         prefix = index_items.copies_sort_prefix(series_instance_uid, sop_instance_uid)
         return self._partition(study_partition(study_instance_uid), prefix, consistent=False)
 

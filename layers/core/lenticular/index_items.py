@@ -6,6 +6,7 @@ A study is one partition: an item for the study, one for each series, one for ea
     STUDY#{study}     STUDY                     patient and study attributes, counts, modalities
     STUDY#{study}     SERIES#{series}           series attributes, count
     STUDY#{study}     INSTANCE#{series}#{sop}   instance attributes, where the object is
+    STUDY#{study}     PROCEDURE#{step}          a performed procedure step, what of it has come
     STUDY#{study}     TALLY#{series}#{shard}    which instances the series has, twelve bytes each
     STUDY#{study}     COPY#{series}#{sop}#{sha256}   a content of an instance that has several
     MONTH             {YYYY-MM}                 that there may be studies of this month
@@ -41,15 +42,25 @@ QUARANTINE_PARTITION: Final = "QUARANTINE"
 STUDY_SORT_KEY: Final = "STUDY"
 SERIES_PREFIX: Final = "SERIES#"
 INSTANCE_PREFIX: Final = "INSTANCE#"
+PROCEDURE_PREFIX: Final = "PROCEDURE#"
 TALLY_PREFIX: Final = "TALLY#"
 COPY_PREFIX: Final = "COPY#"
 MONTH_PARTITION: Final = "MONTH"
 
-#: What retrieving an instance takes to know of it.
-INSTANCE_LOCATION: Final = ("uid", "object_key", "size", "sop_class_uid", "transfer_syntax_uid")
+#: What it takes to tell whether an instance is in the bucket as it was indexed.
+INSTANCE_CONTENT: Final = (
+    *("pk", "sk", "uid", "object_key", "size", "sop_class_uid"),
+    *("etag", "forms"),
+)
 
 #: What transcoding adds to an instance's item, behind ingest.
 CONVERSION_ATTRIBUTES: Final = ("forms", "left_alone", "retired")
+
+#: What retrieving an instance takes to know of it.
+INSTANCE_LOCATION: Final = (
+    *("uid", "object_key", "size", "sop_class_uid", "transfer_syntax_uid"),
+    *CONVERSION_ATTRIBUTES,
+)
 
 #: A longer value is kept as an attribute but leads to nothing: DICOM's own limit is 64 (LO), and
 #: a DynamoDB key holds 1,024 bytes at most.
@@ -92,14 +103,31 @@ def instance_sort_key(series_instance_uid: str, sop_instance_uid: str) -> str:
     return f"{instances_sort_prefix(series_instance_uid)}{sop_instance_uid}"
 
 
+def series_of_instance(item: Item) -> tuple[str, str] | None:
+    """Return study and series of an instance item's keys; None for items of another kind."""
+    sort_key = str(item["sk"])
+    if not sort_key.startswith(INSTANCE_PREFIX):
+        return None
+    return (
+        str(item["pk"]).removeprefix(study_partition("")),
+        sort_key.removeprefix(INSTANCE_PREFIX).partition("#")[0],
+    )
+
+
+def procedure_sort_key(sop_instance_uid: str) -> str:
+    """Name the sort key of a performed procedure step within its study."""
+    return f"{PROCEDURE_PREFIX}{sop_instance_uid}"
+
+
 def tallies_sort_prefix(series_instance_uid: str) -> str:
     """Return what the sort keys of all tallies of a series begin with."""
     return f"{TALLY_PREFIX}{series_instance_uid}#"
 
 
-def copies_sort_prefix(series_instance_uid: str, sop_instance_uid: str) -> str:
-    """Return what the sort keys of the listed contents of an instance begin with."""
-    return f"{COPY_PREFIX}{series_instance_uid}#{sop_instance_uid}#"
+def copies_sort_prefix(series_instance_uid: str, sop_instance_uid: str | None = None) -> str:
+    """Return what the sort keys of the listed contents of an instance, or a series, begin with."""
+    of_instance = "" if sop_instance_uid is None else f"{sop_instance_uid}#"
+    return f"{COPY_PREFIX}{series_instance_uid}#{of_instance}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +150,11 @@ class Converted:
         }
 
 
+def forms_of(item: Item) -> list[Form]:
+    """Read the forms of every content that an instance's item has shown."""
+    return [Form.parse(member) for member in _texts(item, "forms")]
+
+
 def converted(item: Item) -> Converted:
     """Read what became of the content that an instance's item shows.
 
@@ -129,7 +162,7 @@ def converted(item: Item) -> Converted:
     """
     shown = InstanceKey.parse(str(item["object_key"]))
     sha256 = shown.sha256 if shown else ""
-    forms = map(Form.parse, _texts(item, "forms"))
+    forms = forms_of(item)
     of, _, reason = str(item.get("left_alone", "")).partition(" ")
     return Converted(
         tuple(sorted(each for each in forms if f"/{sha256}/" in each.object_key)),
@@ -151,6 +184,7 @@ class Copy:
     defect: str | None = None
     calling_ae_title: str = ""
     converted: Converted = field(default_factory=Converted)
+    etag: str | None = None
 
     @property
     def stamp(self) -> str:
@@ -307,6 +341,9 @@ def instance_item(shown: Copy) -> Item:
     }
     if shown.defect:
         item["defect"] = shown.defect
+    if shown.etag:
+        # By it a commitment knows the object again without reading it.
+        item["etag"] = shown.etag
     return item | shown.converted.attributes(key.sha256)
 
 
@@ -405,6 +442,81 @@ def study_items(copies: Iterable[Copy], *, newest: bool) -> list[Item]:
     return items
 
 
+@dataclass(frozen=True, slots=True)
+class Procedure:
+    """A performed procedure step as the index keeps it with one of its studies.
+
+    `number` is that of the step's state (`archive.ProcedureKey`). `received` is how many of the
+    `announced` instances are there, of whichever of its studies. `checks` is how often that was
+    looked at since the step is final, `next_check` when it will be again (UTC), and `overdue` says
+    that we have stopped waiting.
+    """
+
+    study_instance_uid: str
+    sop_instance_uid: str
+    number: int
+    state: str
+    since: str
+    calling_ae_title: str
+    station_ae_title: str
+    modality: str
+    started: str
+    ended: str
+    accession_numbers: tuple[str, ...]
+    announced: int
+    received: int
+    is_final: bool
+    checks: int = 0
+    next_check: str = ""
+    overdue: bool = False
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the step is over and all that it made is there."""
+        return self.is_final and self.received == self.announced
+
+    def item(self) -> Item:
+        """Write the step's item with the keys of the index that lists steps by month."""
+        texts = {name: getattr(self, name) for name in _PROCEDURE_TEXTS}
+        month, moment = month_and_moment(*self.started.partition("T")[::2])
+        return {name: text for name, text in texts.items() if text} | {
+            "pk": study_partition(self.study_instance_uid),
+            "sk": procedure_sort_key(self.sop_instance_uid),
+            "number": self.number,
+            "accession_numbers": frozenset(self.accession_numbers),
+            "announced": self.announced,
+            "received": self.received,
+            "is_final": int(self.is_final),
+            "checks": self.checks,
+            "overdue": int(self.overdue),
+            "procedure_month": month,
+            "procedure_moment": moment,
+        }
+
+    @classmethod
+    def from_item(cls, item: Item) -> "Procedure":
+        """Read the step's item."""
+        texts = {name: str(item.get(name, "")) for name in _PROCEDURE_TEXTS}
+        return cls(
+            study_instance_uid=str(item["pk"]).removeprefix("STUDY#"),
+            sop_instance_uid=str(item["sk"]).removeprefix(PROCEDURE_PREFIX),
+            number=int(str(item["number"])),
+            accession_numbers=tuple(sorted(_texts(item, "accession_numbers"))),
+            announced=int(str(item["announced"])),
+            received=int(str(item["received"])),
+            is_final=bool(item["is_final"]),
+            checks=int(str(item["checks"])),
+            overdue=bool(item["overdue"]),
+            **texts,
+        )
+
+
+_PROCEDURE_TEXTS: Final = (
+    "state", "since", "calling_ae_title", "station_ae_title", "modality", "started", "ended",
+    "next_check",
+)  # fmt: skip
+
+
 def quarantine_item(object_key: str, reason: str, received: str, calling_ae_title: str) -> Item:
     """Write the item that lists an object the index cannot place."""
     return {
@@ -460,17 +572,23 @@ def study_moment(elements: Elements) -> tuple[str, str]:
 
     The moment is `YYYYMMDD` + `THHMMSS`; a date that is absent or not one is in `unknown`.
     """
-    date = _digits(first_text(elements, _STUDY_DATE))
+    return month_and_moment(
+        first_text(elements, _STUDY_DATE) or "", first_text(elements, _STUDY_TIME) or ""
+    )
+
+
+def month_and_moment(date: str, time: str) -> tuple[str, str]:
+    """Return `YYYY-MM` and `YYYYMMDD` + `THHMMSS` of a date and a time as DICOM writes them."""
+    date = _digits(date)
     # A partial date counts from its first day, as it does in matching.
     date += _FIRST_DAY.get(len(date), "")
     if len(date) != _DATE_DIGITS:
         return UNKNOWN_MONTH, "00000000T000000"
-    time = _digits(first_text(elements, _STUDY_TIME))
-    return f"{date[:4]}-{date[4:6]}", f"{date}T{time[:_TIME_DIGITS]:0<6}"
+    return f"{date[:4]}-{date[4:6]}", f"{date}T{_digits(time)[:_TIME_DIGITS]:0<6}"
 
 
-def _digits(text: str | None) -> str:
-    return "".join(character for character in text or "" if character in "0123456789")
+def _digits(text: str) -> str:
+    return "".join(character for character in text if character in "0123456789")
 
 
 def name_index_key(folded: str) -> str:

@@ -26,7 +26,7 @@ from .archive import (
 from .errors import InstanceMissing, ItemRefused, StoreUnavailable
 from .header import Unplaceable, read_copy
 from .index import Index
-from .index_items import Converted, Copy, study_items
+from .index_items import PROCEDURE_PREFIX, Converted, Copy, study_items
 
 _log: Final = logging.getLogger(__name__)
 _PARALLEL_READS: Final = 16
@@ -142,7 +142,12 @@ def _rebuild_study(
     item whose object is not in that listing names nothing and may go.
     """
     for _ in range(_MOST_ROUNDS):
-        present = {str(item["sk"]): item for item in index.partition(study)}
+        # Performed procedure steps are in objects of their own (`procedures.rebuild`).
+        present = {
+            str(item["sk"]): item
+            for item in index.partition(study)
+            if not str(item["sk"]).startswith(PROCEDURE_PREFIX)
+        }
         # Forms first: an original that goes after them, and so is in neither, has changed its item.
         became, one_form = _conversions(archive, study)
         keys = list(archive.keys(f"{INSTANCES}{study}/"))

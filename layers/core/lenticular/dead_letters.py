@@ -1,0 +1,131 @@
+"""Dead letters: messages that a function failed to do so often that its queue put them aside.
+
+Which queues there are is asked of SQS: those whose name begins with the stack's, as template.yaml
+names every queue that has dead letters, `{stack}-{name}`.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from .errors import OperatorError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_sqs.type_defs import MessageTypeDef
+
+_MESSAGES_PER_CALL: Final = 10
+#: SQS asks all of its servers only when it may wait.
+_POLL_SECONDS: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class QueueWithDeadLetters:
+    """A queue by the name an operator calls it, and about how many messages there are."""
+
+    name: str
+    url: str
+    dead_letters_url: str
+    waiting: int
+    dead: int
+
+
+class DeadLetters:
+    """The dead letters of a stack."""
+
+    def __init__(self, client: "SQSClient", stack: str) -> None:
+        """Find the queues of `stack` through `client`."""
+        self._client = client
+        self._prefix = f"{stack}-"
+
+    def all(self) -> list[QueueWithDeadLetters]:
+        """Return every queue that has dead letters, or raise `StoreUnavailable`."""
+        try:
+            return sorted(self._queues(), key=lambda queue: queue.name)
+        except (ClientError, BotoCoreError) as error:
+            raise _failure(error) from error
+
+    def replay(self, name: str) -> int:
+        """Send the dead letters of a queue back to it; return how many.
+
+        A letter is deleted when its queue has it, so what stops half-way may send one twice and
+        loses none. Raises `OperatorError` when there is no such queue.
+        """
+        known = {queue.name: queue for queue in self.all()}
+        if name not in known:
+            names = ", ".join(known) or "none"
+            raise OperatorError(f"the stack has no queue {name}; it has: {names}")
+        sent = 0
+        try:
+            while some := self._letters(known[name]):
+                sent += self._send_back(known[name], some)
+        except (ClientError, BotoCoreError) as error:
+            raise _failure(error) from error
+        return sent
+
+    def _queues(self) -> Iterator[QueueWithDeadLetters]:
+        pages = self._client.get_paginator("list_queues").paginate(QueueNamePrefix=self._prefix)
+        for url in (url for page in pages for url in page.get("QueueUrls", [])):
+            attributes = self._attributes(url)
+            policy = attributes.get("RedrivePolicy")
+            if policy is None:
+                continue
+            target = str(json.loads(policy)["deadLetterTargetArn"]).rpartition(":")[2]
+            dead_letters_url = self._client.get_queue_url(QueueName=target)["QueueUrl"]
+            yield QueueWithDeadLetters(
+                name=url.rpartition("/")[2].removeprefix(self._prefix),
+                url=url,
+                dead_letters_url=dead_letters_url,
+                waiting=int(attributes["ApproximateNumberOfMessages"]),
+                dead=int(self._attributes(dead_letters_url)["ApproximateNumberOfMessages"]),
+            )
+
+    def _attributes(self, url: str) -> dict[str, str]:
+        answer = self._client.get_queue_attributes(
+            QueueUrl=url, AttributeNames=["RedrivePolicy", "ApproximateNumberOfMessages"]
+        )
+        return {str(name): value for name, value in answer.get("Attributes", {}).items()}
+
+    def _letters(self, queue: QueueWithDeadLetters) -> list["MessageTypeDef"]:
+        return self._client.receive_message(
+            QueueUrl=queue.dead_letters_url,
+            MaxNumberOfMessages=_MESSAGES_PER_CALL,
+            WaitTimeSeconds=_POLL_SECONDS,
+            MessageAttributeNames=["All"],
+        ).get("Messages", [])
+
+    def _send_back(self, queue: QueueWithDeadLetters, letters: list["MessageTypeDef"]) -> int:
+        entries: list[Any] = [
+            {
+                "Id": str(number),
+                "MessageBody": letter["Body"],
+                "MessageAttributes": {
+                    name: {key: value for key, value in attribute.items() if value}
+                    for name, attribute in letter.get("MessageAttributes", {}).items()
+                },
+            }
+            for number, letter in enumerate(letters)
+        ]
+        answer = self._client.send_message_batch(QueueUrl=queue.url, Entries=entries)
+        sent = [int(entry["Id"]) for entry in answer.get("Successful", [])]
+        if sent:
+            self._client.delete_message_batch(
+                QueueUrl=queue.dead_letters_url,
+                Entries=[
+                    {"Id": str(number), "ReceiptHandle": letters[number]["ReceiptHandle"]}
+                    for number in sent
+                ],
+            )
+        if len(sent) < len(letters):
+            raise StoreUnavailable("SQS did not take every letter; run it again")
+        return len(sent)
+
+
+def _failure(error: ClientError | BotoCoreError) -> StoreUnavailable:
+    code = (
+        error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
+    )
+    return StoreUnavailable(f"SQS refused or did not answer: {code}")
