@@ -218,6 +218,7 @@ def _orthanc(site: Site) -> Iterator[Running]:
                 "DicomCheckCalledAet": False,
                 "DicomModalities": modalities,
                 "DicomAlwaysAllowStore": True,
+                "DicomAlwaysAllowFind": True,
                 "DicomAlwaysAllowMove": True,
                 "UnknownSopClassAccepted": True,
                 "MaximumPduLength": _MAX_PDU_BYTES,

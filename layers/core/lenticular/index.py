@@ -75,6 +75,8 @@ _OF_INTEREST_TO_QUERIES: Final = {
     "sop_class_uids, patient_id",
     "ExpressionAttributeNames": {"#attributes": "attributes"},
 }
+#: The index whose entries have nothing but keys; DynamoDB refuses to be asked for more of it.
+_KEYS_ALONE: Final = "by-uid"
 #: Races on one study end after a few rounds; more says that something else is wrong.
 _MOST_ROUNDS: Final = 50
 _PARALLEL_WRITES: Final = 16
@@ -539,7 +541,8 @@ class Index:
             operation,
             TableName=self.table,
             ReturnConsumedCapacity="TOTAL",
-            **(_OF_INTEREST_TO_QUERIES | request),
+            **({} if request.get("IndexName") == _KEYS_ALONE else _OF_INTEREST_TO_QUERIES),
+            **request,
         )
         reading.seconds += perf_counter() - began
         reading.pages += 1
