@@ -7,19 +7,18 @@ S3's latency is paid once and not for each instance, and a file of any length ta
 than the budget. One thread sends and asks for more; others only wait for S3 and for the index.
 """
 
-import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from queue import Queue
 from types import TracebackType
 from typing import Final, Self
 
-from lenticular.errors import InstanceMissing, StoreUnavailable
+from lenticular.archive import Form, InstanceKey
+from lenticular.errors import StoreUnavailable
 from lenticular.index_items import Item, converted
-from lenticular.originals import read_original
 from lenticular.part10 import data_set_offset
 
 from .custody import Custody
@@ -35,48 +34,50 @@ _PAGES_AHEAD: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What sending an instance takes to know of it."""
+    """What sending an instance takes to know of it.
+
+    `object_key`, `size` and `transfer_syntax_uid` are those of the original. Where that is retired
+    a form is read in its place.
+    """
 
     object_key: str
     size: int
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
-    item: Item = field(default_factory=dict, repr=False)
+    forms: tuple[Form, ...] = ()
+    retired: bool = False
 
     @classmethod
     def from_item(cls, item: Item) -> Self:
         """Read it from an instance's item of the index."""
+        became = converted(item)
         return cls(
             str(item["object_key"]),
             int(str(item["size"])),
             str(item["sop_class_uid"]),
             str(item["uid"]),
             str(item["transfer_syntax_uid"]),
-            item,
+            became.forms,
+            # Without a form there is nothing else to be read, whatever became of the original.
+            retired=became.retired and bool(became.forms),
         )
 
     @property
-    def is_retired(self) -> bool:
-        """Whether the file has to be restored from a form, which takes all of it at once."""
-        return "retired" in self.item and converted(self.item).retired
+    def read_key(self) -> str:
+        """The object that is read."""
+        return self.forms[0].object_key if self.retired else self.object_key
 
-    def read(self, custody: Custody, start: int, length: int) -> memoryview:
-        """Read a part of the file as it was received, wherever its bytes are.
+    @property
+    def read_size(self) -> int:
+        """Its size in bytes."""
+        return self.forms[0].size if self.retired else self.size
 
-        Raises:
-            InstanceMissing: the bucket holds neither the file nor a form that restores to it.
-            StoreUnavailable: S3 did not give these bytes.
-        """
-        if not self.item.get("forms"):
-            return custody.get(self.object_key, start, length)
-        if not self.is_retired:
-            with contextlib.suppress(InstanceMissing):
-                return custody.get(self.object_key, start, length)
-        sizes = {form.object_key: form.size for form in converted(self.item).forms}
-        sizes[self.object_key] = self.size
-        whole = read_original(lambda key: custody.get(key, 0, sizes[key]), self.item)
-        return whole[start : start + length]
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the original's file, by its key."""
+        key = InstanceKey.parse(self.object_key)
+        return key.sha256 if key else ""
 
 
 class OutgoingFile:
@@ -205,8 +206,8 @@ class ReadAhead:
             if self._bytes_ahead and self._bytes_ahead + length > self._budget_bytes:
                 return
             self._not_asked_for.popleft()
-            part = self._pool.submit(file.stored.read, self._custody, start, length)
-            file.parts.append((part, length))
+            key = file.stored.read_key
+            file.parts.append((self._pool.submit(self._custody.get, key, start, length), length))
             self._parts_ahead += 1
             self._bytes_ahead += length
 
@@ -222,10 +223,9 @@ class ReadAhead:
         file = OutgoingFile(stored, self)
         self._files.append(file)
         if self._is_wanted(stored):
-            part_bytes = stored.size if stored.is_retired else self._part_bytes
             self._not_asked_for.extend(
-                (file, start, min(part_bytes, stored.size - start))
-                for start in range(0, stored.size, part_bytes)
+                (file, start, min(self._part_bytes, stored.read_size - start))
+                for start in range(0, stored.read_size, self._part_bytes)
             )
         return True
 

@@ -19,11 +19,20 @@ from tests.cloud.dynamodb_local import is_installed, running_dynamodb_local
 from tests.cloud.standin import offline_cloud
 
 from .findable import findability
+from .finding import growth, sample_finds
 from .idle import idle
 from .machine import machine, versions
 from .processes import ROOT, ServerFailed
-from .receivers import ARCHIVES, DISCARDING, RECEIVERS, Receiver, Site
-from .report import findable_table, idle_table, retrieving_table, slow_puts_table, storing_table
+from .receivers import ARCHIVES, DISCARDING, OURS, OURS_OF_WORKERS, RECEIVERS, Receiver, Site
+from .report import (
+    findable_table,
+    finding_table,
+    growth_table,
+    idle_table,
+    retrieving_table,
+    slow_puts_table,
+    storing_table,
+)
 from .requestor import PeerFailed
 from .retrieving import sample_retrievals
 from .slices import encoded_slice
@@ -31,6 +40,8 @@ from .slow_puts import sample_slow_puts
 from .storing import Load, SendingFailed, sample
 
 _FAILED: Final = 1
+#: DynamoDB Local says where it is itself; no other service is asked.
+_NO_CLOUD: Final[Mapping[str, str]] = {}
 _SLOW_ASSOCIATIONS: Final = (1, 16)
 
 
@@ -111,7 +122,9 @@ def _findable(bench: Bench) -> str:
 
 def _idle(bench: Bench) -> str:
     with bench.site() as site:
-        measured = idle(bench.options.idle, site)
+        measured = [
+            idle(receiver, bench.options.idle, site) for receiver in (OURS, OURS_OF_WORKERS)
+        ]
     return f"Associations that do nothing\n\n{idle_table(measured)}"
 
 
@@ -142,13 +155,36 @@ def _retrieving(bench: Bench) -> str:
 
 @contextmanager
 def _table_engine(site: Site) -> Iterator[tuple[Site, str]]:
-    """Put the table into DynamoDB Local where it is installed, for moto is slow; say which it is."""
+    """Put the table into DynamoDB Local where that is installed, for moto is slow; name it."""
     if not is_installed():
         yield site, "moto"
         return
     with running_dynamodb_local() as engine:
         aws = {**site.aws, **engine.environment}
         yield replace(site, aws=aws, table=engine.table()), "DynamoDB Local"
+
+
+def _finding(bench: Bench) -> str:
+    options = bench.options
+    folder = bench.folder / "finding"
+    folder.mkdir()
+    site = Site(folder, _NO_CLOUD, "")
+    samples = list(sample_finds(site, options.studies, options.rounds))
+    return (
+        f"C-FIND at STUDY level among {options.studies} studies, medians of {options.rounds} "
+        "interleaved rounds; the store is DynamoDB Local\n\n"
+        f"{finding_table(samples)}"
+    )
+
+
+def _growing(bench: Bench) -> str:
+    folder = bench.folder / "growing"
+    folder.mkdir()
+    measured = growth(Site(folder, _NO_CLOUD, ""), bench.options.matches)
+    return (
+        f"Memory of the gateway while it answers {bench.options.matches} matches\n\n"
+        f"{growth_table(measured)}"
+    )
 
 
 #: What can be measured, in the order it is.
@@ -158,6 +194,8 @@ _SUBJECTS: Final[Mapping[str, Callable[[Bench], str]]] = {
     "idle": _idle,
     "retrieving": _retrieving,
     "findable": _findable,
+    "finding": _finding,
+    "growing": _growing,
 }
 
 
@@ -189,6 +227,10 @@ def _parser() -> argparse.ArgumentParser:
         help="instances stored in `findable` (default 1000)")  # fmt: skip
     add("--pace", type=float, default=10.0, metavar="N",
         help="instances a second in `findable` (default 10)")  # fmt: skip
+    add("--studies", type=_count, default=5000, metavar="N",
+        help="studies of `finding` (default 5000)")  # fmt: skip
+    add("--matches", type=_count, default=100_000, metavar="N",
+        help="matches of `growing` (default 100000)")  # fmt: skip
     return parser
 
 
