@@ -45,7 +45,7 @@ def put_series(store: Store, series: int, instances: int) -> list[Reference]:
         )
         copy = read_copy(store.archive, key)
         assert isinstance(copy, Copy)
-        return to_dynamodb(instance_item(copy, [copy.key]))
+        return to_dynamodb(instance_item(copy))
 
     dynamodb: Any = store.cloud.clients.dynamodb
     with ThreadPoolExecutor(_PARALLEL) as pool:
