@@ -261,9 +261,9 @@ def build_health(
             look=StoreLook(
                 settings.bucket,
                 settings.table,
-                shortage=None if spool is None else spool.shortage,
+                with_bucket=settings.custody == "s3",
             ),
-            trouble=lambda: server.trouble,
+            trouble=lambda: server.trouble or (spool.shortage() if spool is not None else None),
         )
     except OSError as error:
         raise OperatorError(
@@ -299,6 +299,7 @@ def main() -> int:
             spool = build_spool(settings)
             server = build(settings, ports, metrics, spool=spool)
         else:
+            # Each worker has a spool of its own.
             server = build_supervisor(settings, ports)
         health = build_health(settings, server, spool)
     except LenticularError as error:

@@ -68,6 +68,13 @@ FINGERPRINT: Final = "fingerprint"
 _REFUSED_FOR_EVER: Final = frozenset(
     {"ItemCollectionSizeLimitExceededException", "ValidationException"}
 )
+#: Half of a study item says which copy each of its attributes came from; only writers ask that.
+#: "Attributes" is a word of DynamoDB's own, and needs another name here.
+_OF_INTEREST_TO_QUERIES: Final = {
+    "ProjectionExpression": "pk, sk, uid, #attributes, series, instances, modalities, "
+    "sop_class_uids, patient_id",
+    "ExpressionAttributeNames": {"#attributes": "attributes"},
+}
 #: Races on one study end after a few rounds; more says that something else is wrong.
 _MOST_ROUNDS: Final = 50
 _PARALLEL_WRITES: Final = 16
@@ -529,7 +536,10 @@ class Index:
             return self._call(operation, TableName=self.table, **request)
         began = perf_counter()
         page = self._call(
-            operation, TableName=self.table, ReturnConsumedCapacity="TOTAL", **request
+            operation,
+            TableName=self.table,
+            ReturnConsumedCapacity="TOTAL",
+            **(_OF_INTEREST_TO_QUERIES | request),
         )
         reading.seconds += perf_counter() - began
         reading.pages += 1
