@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import isnan
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -124,12 +125,12 @@ def measure(files: Sequence[bytes], rounds: int, folder: Path) -> str:
                 f"{size / sum(map(len, forms)):.2f}",
                 f"{rate['write']:.0f}",
                 f"{rate['checked']:.0f}",
-                f"{peer:.0f}",
-                f"{rate['write'] / peer:.2f}",
-                f"{rate['checked'] / peer:.2f}",
+                _figure(peer, 0),
+                _figure(rate["write"] / peer, 2),
+                _figure(rate["checked"] / peer, 2),
                 f"{rate['read']:.0f}",
-                f"{reading_peer:.0f}",
-                f"{rate['read'] / reading_peer:.2f}",
+                _figure(reading_peer, 0),
+                _figure(rate["read"] / reading_peer, 2),
             )
         )
         if "gdcm" in rate:
@@ -138,6 +139,10 @@ def measure(files: Sequence[bytes], rounds: int, folder: Path) -> str:
     print(f"HTJ2K with check, x JPEG Lossless with check: {ratio:.2f}")
     print(f"two threads, x one: {two_threads(files, rounds):.2f}")
     return table(rows)
+
+
+def _figure(value: float, digits: int) -> str:
+    return "-" if isnan(value) else f"{value:.{digits}f}"
 
 
 def two_threads(files: Sequence[bytes], rounds: int) -> float:
