@@ -68,6 +68,15 @@ FINGERPRINT: Final = "fingerprint"
 _REFUSED_FOR_EVER: Final = frozenset(
     {"ItemCollectionSizeLimitExceededException", "ValidationException"}
 )
+#: Half of a study item says which copy each of its attributes came from; only writers ask that.
+#: "Attributes" is a word of DynamoDB's own, and needs another name here.
+_OF_INTEREST_TO_QUERIES: Final = {
+    "ProjectionExpression": "pk, sk, uid, #attributes, series, instances, modalities, "
+    "sop_class_uids, patient_id",
+    "ExpressionAttributeNames": {"#attributes": "attributes"},
+}
+#: The index whose entries have nothing but keys; DynamoDB refuses to be asked for more of it.
+_KEYS_ALONE: Final = "by-uid"
 #: Races on one study end after a few rounds; more says that something else is wrong.
 _MOST_ROUNDS: Final = 50
 _PARALLEL_WRITES: Final = 16
@@ -145,7 +154,9 @@ class Index:
                     self._put(index_items.copy_item(each))
             if stamp == shown or (stamp > shown) is not self.newest_shown:
                 return
-            if self.replace(item, present):
+            # A retired content is to be had from its form alone, shown or not.
+            forms = {"forms": present["forms"]} if "forms" in present else {}
+            if self.replace(item | forms, present):
                 return
         raise StoreUnavailable("the instance is being written by too many at a time")
 
@@ -529,7 +540,11 @@ class Index:
             return self._call(operation, TableName=self.table, **request)
         began = perf_counter()
         page = self._call(
-            operation, TableName=self.table, ReturnConsumedCapacity="TOTAL", **request
+            operation,
+            TableName=self.table,
+            ReturnConsumedCapacity="TOTAL",
+            **({} if request.get("IndexName") == _KEYS_ALONE else _OF_INTEREST_TO_QUERIES),
+            **request,
         )
         reading.seconds += perf_counter() - began
         reading.pages += 1

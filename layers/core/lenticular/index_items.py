@@ -47,9 +47,6 @@ TALLY_PREFIX: Final = "TALLY#"
 COPY_PREFIX: Final = "COPY#"
 MONTH_PARTITION: Final = "MONTH"
 
-#: What retrieving an instance takes to know of it.
-INSTANCE_LOCATION: Final = ("uid", "object_key", "size", "sop_class_uid", "transfer_syntax_uid")
-
 #: What it takes to tell whether an instance is in the bucket as it was indexed.
 INSTANCE_CONTENT: Final = (
     *("pk", "sk", "uid", "object_key", "size", "sop_class_uid"),
@@ -58,6 +55,12 @@ INSTANCE_CONTENT: Final = (
 
 #: What transcoding adds to an instance's item, behind ingest.
 CONVERSION_ATTRIBUTES: Final = ("forms", "left_alone", "retired")
+
+#: What retrieving an instance takes to know of it.
+INSTANCE_LOCATION: Final = (
+    *("uid", "object_key", "size", "sop_class_uid", "transfer_syntax_uid"),
+    *CONVERSION_ATTRIBUTES,
+)
 
 #: A longer value is kept as an attribute but leads to nothing: DICOM's own limit is 64 (LO), and
 #: a DynamoDB key holds 1,024 bytes at most.
@@ -408,7 +411,9 @@ def study_items(copies: Iterable[Copy], *, newest: bool) -> list[Item]:
     for (series_instance_uid, _), of_instance in by_instance.items():
         by_series[series_instance_uid].append(of_instance)
         choose = max if newest else min
-        items.append(instance_item(choose(of_instance, key=lambda copy: copy.stamp)))
+        item = instance_item(choose(of_instance, key=lambda copy: copy.stamp))
+        forms = (str(form) for copy in of_instance for form in copy.converted.forms)
+        items.append(item | {"forms": frozenset(forms)})
         if len({copy.key for copy in of_instance}) > 1:
             listed = [copy_item(instance_item(copy)) for copy in of_instance]
             items += {str(each["sk"]): each for each in listed}.values()
@@ -551,11 +556,11 @@ def to_dynamodb(item: Item) -> dict[str, Any]:
 
 def from_dynamodb(tagged: Mapping[str, Any]) -> Item:
     """Take DynamoDB's type tags away."""
-    item: Item = {}
-    for name, attribute in tagged.items():
-        ((kind, value),) = attribute.items()
-        item[name] = int(value) if kind == "N" else frozenset(value) if kind == "SS" else value
-    return item
+    return {
+        name: value if kind == "S" else int(value) if kind == "N" else frozenset(value)
+        for name, attribute in tagged.items()
+        for kind, value in attribute.items()
+    }
 
 
 def first_text(elements: Elements, tag: str) -> str | None:
