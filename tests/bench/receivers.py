@@ -223,6 +223,7 @@ def _orthanc(site: Site) -> Iterator[Running]:
                 "DicomCheckCalledAet": False,
                 "DicomModalities": modalities,
                 "DicomAlwaysAllowStore": True,
+                "DicomAlwaysAllowFind": True,
                 "DicomAlwaysAllowMove": True,
                 "DicomAlwaysAllowGet": True,
                 "UnknownSopClassAccepted": True,
