@@ -96,7 +96,7 @@ lock: python ## Write the locks anew from pyproject.toml; ARGS="--upgrade" for n
 	$(LOCK) $(ARGS) --group sam -o requirements/sam.lock
 	$(LOCK) $(ARGS) --group peers -o requirements/peers.lock
 	$(LOCK) $(ARGS) --group layer -c requirements/dev.lock $(OF_THE_RUNTIME:%=--no-emit-package %) -o layers/deps/requirements.txt
-	$(LOCK) --python-version 3.13 $(ARGS) --group codecs -c requirements/dev.lock -o layers/codecs/requirements.txt
+	$(subst 3.11,3.13,$(LOCK)) $(ARGS) --group codecs -c requirements/dev.lock -o layers/codecs/requirements.txt
 
 .PHONY: clean
 clean: ## Remove everything that a target made, environments included

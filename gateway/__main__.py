@@ -17,10 +17,12 @@ from lenticular.errors import LenticularError, OperatorError
 from lenticular.index import Index
 from lenticular.nodes import NodeTable, read_nodes_file
 from lenticular.settings import GatewaySettings
+from lenticular.transactions import Transactions
 
 from .acceptance import AccessPolicy, Offer
 from .association import Limits, Service
 from .command_set import CommandField
+from .commitment import CommitmentScp
 from .custody import Custody
 from .find import FindService
 from .get import GetService
@@ -29,6 +31,7 @@ from .logs import configure_logging
 from .metrics import Metrics
 from .move import MoveService
 from .negotiation import QueryOption
+from .normalized import NormalizedService, Operation
 from .ports import Ports
 from .procedure_steps import ProcedureSteps
 from .retrieval import Memory
@@ -154,6 +157,8 @@ def build(
         scratch_dir=settings.scratch_dir,
     )
     index = Index(dynamodb, settings.table)
+    archive = Archive(s3_client(), settings.bucket)
+    commitment = CommitmentScp(Transactions(archive, dynamodb, settings.table), nodes.find)
     memory = Memory(settings.read_ahead_bytes, settings.scratch_dir)
     services: dict[int, Service] = {
         CommandField.C_ECHO_RQ: VerificationService(),
@@ -180,7 +185,10 @@ def build(
             dimse_seconds=settings.dimse_seconds,
         ),
         CommandField.C_GET_RQ: GetService(index, custody, memory),
-        **ProcedureSteps(custody, Archive(s3_client(), settings.bucket)).services(),
+        CommandField.N_ACTION_RQ: NormalizedService(
+            {sop_classes.STORAGE_COMMITMENT_PUSH: Operation("commit", commitment.perform)}
+        ),
+        **ProcedureSteps(custody, archive).services(),
     }
     acceptance = AccessPolicy(
         ae_title=settings.ae_title,
@@ -253,9 +261,9 @@ def build_health(
             look=StoreLook(
                 settings.bucket,
                 settings.table,
-                shortage=None if spool is None else spool.shortage,
+                with_bucket=settings.custody == "s3",
             ),
-            trouble=lambda: server.trouble,
+            trouble=lambda: server.trouble or (spool.shortage() if spool is not None else None),
         )
     except OSError as error:
         raise OperatorError(
@@ -291,6 +299,7 @@ def main() -> int:
             spool = build_spool(settings)
             server = build(settings, ports, metrics, spool=spool)
         else:
+            # Each worker has a spool of its own.
             server = build_supervisor(settings, ports)
         health = build_health(settings, server, spool)
     except LenticularError as error:

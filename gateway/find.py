@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import chain
 from time import perf_counter
 from typing import Final
@@ -249,6 +250,7 @@ def _computed(query: Query, match: Match, index: Index) -> dict[int, JsonElement
     }
 
 
+@cache
 def _computed_up_to(level: Level) -> Mapping[int, Attribute]:
     return dict(
         chain.from_iterable(computed_of_level(each).items() for each in Level if each <= level)

@@ -16,7 +16,7 @@ from typing import Final
 from lenticular.dicom_json import JsonElement
 from lenticular.errors import CannotUnderstand, SenderError, StoreUnavailable
 from lenticular.identifiers import is_uid
-from lenticular.status import Status
+from lenticular.status import CommitmentFailure, Status
 
 from .association import Association
 from .command_set import CommandField
@@ -41,7 +41,7 @@ class Refused(SenderError):
 
     def __init__(
         self,
-        status: Status,
+        status: Status | CommitmentFailure,
         comment: str,
         *,
         attributes: tuple[int, ...] = (),

@@ -59,7 +59,7 @@ class ProcedureSteps:
         self._custody = custody
         self._archive = archive
         self._lock = Lock()
-        self._fates: OrderedDict[str, Fate] = OrderedDict()
+        self._answered: OrderedDict[str, tuple[int, Fate]] = OrderedDict()
 
     def services(self) -> dict[int, Service]:
         """Return what serves which command field."""
@@ -89,7 +89,7 @@ class ProcedureSteps:
                 raise Refused(
                     Status.DUPLICATE_SOP_INSTANCE, "there is a step with this UID already"
                 )
-        self._remember(request, uid)
+        self._remember(request, step)
         request.association.log.info(
             "procedure created", extra={"sop_instance_uid": uid, "state": step.state.value}
         )
@@ -102,6 +102,7 @@ class ProcedureSteps:
             if present is None:
                 raise Refused(Status.NO_SUCH_SOP_INSTANCE, "there is no step with this UID")
             if present.number > 1 and self._is_repeated(request, present):
+                step = present
                 break
             try:
                 step = present.modified(request.elements, _cause(request))
@@ -116,7 +117,7 @@ class ProcedureSteps:
                 break
         else:
             raise StoreUnavailable("the step is being set by too many at a time")
-        self._remember(request, uid)
+        self._remember(request, step)
         return Answer()
 
     def _get(self, request: Request) -> Answer:
@@ -147,12 +148,13 @@ class ProcedureSteps:
         # A PUT that S3 took and whose answer was lost was sent again, and finds itself.
         return self._archive.read(key) == record
 
-    def _remember(self, request: Request, uid: str) -> None:
+    def _remember(self, request: Request, step: Step) -> None:
+        """Note on which association the request that made a state is answered."""
         with self._lock:
-            self._fates[uid] = request.association.fate
-            self._fates.move_to_end(uid)
-            if len(self._fates) > _REMEMBERED:
-                self._fates.popitem(last=False)
+            self._answered[step.sop_instance_uid] = step.number, request.association.fate
+            self._answered.move_to_end(step.sop_instance_uid)
+            if len(self._answered) > _REMEMBERED:
+                self._answered.popitem(last=False)
 
     def _is_repeated(self, request: Request, present: Step) -> bool:
         """Tell whether the request made the state that is there, and its sender may not know.
@@ -160,8 +162,8 @@ class ProcedureSteps:
         Who did not hear the answer sends the same again, on another association. Who released
         its association did hear it, and then the same again is one too many.
         """
-        fate = self._fates.get(present.sop_instance_uid)
-        heard = fate is not None and (
+        number, fate = self._answered.get(present.sop_instance_uid, (0, Fate()))
+        heard = number == present.number and (
             fate is request.association.fate
             or fate.outcome in (Outcome.RELEASED, Outcome.RELEASED_IDLE)
         )

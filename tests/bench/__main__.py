@@ -18,11 +18,20 @@ from typing import Final, NoReturn
 from tests.cloud.standin import offline_cloud
 
 from .findable import findability
+from .finding import growth, sample_finds
 from .idle import idle
 from .machine import machine, versions
 from .processes import ROOT, ServerFailed
-from .receivers import ARCHIVES, DISCARDING, RECEIVERS, Receiver, Site
-from .report import findable_table, idle_table, moving_table, slow_puts_table, storing_table
+from .receivers import ARCHIVES, DISCARDING, OURS, OURS_OF_WORKERS, RECEIVERS, Receiver, Site
+from .report import (
+    findable_table,
+    finding_table,
+    growth_table,
+    idle_table,
+    moving_table,
+    slow_puts_table,
+    storing_table,
+)
 from .requestor import PeerFailed
 from .retrieving import sample_moves
 from .slices import encoded_slice
@@ -30,6 +39,8 @@ from .slow_puts import sample_slow_puts
 from .storing import Load, SendingFailed, sample
 
 _FAILED: Final = 1
+#: DynamoDB Local says where it is itself; no other service is asked.
+_NO_CLOUD: Final[Mapping[str, str]] = {}
 _SLOW_ASSOCIATIONS: Final = (1, 16)
 
 
@@ -110,7 +121,9 @@ def _findable(bench: Bench) -> str:
 
 def _idle(bench: Bench) -> str:
     with bench.site() as site:
-        measured = idle(bench.options.idle, site)
+        measured = [
+            idle(receiver, bench.options.idle, site) for receiver in (OURS, OURS_OF_WORKERS)
+        ]
     return f"Associations that do nothing\n\n{idle_table(measured)}"
 
 
@@ -131,6 +144,29 @@ def _moving(bench: Bench) -> str:
     )
 
 
+def _finding(bench: Bench) -> str:
+    options = bench.options
+    folder = bench.folder / "finding"
+    folder.mkdir()
+    site = Site(folder, _NO_CLOUD, "")
+    samples = list(sample_finds(site, options.studies, options.rounds))
+    return (
+        f"C-FIND at STUDY level among {options.studies} studies, medians of {options.rounds} "
+        "interleaved rounds; the store is DynamoDB Local\n\n"
+        f"{finding_table(samples)}"
+    )
+
+
+def _growing(bench: Bench) -> str:
+    folder = bench.folder / "growing"
+    folder.mkdir()
+    measured = growth(Site(folder, _NO_CLOUD, ""), bench.options.matches)
+    return (
+        f"Memory of the gateway while it answers {bench.options.matches} matches\n\n"
+        f"{growth_table(measured)}"
+    )
+
+
 #: What can be measured, in the order it is.
 _SUBJECTS: Final[Mapping[str, Callable[[Bench], str]]] = {
     "storing": _storing,
@@ -138,6 +174,8 @@ _SUBJECTS: Final[Mapping[str, Callable[[Bench], str]]] = {
     "idle": _idle,
     "moving": _moving,
     "findable": _findable,
+    "finding": _finding,
+    "growing": _growing,
 }
 
 
@@ -167,6 +205,10 @@ def _parser() -> argparse.ArgumentParser:
         help="instances stored in `findable` (default 1000)")  # fmt: skip
     add("--pace", type=float, default=10.0, metavar="N",
         help="instances a second in `findable` (default 10)")  # fmt: skip
+    add("--studies", type=_count, default=5000, metavar="N",
+        help="studies of `finding` (default 5000)")  # fmt: skip
+    add("--matches", type=_count, default=100_000, metavar="N",
+        help="matches of `growing` (default 100000)")  # fmt: skip
     return parser
 
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from math import nan
-from statistics import median
+from statistics import mean, median
 from typing import Final
 
 from .findable import Findability
+from .finding import FindSample, Growth
 from .idle import Idle
 from .receivers import ORTHANC, OURS, RECEIVERS, STORESCP
 from .retrieving import MoveSample
@@ -118,15 +119,20 @@ def slow_puts_table(samples: Iterable[SlowSample]) -> str:
     return table(rows)
 
 
-def idle_table(measured: Idle) -> str:
-    """Make the table of idle associations: one row."""
+def idle_table(measured: Iterable[Idle]) -> str:
+    """Make the table of idle associations: a row for each gateway."""
     return table(
         [
-            ("associations", "of one core", "KB each"),
-            (
-                str(measured.associations),
-                f"{measured.core_share:.1%}",
-                f"{measured.bytes_each / 1e3:.0f}",
+            ("gateway", "associations", "of one core", "KB each", "MB without any"),
+            *(
+                (
+                    each.receiver,
+                    str(each.associations),
+                    f"{each.core_share:.1%}",
+                    f"{each.bytes_each / 1e3:.0f}",
+                    f"{each.bytes_without / 1e6:.0f}",
+                )
+                for each in measured
             ),
         ]
     )
@@ -151,6 +157,45 @@ def moving_table(samples: Iterable[MoveSample]) -> str:
         for archive, of_row in sorted(grouped.items())
     ]
     return table(rows)
+
+
+def finding_table(samples: Iterable[FindSample]) -> str:
+    """Make the table of C-FIND: a row for each query and archive."""
+    grouped: dict[tuple[str, str], list[FindSample]] = {}
+    for sample in samples:
+        grouped.setdefault((sample.query, sample.archive), []).append(sample)
+    rows = [("query", "archive", "answers", "first ms", "all ms", "store ms", "CPU ms")]
+    for (query, archive), of_row in grouped.items():
+        stores = [each.store_milliseconds for each in of_row if each.store_milliseconds is not None]
+        rows.append(
+            (
+                query,
+                archive,
+                str(of_row[0].matches),
+                f"{median(each.first_milliseconds for each in of_row):.1f}",
+                f"{median(each.total_milliseconds for each in of_row):.1f}",
+                f"{median(stores):.1f}" if stores else _NOTHING,
+                f"{mean(each.cpu_milliseconds for each in of_row):.1f}",
+            )
+        )
+    return table(rows)
+
+
+def growth_table(measured: Growth) -> str:
+    """Make the table of memory: one row."""
+    grown = measured.most_bytes - measured.before_bytes
+    return table(
+        [
+            ("answers", "seconds", "before MB", "most MB", "growth MB"),
+            (
+                str(measured.matches),
+                f"{measured.seconds:.1f}",
+                f"{measured.before_bytes / 1e6:.0f}",
+                f"{measured.most_bytes / 1e6:.0f}",
+                f"{grown / 1e6:.0f}",
+            ),
+        ]
+    )
 
 
 def findable_table(measured: Findability) -> str:

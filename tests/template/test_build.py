@@ -45,7 +45,7 @@ def build(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("function", ["IndexFunction", "MppsFunction"])
+@pytest.mark.parametrize("function", ["CommitFunction", "IndexFunction", "MppsFunction"])
 def test_a_handler_loads_from_its_folder_and_layers_alone(build: Path, function: str) -> None:
     folders = [str(build / part) for part in (function, "CoreLayer/python", "DepsLayer/python")]
     # boto3 is this environment's; on Lambda it is the runtime's.

@@ -5,11 +5,21 @@ from typing import Any
 
 import pytest
 
-from lenticular.archive import INSTANCES, PROCEDURES, QUARANTINE, TRANSCODED
+from lenticular.archive import (
+    COMMITMENTS_CHECKED,
+    COMMITMENTS_REQUESTED,
+    INSTANCES,
+    PROCEDURES,
+    QUARANTINE,
+    TRANSCODED,
+)
 from tests.template.sam import Document, Template, parts, reference
 
 #: Prefixes of the bucket, with their slash.
-PREFIXES = (INSTANCES, QUARANTINE, TRANSCODED, PROCEDURES)
+PREFIXES = (
+    *(INSTANCES, QUARANTINE, TRANSCODED, PROCEDURES),
+    *(COMMITMENTS_REQUESTED, COMMITMENTS_CHECKED),
+)
 
 POLICIES = {
     "AWS::S3::BucketPolicy": ("AWS::S3::Bucket", "Bucket"),
@@ -97,11 +107,12 @@ def test_objects_are_announced_to_the_function_that_reads_them(bucket: Document)
         INSTANCES: "IndexQueue",
         QUARANTINE: "IndexQueue",
         PROCEDURES: "ProceduresQueue",
+        COMMITMENTS_REQUESTED: "CommitQueue",
     }
     assert {each["Event"] for each in announced} == {"s3:ObjectCreated:*"}
 
 
-@pytest.mark.parametrize("queue", ["IndexQueue", "ProceduresQueue"])
+@pytest.mark.parametrize("queue", ["CommitQueue", "IndexQueue", "ProceduresQueue"])
 def test_only_this_bucket_of_this_account_may_send_to_a_queue(
     transformed: Template, bucket: Document, queue: str
 ) -> None:
@@ -149,6 +160,27 @@ def test_a_gateway_writes_items_of_nodes_only(transformed: Template) -> None:
             "ForAllValues:StringEquals": {"dynamodb:LeadingKeys": ["NODE"]},
             "Null": {"dynamodb:LeadingKeys": "false"},
         }
+    ]
+
+
+def test_the_commit_function_writes_commitments_only(transformed: Template) -> None:
+    role = transformed.properties("AWS::IAM::Role")["CommitFunctionRole"]
+    (policy,) = role["Policies"]
+    written = {"dynamodb:PutItem", "dynamodb:UpdateItem", "s3:PutObject"}
+    writing = [
+        (each["Resource"], each.get("Condition"))
+        for each in policy["PolicyDocument"]["Statement"]
+        if written & set(listed(each["Action"]))
+    ]
+    assert writing == [
+        ({"Fn::Sub": "${ArchiveBucket.Arn}/" + COMMITMENTS_CHECKED + "*"}, None),
+        (
+            {"Fn::GetAtt": ["Table", "Arn"]},
+            {
+                "ForAllValues:StringEquals": {"dynamodb:LeadingKeys": ["COMMITMENT"]},
+                "Null": {"dynamodb:LeadingKeys": "false"},
+            },
+        ),
     ]
 
 

@@ -69,12 +69,13 @@ def test_one_bad_event_does_not_take_its_batch_along(transformed: Template) -> N
         assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
 
 
-def test_index_lag_and_function_errors_raise_alarms(transformed: Template) -> None:
+def test_lag_and_function_errors_raise_alarms(transformed: Template) -> None:
     watched = {
         (alarm["MetricName"], reference(alarm["Dimensions"][0]["Value"]))
         for alarm in transformed.properties("AWS::CloudWatch::Alarm").values()
     }
-    assert ("ApproximateAgeOfOldestMessage", "IndexQueue") in watched
+    for queue in ("CommitQueue", "IndexQueue"):
+        assert ("ApproximateAgeOfOldestMessage", queue) in watched
     for function in transformed.resources("AWS::Lambda::Function"):
         assert ("Errors", function) in watched
 

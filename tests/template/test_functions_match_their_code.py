@@ -10,13 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from lenticular.settings import IndexSettings, ProcedureSettings, TranscodeSettings
+from lenticular.settings import (
+    CommitSettings,
+    IndexSettings,
+    ProcedureSettings,
+    TranscodeSettings,
+)
 from tests.template.sam import ROOT, Template, reference
 
+Settings = CommitSettings | IndexSettings | ProcedureSettings | TranscodeSettings
 #: Each function, the settings it reads and the layers it has.
-FUNCTIONS: dict[
-    str, tuple[type[IndexSettings | ProcedureSettings | TranscodeSettings], set[str]]
-] = {
+FUNCTIONS: dict[str, tuple[type[Settings], set[str]]] = {
+    "CommitFunction": (CommitSettings, {"core", "deps"}),
     "IndexFunction": (IndexSettings, {"core", "deps"}),
     "MppsFunction": (ProcedureSettings, {"core", "deps"}),
     "TranscodeFunction": (TranscodeSettings, {"core", "deps", "codecs"}),
@@ -35,8 +40,12 @@ RUNTIME = {
     "urllib3",
 }
 
+#: Modules that pydicom takes where they are there: here they are, in a function they are not.
+OPTIONAL = ["numpy", "requests", "rle"]
+
 LOADED = """
 import sys
+sys.modules.update(dict.fromkeys({optional}))
 before = set(sys.modules)
 import {module}
 assert callable({module}.{attribute})
@@ -87,6 +96,7 @@ def test_parameters_offer_the_choices_that_the_settings_take(written: Template) 
     required = {
         "LENTICULAR_BUCKET": "bucket",
         "LENTICULAR_TABLE": "table",
+        "LENTICULAR_COMMIT_QUEUE": "queue",
         "LENTICULAR_PROCEDURES_QUEUE": "queue",
         "LENTICULAR_TRANSCODE_QUEUE": "queue",
     }
@@ -107,7 +117,11 @@ def test_a_function_loads_nothing_but_its_layers_and_the_runtime(
     folder, module, attribute = folder_and_handler(written, function)
     # With no variable set: loading a handler reads no environment and makes no client.
     loaded = subprocess.run(
-        [sys.executable, "-c", LOADED.format(module=module, attribute=attribute)],
+        [
+            sys.executable,
+            "-c",
+            LOADED.format(module=module, attribute=attribute, optional=OPTIONAL),
+        ],
         env={"PYTHONPATH": os.pathsep.join(map(str, (folder, ROOT / "layers/core")))},
         capture_output=True,
         text=True,

@@ -19,9 +19,14 @@ original can be restored, or the reason why there is none:
     transcoded/{study}/{series}/{sop}/{sha256 of the original}/{reason}.left-alone      empty
 
 The gateway writes instances and procedures (`gateway.custody`), `forms` writes forms; here objects
-are named, listed and read.
+are named, listed and read. The documents of storage commitment are also written here:
+
+    commitments/requested/{requester}/{transaction}.json   what a peer asked to be committed to
+    commitments/checked/{requester}/{transaction}.json     what it is told
 """
 
+import hashlib
+from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,13 +36,15 @@ from urllib.parse import quote, unquote
 from botocore.exceptions import BotoCoreError, ClientError
 
 from .errors import InstanceMissing, StoreUnavailable
-from .identifiers import is_uid
+from .identifiers import ae_title_of_key_part, aet_key_part, is_uid
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 INSTANCES: Final = "instances/"
 QUARANTINE: Final = "quarantine/"
+COMMITMENTS_REQUESTED: Final = "commitments/requested/"
+COMMITMENTS_CHECKED: Final = "commitments/checked/"
 PROCEDURES: Final = "procedures/"
 TRANSCODED: Final = "transcoded/"
 _SUFFIX: Final = ".dcm"
@@ -55,6 +62,8 @@ ORIGINAL_SIZE: Final = "original-size"
 ORIGINAL_TRANSFER_SYNTAX: Final = "original-transfer-syntax"
 
 _INVALID_RANGE: Final = "InvalidRange"
+_PRECONDITION_FAILED: Final = frozenset({"PreconditionFailed", "412"})
+_READ_BYTES: Final = 1 << 20
 _MISSING_CODES: Final = frozenset({"NoSuchKey", "404", "NotFound"})
 
 
@@ -90,6 +99,40 @@ class InstanceKey:
         if not (all(map(is_uid, uids)) and len(sha256) == _SHA256_HEX_CHARACTERS):
             return None
         return cls(uids[0], uids[1], uids[2], sha256)
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionKey:
+    """Which storage commitment: a Transaction UID of one requester, who alone can use it up."""
+
+    requester: str
+    transaction_uid: str
+
+    def __str__(self) -> str:
+        """Write what names it in the bucket and in the table."""
+        return f"{aet_key_part(self.requester)}/{self.transaction_uid}"
+
+    @property
+    def requested(self) -> str:
+        """The key of the object that holds the request."""
+        return f"{COMMITMENTS_REQUESTED}{self}{_JSON_SUFFIX}"
+
+    @property
+    def checked(self) -> str:
+        """The key of the object that holds what the check found."""
+        return f"{COMMITMENTS_CHECKED}{self}{_JSON_SUFFIX}"
+
+    @classmethod
+    def parse(cls, key: str) -> "TransactionKey | None":
+        """Read the key of a request's object; None when it is not one."""
+        named = key.removeprefix(COMMITMENTS_REQUESTED).removesuffix(_JSON_SUFFIX)
+        if not (key.startswith(COMMITMENTS_REQUESTED) and key.endswith(_JSON_SUFFIX)):
+            return None
+        part, _, transaction_uid = named.partition("/")
+        requester = ae_title_of_key_part(part)
+        if requester is None or not is_uid(transaction_uid):
+            return None
+        return cls(requester, transaction_uid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +271,16 @@ class StoredObject:
     calling_ae_title: str
     head: bytes
     metadata: Mapping[str, str]
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What S3 lists of an object. The ETag changes with every content and every upload in parts."""
+
+    key: str
+    size: int
+    etag: str
 
 
 class Archive:
@@ -271,6 +324,7 @@ class Archive:
             calling_ae_title=unquote(metadata.get(CALLING_AE_TITLE, "")),
             head=head,
             metadata=metadata,
+            etag=answer["ETag"].strip('"'),
         )
 
     def read(self, key: str) -> bytes:
@@ -320,17 +374,90 @@ class Archive:
 
     def keys(self, prefix: str) -> Iterator[str]:
         """List object keys under a prefix in key order, so that a study's come together."""
+        return (listed.key for listed in self.listing(prefix))
+
+    def listing(self, prefix: str) -> Iterator[Listed]:
+        """List objects under a prefix in key order, a thousand a request."""
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self.bucket, Prefix=prefix
         )
         try:
             for page in pages:
                 for entry in page.get("Contents", []):
-                    yield entry["Key"]
+                    yield Listed(entry["Key"], entry["Size"], entry["ETag"].strip('"'))
         except (ClientError, BotoCoreError) as error:
             raise StoreUnavailable(
                 f"S3 could not list the bucket: {type(error).__name__}"
             ) from error
+
+    def known_sha256(self, key: str) -> str | None:
+        """Return the SHA-256 that S3 compared when the whole object was written, if it did.
+
+        Raises:
+            InstanceMissing: the bucket holds no such object.
+            StoreUnavailable: S3 refused or could not be reached.
+        """
+        try:
+            answer = self._client.head_object(Bucket=self.bucket, Key=key, ChecksumMode="ENABLED")
+        except ClientError as error:
+            raise _failure(error, key) from error
+        except BotoCoreError as error:
+            raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
+        # Of parts it knows a SHA-256 of their SHA-256s, with a dash and their number behind it.
+        checksum = answer.get("ChecksumSHA256", "")
+        return b64decode(checksum).hex() if checksum and "-" not in checksum else None
+
+    def sha256(self, key: str) -> str:
+        """Read an object to its end and return its SHA-256, hexadecimal.
+
+        Raises:
+            InstanceMissing: the bucket holds no such object.
+            StoreUnavailable: S3 refused, or broke off.
+        """
+        digest = hashlib.sha256()
+        try:
+            body = self._client.get_object(Bucket=self.bucket, Key=key)["Body"]
+            for chunk in body.iter_chunks(_READ_BYTES):
+                digest.update(chunk)
+        except ClientError as error:
+            raise _failure(error, key) from error
+        except BotoCoreError as error:
+            raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
+        return digest.hexdigest()
+
+    # Documents
+
+    def read_document(self, key: str) -> bytes | None:
+        """Return a document, None when there is none, or raise `StoreUnavailable`."""
+        try:
+            return self.read(key)
+        except InstanceMissing:
+            return None
+
+    def create_document(self, key: str, document: bytes) -> bool:
+        """Write a document that is not there yet; False when one is. Raises `StoreUnavailable`."""
+        return self._put(key, document, IfNoneMatch="*")
+
+    def replace_document(self, key: str, document: bytes) -> None:
+        """Write a document, whatever is there, or raise `StoreUnavailable`."""
+        self._put(key, document)
+
+    def _put(self, key: str, document: bytes, **condition: str) -> bool:
+        try:
+            self._client.put_object(
+                Bucket=self.bucket,
+                Key=key,
+                Body=document,
+                ContentType="application/json",
+                **condition,  # type: ignore[arg-type]
+            )
+        except ClientError as error:
+            if condition and _code(error) in _PRECONDITION_FAILED:
+                return False
+            raise StoreUnavailable(f"S3 refused: {_code(error)}") from error
+        except BotoCoreError as error:
+            raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
+        return True
 
 
 def _failure(error: ClientError, key: str) -> InstanceMissing | StoreUnavailable:

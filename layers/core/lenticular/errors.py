@@ -26,6 +26,10 @@ class InvalidIdentifier(SenderError):
     """A query identifier breaks the rules of its information model (PS3.4 C.4.1.1.3, C.4.2.2.1)."""
 
 
+class TransactionUidInUse(SenderError):
+    """The Transaction UID of a storage commitment stands for another request, PS3.4 J.3.2.1."""
+
+
 class StoreUnavailable(LenticularError):
     """The bucket, the table or the scratch disk refused, throttled or timed out: try again."""
 
@@ -53,3 +57,7 @@ class SettingsError(OperatorError):
 
 class NodesFileError(OperatorError):
     """The nodes file cannot be used; the message names the entry and what to write instead."""
+
+
+class CommitmentUnknown(OperatorError):
+    """There is no such transaction of storage commitment."""

@@ -129,6 +129,7 @@ def _copy(stored: StoredObject, *, whole: bool) -> Copy | Unplaceable:
         attributes,
         defect,
         stored.calling_ae_title,
+        etag=None if form_key else stored.etag,
     )
 
 

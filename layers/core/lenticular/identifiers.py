@@ -26,3 +26,25 @@ def is_uid(text: str) -> bool:
 def is_ae_title(text: str) -> bool:
     """Tell whether `text` is an AE title without its padding (PS3.5 6.2)."""
     return _AE_TITLE.fullmatch(text) is not None and text.strip(" ") == text
+
+
+# In a key each character of an AE title that is not one of these is a dot and two hexadecimal
+# digits: no slash, no "..", nothing that S3 or a URL has a meaning of its own for.
+_KEPT: Final = re.compile(r"[A-Za-z0-9_-]")
+_KEY_PART: Final = re.compile(r"(?:[A-Za-z0-9_-]|\.[0-9A-F]{2})+", re.ASCII)
+_ESCAPED: Final = re.compile(r"\.([0-9A-F]{2})", re.ASCII)
+
+
+def aet_key_part(ae_title: str) -> str:
+    """Write an AE title as part of an object key."""
+    return "".join(
+        character if _KEPT.match(character) else f".{ord(character):02X}" for character in ae_title
+    )
+
+
+def ae_title_of_key_part(part: str) -> str | None:
+    """Read what `aet_key_part` wrote; None when it is no AE title."""
+    if _KEY_PART.fullmatch(part) is None:
+        return None
+    ae_title = _ESCAPED.sub(lambda escaped: chr(int(escaped[1], 16)), part)
+    return ae_title if is_ae_title(ae_title) and aet_key_part(ae_title) == part else None

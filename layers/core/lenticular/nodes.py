@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-import yaml
 from botocore.exceptions import BotoCoreError, ClientError
 
 from .errors import NodesFileError, StoreUnavailable
@@ -59,6 +58,9 @@ class Node:
 
 def read_nodes_file(path: Path) -> list[Node]:
     """Read a nodes file, or raise `NodesFileError` naming the entry that is wrong."""
+    # Functions read nodes from the table only, and have no YAML among their layers.
+    import yaml  # noqa: PLC0415
+
     try:
         document = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:

@@ -171,6 +171,39 @@ class FunctionSettings(_Shared):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CommitSettings(_Shared):
+    """What the commit function reads; template.yaml sets them."""
+
+    queue: str = _setting(
+        "LENTICULAR_COMMIT_QUEUE", _text, "URL of the queue of commitments to be worked on"
+    )
+    grace_seconds: int = _setting(
+        "LENTICULAR_COMMIT_GRACE_SECONDS",
+        _whole(0, 86_400),
+        "time for which instances that are not in the index yet are waited for",
+        600,
+    )
+    report_hours: int = _setting(
+        "LENTICULAR_COMMIT_REPORT_HOURS",
+        _whole(0, 8760),
+        "time for which a requester that cannot be told is tried again",
+        72,
+    )
+    pause_seconds: int = _setting(
+        "LENTICULAR_COMMIT_PAUSE_SECONDS",
+        _whole(1, 900),
+        "pause before a requester is tried a second time; later pauses grow",
+        30,
+    )
+    answer_seconds: int = _setting(
+        "LENTICULAR_COMMIT_ANSWER_SECONDS",
+        _whole(1, 60),
+        "time a requester has to answer an association request, and a report",
+        30,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProcedureSettings(_Shared):
     """What the function of performed procedure steps reads; template.yaml sets them."""
 

@@ -1,0 +1,483 @@
+"""A commitment says what is so, is worked on until its requester knows, and survives repetition."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from lenticular.archive import TransactionKey
+from lenticular.commitment import Patience, Reference, Request, State
+from lenticular.committing import Committing, Turn, turns
+from lenticular.errors import TransactionUidInUse
+from lenticular.event_report import Reporter
+from lenticular.index_items import series_of_instance
+from lenticular.indexing import index_objects
+from lenticular.nodes import PERMISSIONS, Node
+from lenticular.safekeeping import check
+from lenticular.status import CommitmentFailure
+from lenticular.transactions import Busy, Transactions
+from tests.cloud.standin import OfflineCloud
+from tests.cloud.stored_instances import CT, ROOT, Store, study
+from tests.peers.commitment_requester import Oddity, Requester, requester
+
+MR = "1.2.840.10008.5.1.4.1.1.4"
+LEASE = timedelta(seconds=180)
+START = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def store(cloud: OfflineCloud) -> Store:
+    """Return an empty bucket and an empty table."""
+    return Store.in_cloud(cloud)
+
+
+@pytest.fixture
+def modality() -> Iterator[Requester]:
+    """Run a requester that takes its reports."""
+    with requester("MODALITY") as running:
+        yield running
+
+
+@dataclass
+class Site:
+    """What the commit function works with, and a clock that stands still."""
+
+    store: Store
+    modality: Requester
+    now: datetime = START
+    sent: list[tuple[str, int]] = field(default_factory=list)
+    nodes: dict[str, Node] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.nodes["MODALITY"] = Node(
+            "MODALITY", "127.0.0.1", self.modality.port, frozenset(PERMISSIONS)
+        )
+        dynamodb: Any = self.store.cloud.clients.dynamodb
+        self.transactions = Transactions(
+            self.store.archive, dynamodb, self.store.table, clock=lambda: self.now
+        )
+        self.committing = Committing(
+            archive=self.store.archive,
+            index=self.store.index(),
+            transactions=self.transactions,
+            reporter=Reporter(answer_seconds=2),
+            patience=Patience(
+                grace=timedelta(minutes=10), report=timedelta(hours=6), first_pause_seconds=30
+            ),
+            find_node=self.nodes.get,
+            send=lambda body, seconds: self.sent.append((body, seconds)),
+            clock=lambda: self.now,
+        )
+
+    def ask(self, uid: str, references: Sequence[Reference]) -> TransactionKey:
+        """Have a request kept as the gateway does."""
+        key = TransactionKey("MODALITY", uid)
+        self.transactions.ask(Request(key, "LENTICULAR", self.now, tuple(references)))
+        return key
+
+    def event(self, key: TransactionKey) -> None:
+        """Do what the event of the request's object asks for."""
+        self.committing.take(Turn(key, 0, None), LEASE)
+
+    def follow(self) -> int:
+        """Let the time of the next message come and do its turn; return how long that was."""
+        body, seconds = self.sent.pop(0)
+        self.now += timedelta(seconds=seconds)
+        for turn in turns(body):
+            self.committing.take(turn, LEASE)
+        return seconds
+
+    def state(self, key: TransactionKey) -> State:
+        """Return how far a transaction is."""
+        found = self.transactions.find(key)
+        assert found is not None
+        return found.state
+
+
+@pytest.fixture
+def site(store: Store, modality: Requester) -> Site:
+    return Site(store, modality)
+
+
+def _stored(
+    store: Store, number: int, *, indexed: bool = True
+) -> tuple[list[str], list[Reference]]:
+    """Store a study; return the keys of its objects and references to its instances."""
+    attributes = study(number)
+    keys = [store.put(**each) for each in attributes]
+    if indexed:
+        assert index_objects(store.archive, store.index(), keys) == []
+    return keys, [Reference(CT, each["SOPInstanceUID"]) for each in attributes]
+
+
+def test_everything_that_is_safe_is_committed_to(site: Site) -> None:
+    _, references = _stored(site.store, 1)
+    key = site.ask("1.2.3", references)
+    site.event(key)
+    [report] = site.modality.reports
+    assert (report.event_type, report.transaction_uid) == (1, "1.2.3")
+    assert report.committed == frozenset(references)
+    assert report.failed == {}
+    assert (report.calling_aet, report.retrieve_aet) == ("LENTICULAR", "LENTICULAR")
+    assert report.is_scp is True
+    assert site.state(key) is State.REPORTED
+    assert site.sent == []
+
+
+def test_each_reference_that_fails_has_its_reason(site: Site) -> None:
+    keys, (first, second, *rest) = _stored(site.store, 1)
+    lost = site.store.archive
+    s3: Any = site.store.cloud.clients.s3
+    s3.delete_object(Bucket=lost.bucket, Key=keys[-1])
+    wrong_class = Reference(MR, second.sop_instance_uid)
+    unknown = Reference(CT, "1.2.3.4.5")
+    unsupported = Reference("1.2.3.4", "1.2.3.4.6")
+    key = site.ask("1.2.3", [first, wrong_class, *rest, unknown, unsupported])
+    site.now += timedelta(minutes=10)
+    site.event(key)
+    [report] = site.modality.reports
+    assert report.event_type == 2
+    assert report.failed == {
+        wrong_class: CommitmentFailure.CLASS_INSTANCE_CONFLICT,
+        rest[-1]: CommitmentFailure.PROCESSING_FAILURE,
+        unknown: CommitmentFailure.NO_SUCH_OBJECT_INSTANCE,
+        unsupported: CommitmentFailure.REFERENCED_SOP_CLASS_NOT_SUPPORTED,
+    }
+    assert report.committed == {first, *rest[:-1]}
+
+
+def test_an_object_that_was_changed_is_not_safe_and_one_that_was_copied_is(store: Store) -> None:
+    keys, references = _stored(store, 1)
+    s3: Any = store.cloud.clients.s3
+    for key, changed in ((keys[0], b"!"), (keys[1], b"")):
+        # The same size, so that the content must be looked at; a copy in parts has another ETag.
+        body = s3.get_object(Bucket=store.bucket, Key=key)["Body"].read()
+        body = body[: len(body) - len(changed)] + changed
+        upload = s3.create_multipart_upload(Bucket=store.bucket, Key=key)["UploadId"]
+        part = s3.upload_part(
+            Bucket=store.bucket, Key=key, UploadId=upload, PartNumber=1, Body=body
+        )
+        s3.complete_multipart_upload(
+            Bucket=store.bucket,
+            Key=key,
+            UploadId=upload,
+            MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]},
+        )
+    failures = check(store.archive, store.index(), references, wait_for_missing=False)
+    assert failures == {references[0]: CommitmentFailure.PROCESSING_FAILURE}
+
+
+def test_every_content_of_an_instance_must_be_there(store: Store) -> None:
+    attributes = study(1)[0]
+    keys = [store.put(**attributes), store.put(**{**attributes, "PatientName": "Other^Name"})]
+    assert index_objects(store.archive, store.index(), keys) == []
+    reference = Reference(CT, attributes["SOPInstanceUID"])
+    index = store.index()
+    assert check(store.archive, index, [reference], wait_for_missing=False) == {}
+    s3: Any = store.cloud.clients.s3
+    s3.delete_object(Bucket=store.bucket, Key=keys[0])
+    assert check(store.archive, index, [reference], wait_for_missing=False) == {
+        reference: CommitmentFailure.PROCESSING_FAILURE
+    }
+
+
+@pytest.mark.parametrize("series", [1, 12])
+def test_references_of_many_series_are_all_found(store: Store, series: int) -> None:
+    attributes = study(1, series=series, instances=12 // series)
+    keys = [store.put(**each) for each in attributes]
+    index_objects(store.archive, store.index(), keys)
+    references = [Reference(CT, each["SOPInstanceUID"]) for each in attributes]
+    assert check(store.archive, store.index(), references, wait_for_missing=True) == {}
+    missing = Reference(CT, "1.2.3.4.5")
+    index = store.index()
+    asked = [*references, missing]
+    assert check(store.archive, index, asked, wait_for_missing=True) is None
+    assert check(store.archive, index, asked, wait_for_missing=False) == {
+        missing: CommitmentFailure.NO_SUCH_OBJECT_INSTANCE
+    }
+
+
+def test_an_instance_that_is_still_being_indexed_is_waited_for(site: Site) -> None:
+    keys, references = _stored(site.store, 1, indexed=False)
+    key = site.ask("1.2.3", references)
+    site.event(key)
+    assert site.modality.reports == []
+    pauses = [site.follow() for _ in range(4)]
+    assert pauses == sorted(pauses)
+    assert site.state(key) is State.CHECKING
+    index_objects(site.store.archive, site.store.index(), keys)
+    site.follow()
+    [report] = site.modality.reports
+    assert report.event_type == 1
+
+
+def test_what_does_not_come_within_the_grace_is_reported_as_missing(site: Site) -> None:
+    key = site.ask("1.2.3", [Reference(CT, "1.2.3.4")])
+    site.event(key)
+    while site.sent:
+        site.follow()
+    [report] = site.modality.reports
+    assert (report.event_type, list(report.failed.values())) == (2, [0x0112])
+    assert site.now - START == timedelta(minutes=10)
+    assert site.state(key) is State.REPORTED
+
+
+def test_messages_that_come_again_or_late_bring_no_second_report(site: Site) -> None:
+    keys, references = _stored(site.store, 1, indexed=False)
+    key = site.ask("1.2.3", references)
+    site.event(key)
+    earlier, _ = site.sent[0]
+    index_objects(site.store.archive, site.store.index(), keys)
+    site.follow()
+    for body in (earlier, earlier):
+        site.sent.append((body, 0))
+        site.follow()
+    site.event(key)
+    assert len(site.modality.reports) == 1
+    assert site.sent == []
+
+
+def test_two_executions_at_a_time_report_once(site: Site) -> None:
+    _, references = _stored(site.store, 1)
+    key = site.ask("1.2.3", references)
+
+    def take(_: int) -> bool:
+        try:
+            site.event(key)
+        except Busy:
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(take, range(4)))
+    assert any(done)
+    assert len(site.modality.reports) == 1
+
+
+@dataclass(frozen=True)
+class Crash:
+    """Ends an execution at the call of a step, before it or after it."""
+
+    step: str
+    after: bool
+
+
+class Crashed(Exception):
+    """What a killed process looks like to the test."""
+
+
+@pytest.mark.parametrize(
+    "crash",
+    [
+        Crash(step, after)
+        for step in ("begin", "checked", "send", "wait", "report", "end")
+        for after in (False, True)
+    ],
+    ids=str,
+)
+def test_a_crash_anywhere_is_made_good_by_the_next_delivery(
+    site: Site, crash: Crash, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, references = _stored(site.store, 1, indexed=False)
+    key = site.ask("1.2.3", references)
+    crashes = iter([True])
+    owner: Any = {"report": Reporter, "send": None}.get(crash.step, Transactions)
+    original: Any = site.committing.send if owner is None else getattr(owner, crash.step)
+
+    def crashing(*arguments: Any) -> Any:
+        if next(crashes, False):
+            if crash.after:
+                original(*arguments)
+            raise Crashed
+        return original(*arguments)
+
+    if owner is None:
+        object.__setattr__(site.committing, "send", crashing)
+    else:
+        monkeypatch.setattr(owner, crash.step, crashing)
+    # What Lambda does: a message whose function died comes again after its visibility time-out.
+    waiting: list[tuple[Turn, int]] = [(Turn(key, 0, None), 0)]
+    for round_ in range(12):
+        if not waiting:
+            break
+        turn, seconds = waiting.pop(0)
+        site.now += timedelta(seconds=seconds)
+        if round_ == 1:
+            index_objects(site.store.archive, site.store.index(), keys)
+        try:
+            site.committing.take(turn, LEASE)
+        except (Crashed, Busy):
+            waiting.append((turn, 1080))
+        waiting += [(each, pause) for body, pause in site.sent for each in turns(body)]
+        site.sent.clear()
+    assert waiting == []
+    assert site.state(key) is State.REPORTED
+    # Of a crash between the requester's answer and our note of it nobody can know.
+    least = 2 if crash == Crash("report", after=True) or crash == Crash("end", after=False) else 1
+    assert len(site.modality.reports) == least
+    assert all(report.event_type == 1 for report in site.modality.reports)
+
+
+@pytest.mark.parametrize("oddity", Oddity)
+def test_a_requester_that_cannot_be_told_is_tried_again_with_growing_pauses(
+    site: Site, oddity: Oddity
+) -> None:
+    _, references = _stored(site.store, 1)
+    site.modality.oddity = oddity
+    key = site.ask("1.2.3", references)
+    site.event(key)
+    pauses = [site.follow() for _ in range(3)]
+    assert pauses[0] == 30
+    assert pauses == sorted(pauses)
+    found = site.transactions.find(key)
+    assert found is not None
+    assert (found.state, found.failures) == (State.REPORTING, 0)
+    assert found.problem
+    assert "requester" in found.problem
+    site.modality.oddity = None
+    site.follow()
+    [report] = site.modality.reports
+    assert report.committed == frozenset(references)
+    assert site.state(key) is State.REPORTED
+
+
+def test_a_requester_that_is_down_or_removed_is_given_up_after_the_age(site: Site) -> None:
+    _, references = _stored(site.store, 1)
+    del site.nodes["MODALITY"]
+    key = site.ask("1.2.3", references)
+    site.event(key)
+    turns_made = 0
+    while site.sent:
+        assert site.follow() <= 900
+        turns_made += 1
+    assert timedelta(hours=6) <= site.now - START < timedelta(hours=6, minutes=15)
+    assert turns_made < 40
+    found = site.transactions.find(key)
+    assert found is not None
+    assert (found.state, found.problem) == (
+        State.UNDELIVERED,
+        "the requester is not a node with a port to report to",
+    )
+    assert site.transactions.verdict(key) is not None
+
+
+def test_a_bucket_that_fails_is_tried_again_and_never_a_reason_to_fail_instances(
+    site: Site, store: Store
+) -> None:
+    _, references = _stored(store, 1)
+    key = site.ask("1.2.3", references)
+    object.__setattr__(
+        site.committing, "archive", type(store.archive)(store.cloud.clients.s3, "gone")
+    )
+    site.event(key)
+    assert site.modality.reports == []
+    object.__setattr__(site.committing, "archive", store.archive)
+    site.follow()
+    [report] = site.modality.reports
+    assert report.event_type == 1
+
+
+def test_the_same_request_again_starts_again_and_another_one_is_refused(site: Site) -> None:
+    _, references = _stored(site.store, 1)
+    key = site.ask("1.2.3", references)
+    site.event(key)
+    site.ask("1.2.3", list(reversed(references)))
+    site.event(key)
+    assert [report.event_type for report in site.modality.reports] == [1, 1]
+    with pytest.raises(TransactionUidInUse):
+        site.ask("1.2.3", references[:-1])
+    site.event(key)
+    assert len(site.modality.reports) == 2
+    assert site.transactions.request(key).references == tuple(references)
+
+
+def test_a_transaction_uid_belongs_to_its_requester(site: Site) -> None:
+    _, references = _stored(site.store, 1)
+    site.ask("1.2.3", references)
+    other = TransactionKey("../OTHER 1", "1.2.3")
+    site.transactions.ask(Request(other, "LENTICULAR", START, tuple(references[:1])))
+    assert site.transactions.request(other).references == tuple(references[:1])
+    assert TransactionKey.parse(other.requested) == other
+    assert ".." not in other.requested.replace(".2E", "")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "no JSON",
+        '{"Records": []',
+        '{"commitment": "commitments/requested/A/../B.json", "turn": 0, "received": "2026-01-01"}',
+        '{"commitment": "commitments/requested/A/1.2.json", "turn": "x", "received": "2026-01-01"}',
+        '{"commitment": "commitments/requested/A/1.2.json", "turn": 1}',
+        '{"Records": [{"eventName": "ObjectCreated:Put", "s3": {"object": {"key": "x"}}}]}',
+    ],
+)
+def test_a_message_that_is_not_understood_fails(body: str) -> None:
+    with pytest.raises(ValueError, match=r".*"):
+        turns(body)
+
+
+def test_an_item_of_another_kind_is_no_instance() -> None:
+    assert series_of_instance({"pk": "STUDY#1.2", "sk": "SERIES#1.2.3", "uid": "1.2.3"}) is None
+    assert series_of_instance({"pk": "STUDY#1.2", "sk": "INSTANCE#1.2.3#1.2.3.4"}) == (
+        "1.2",
+        "1.2.3",
+    )
+
+
+def test_an_operator_sees_what_could_not_be_told_and_starts_it_again(site: Site) -> None:
+    _, references = _stored(site.store, 1)
+    missing = Reference(CT, "1.2.3.4.5")
+    site.modality.oddity = Oddity.FAILS
+    key = site.ask("1.2.3", [*references, missing])
+    site.now += timedelta(hours=72)
+    site.event(key)
+    assert site.state(key) is State.UNDELIVERED
+
+    [line] = _lenticular(site, "commitments", "list", "--state", "undelivered").splitlines()
+    assert "MODALITY" in line
+    assert "7 instances, 1 failed" in line
+    assert "answered the report with status 0110" in line
+    listed = json.loads(_lenticular(site, "commitments", "list", "--json"))
+    assert (listed["state"], listed["failures"], listed["turns"]) == ("undelivered", 1, 1)
+    shown = _lenticular(site, "commitments", "show", "MODALITY", "1.2.3")
+    assert "0112 no such object instance 1.2.3.4.5" in " ".join(shown.split())
+    assert shown.count("committed  ") == len(references)
+    as_json = json.loads(_lenticular(site, "commitments", "show", "MODALITY", "1.2.3", "--json"))
+    assert [each["result"] for each in as_json["instances"]] == [
+        *["committed"] * len(references),
+        "0112 no such object instance",
+    ]
+
+    site.modality.oddity = None
+    site.now = datetime.now(UTC) + timedelta(minutes=11)
+    assert _lenticular(site, "commitments", "retry", "--undelivered").startswith("1 ")
+    site.event(key)
+    [report] = site.modality.reports
+    assert report.event_type == 2
+    assert site.state(key) is State.REPORTED
+
+
+def _lenticular(site: Site, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "lenticular.cli", *arguments],
+        env={
+            **site.store.cloud.environment,
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'layers/core'}",
+            "LENTICULAR_BUCKET": site.store.bucket,
+            "LENTICULAR_TABLE": site.store.table,
+        },
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

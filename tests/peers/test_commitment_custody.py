@@ -1,0 +1,245 @@
+"""A request for commitment that was answered Success is worked on, whatever dies or is repeated."""
+
+import json
+import os
+import queue
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom.uid import CTImageStorage, generate_uid
+
+from infra.local.children import Child, Ended, Events, Ready
+from infra.local.functions import drives
+from infra.local.node import worker
+from infra.local.template import Stack
+from lenticular.archive import TransactionKey
+from tests.cloud.deadline import eventually
+from tests.cloud.standin import OfflineCloud, offline_cloud
+from tests.peers.commitment_requester import Requester, ask, requester
+from tests.peers.faulty_s3 import Fault, FaultyS3, faulty_s3
+from tests.peers.gateway_process import Gateway, Stores, running_gateway
+from tests.peers.node_process import ROOT
+
+pytestmark = pytest.mark.peers
+
+AET = "CT1"
+UNKNOWN = (str(CTImageStorage), "1.2.3.4.5")
+_SECONDS = 60
+
+
+@dataclass
+class Site:
+    """A gateway with its own way to S3, a commit function that may be started, a requester."""
+
+    stack: Stack
+    gateway: Gateway
+    s3: FaultyS3
+    modality: Requester
+    events: Events
+    cloud: OfflineCloud
+
+    def start_function(self) -> Child:
+        """Run the commit function on its queue from now on."""
+        [drive] = [each for each in drives(self.stack, ROOT) if each.logical_id == "CommitFunction"]
+        child = worker(drive, self.cloud.environment, os.environ, self.events)
+        child.start()
+        # What an earlier one left behind comes first.
+        while not isinstance(event := self.events.get(timeout=_SECONDS), Ready):
+            assert isinstance(event, Ended), event
+            assert event.child is not child, event
+        return child
+
+    def send(self, body: str) -> None:
+        """Put a message into the commit queue."""
+        sqs: Any = self.cloud.clients.sqs
+        sqs.send_message(QueueUrl=self.stack.ref("CommitQueue"), MessageBody=body)
+
+    def waiting(self) -> int:
+        """Count the messages of the queue, those that are being worked on too."""
+        sqs: Any = self.cloud.clients.sqs
+        attributes = sqs.get_queue_attributes(
+            QueueUrl=self.stack.ref("CommitQueue"), AttributeNames=["All"]
+        )["Attributes"]
+        return sum(int(value) for name, value in attributes.items() if name.startswith("Approx"))
+
+    def item(self, key: TransactionKey) -> dict[str, Any]:
+        """Read a transaction's item; empty when there is none."""
+        dynamodb: Any = self.cloud.clients.dynamodb
+        found: dict[str, Any] = dynamodb.get_item(
+            TableName=self.gateway.table, Key={"pk": {"S": "COMMITMENT"}, "sk": {"S": str(key)}}
+        ).get("Item", {})
+        return found
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[OfflineCloud]:
+    """Run moto out of the gateway's reach."""
+    with offline_cloud() as running:
+        yield running
+
+
+@pytest.fixture
+def site(cloud: OfflineCloud, tmp_path: Path) -> Iterator[Site]:
+    """Run a gateway and a requester; the function is not running yet."""
+    stack = cloud.stack(
+        ROOT / "template.yaml",
+        BucketPrefix=f"t{uuid.uuid4().hex[:20]}",
+        CommitGraceSeconds="0",
+        CommitPauseSeconds="1",
+        CommitVisibilitySeconds="3",
+    )
+    stores = Stores(cloud, stack.name("ArchiveBucket"), stack.name("Table"))
+    events: Events = queue.SimpleQueue()
+    with requester(AET) as modality, faulty_s3(cloud.endpoint) as s3:
+        nodes = tmp_path / "nodes.yaml"
+        nodes.write_text(f"nodes:\n  - {{aet: {AET}, address: 127.0.0.1, port: {modality.port}}}\n")
+        settings = {
+            "AWS_ENDPOINT_URL_S3": s3.endpoint,
+            "LENTICULAR_NODES_FILE": str(nodes),
+        }
+        with running_gateway(tmp_path / "gateway.log", stores, settings) as gateway:
+            yield Site(stack, gateway, s3, modality, events, cloud)
+
+
+@pytest.fixture
+def function(site: Site) -> Iterator[Child]:
+    """Run the commit function."""
+    child = site.start_function()
+    yield child
+    child.kill()
+
+
+def test_a_gateway_that_dies_right_after_its_answer_loses_nothing(
+    site: Site, request: pytest.FixtureRequest
+) -> None:
+    uid = generate_uid()
+    assert ask(site.gateway, AET, uid, [UNKNOWN]).Status == 0
+    site.gateway.kill()
+    request.getfixturevalue("function")
+    [report] = eventually(lambda: list(site.modality.reports), within=_SECONDS)
+    assert report.transaction_uid == uid
+
+
+def test_a_gateway_that_dies_while_s3_takes_the_request_has_promised_nothing_and_lost_nothing(
+    site: Site, function: Child
+) -> None:
+    assert function.age_seconds >= 0
+    site.s3.fail(Fault.HELD, where="/commitments/requested/", times=1)
+    answers: list[Any] = []
+    asking = threading.Thread(
+        target=lambda: answers.append(ask(site.gateway, AET, generate_uid(), [UNKNOWN]))
+    )
+    asking.start()
+    eventually(lambda: site.s3.held)
+    site.gateway.kill()
+    asking.join(_SECONDS)
+    assert [answer.get("Status") for answer in answers] == [None]
+    # S3 does it all the same: then the requester is told, though nobody answered it.
+    site.s3.heal()
+    [report] = eventually(lambda: list(site.modality.reports), within=_SECONDS)
+    assert report.failed == {UNKNOWN: 0x0112}
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [
+        (Fault.ACCESS_DENIED, 0x0213),
+        (Fault.NO_SUCH_BUCKET, 0x0213),
+        (Fault.CONNECTION_RESET, 0x0213),
+    ],
+)
+def test_a_request_that_s3_does_not_take_is_refused_and_taken_when_it_comes_again(
+    site: Site, function: Child, fault: Fault, status: int
+) -> None:
+    assert function.age_seconds >= 0
+    uid = generate_uid()
+    site.s3.fail(fault, where="/commitments/requested/")
+    assert ask(site.gateway, AET, uid, [UNKNOWN]).Status == status
+    site.s3.heal()
+    assert site.modality.reports == []
+    assert ask(site.gateway, AET, uid, [UNKNOWN]).Status == 0
+    eventually(lambda: list(site.modality.reports), within=_SECONDS)
+
+
+def test_an_answer_of_s3_that_gets_lost_costs_at_most_a_second_report(
+    site: Site, function: Child
+) -> None:
+    assert function.age_seconds >= 0
+    site.s3.fail(Fault.ANSWER_LOST, where="/commitments/requested/", times=1)
+    uid = generate_uid()
+    assert ask(site.gateway, AET, uid, [UNKNOWN]).Status == 0
+    eventually(lambda: list(site.modality.reports), within=_SECONDS)
+    eventually(site.waiting, until=lambda count: count == 0, within=_SECONDS)
+    assert {report.transaction_uid for report in site.modality.reports} == {uid}
+    assert len(site.modality.reports) <= 2
+
+
+def test_an_event_that_comes_twice_brings_one_report(site: Site) -> None:
+    uid = generate_uid()
+    key = TransactionKey(AET, uid)
+    assert ask(site.gateway, AET, uid, [UNKNOWN]).Status == 0
+    event = {"eventName": "ObjectCreated:Put", "s3": {"object": {"key": key.requested}}}
+    for _ in range(4):
+        site.send(json.dumps({"Records": [event, event]}))
+    child = site.start_function()
+    try:
+        eventually(site.waiting, until=lambda count: count == 0, within=_SECONDS)
+    finally:
+        child.kill()
+    assert len(site.modality.reports) == 1
+    assert site.item(key)["state"] == {"S": "reported"}
+
+
+def test_a_function_that_is_killed_while_it_reports_is_made_good(site: Site) -> None:
+    site.modality.oddity = None
+    blocked = threading.Event()
+    site.modality.before_answer = blocked
+    uid = generate_uid()
+    assert ask(site.gateway, AET, uid, [UNKNOWN]).Status == 0
+    first = site.start_function()
+    eventually(lambda: site.modality.attempts, within=_SECONDS)
+    first.kill()
+    blocked.set()
+    site.modality.before_answer = None
+    assert site.item(TransactionKey(AET, uid))["state"] == {"S": "reporting"}
+    before = site.modality.attempts
+    dynamodb: Any = site.cloud.clients.dynamodb
+    # The lease of the execution that died ends with its time-out, three minutes after it began.
+    dynamodb.update_item(
+        TableName=site.gateway.table,
+        Key={"pk": {"S": "COMMITMENT"}, "sk": {"S": str(TransactionKey(AET, uid))}},
+        UpdateExpression="SET leased = :now",
+        ExpressionAttributeValues={":now": {"S": "-"}},
+    )
+    second = site.start_function()
+    try:
+        eventually(
+            lambda: site.item(TransactionKey(AET, uid))["state"],
+            until=lambda state: state == {"S": "reported"},
+            within=_SECONDS,
+        )
+    finally:
+        second.kill()
+    assert site.modality.attempts == before + 1
+
+
+def test_what_is_no_message_becomes_a_dead_letter_and_keeps_nobody_waiting(site: Site) -> None:
+    site.send("nonsense")
+    child = site.start_function()
+    try:
+        assert ask(site.gateway, AET, generate_uid(), [UNKNOWN]).Status == 0
+        eventually(lambda: list(site.modality.reports), within=_SECONDS)
+        sqs: Any = site.cloud.clients.sqs
+        eventually(
+            lambda: sqs.receive_message(QueueUrl=site.stack.ref("CommitDeadLetterQueue")).get(
+                "Messages"
+            ),
+            within=_SECONDS,
+        )
+    finally:
+        child.kill()
