@@ -83,10 +83,14 @@ class _Turns:
     lease: timedelta
 
     def __call__(self, record: SQSRecord) -> None:
-        for turn in turns(record.body):
-            progress = _committing().take(turn, self.lease)
-            if progress is not None:
-                _count(progress)
+        try:
+            for turn in turns(record.body):
+                progress = _committing().take(turn, self.lease)
+                if progress is not None:
+                    _count(progress)
+        except Exception:
+            logger.exception("message not done", extra={"message_id": record.message_id})
+            raise
 
 
 def _count(progress: Progress) -> None:

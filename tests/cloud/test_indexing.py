@@ -268,12 +268,12 @@ def test_a_header_longer_than_the_first_range_is_read_to_its_end(store: Store) -
 
 def _handler(monkeypatch: pytest.MonkeyPatch, store: Store) -> ModuleType:
     """Load the function as Lambda does, in the environment the template gives it."""
-    queue = store.cloud.clients.sqs.create_queue(QueueName=f"{store.table}-transcode")
     for name, value in {
         **store.cloud.environment,
         "LENTICULAR_BUCKET": store.bucket,
         "LENTICULAR_TABLE": store.table,
-        "LENTICULAR_TRANSCODE_QUEUE": queue["QueueUrl"],
+        "LENTICULAR_TRANSCODE": "none",
+        "LENTICULAR_TRANSCODE_QUEUE": "asked for nothing",
         "POWERTOOLS_SERVICE_NAME": "index",
     }.items():
         monkeypatch.setenv(name, value)

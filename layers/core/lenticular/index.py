@@ -154,7 +154,9 @@ class Index:
                     self._put(index_items.copy_item(each))
             if stamp == shown or (stamp > shown) is not self.newest_shown:
                 return
-            if self.replace(item, present):
+            # A retired content is to be had from its form alone, shown or not.
+            forms = {"forms": present["forms"]} if "forms" in present else {}
+            if self.replace(item | forms, present):
                 return
         raise StoreUnavailable("the instance is being written by too many at a time")
 
