@@ -122,7 +122,12 @@ def _functions(cloud: OfflineCloud, stack: Stack) -> Iterator[None]:
 @pytest.fixture
 def day(cloud: OfflineCloud, tmp_path: Path) -> Iterator[Day]:
     """Open the clinic."""
-    stack = cloud.stack(ROOT / "template.yaml", BucketPrefix=f"t{uuid.uuid4().hex[:20]}")
+    stack = cloud.stack(
+        ROOT / "template.yaml",
+        BucketPrefix=f"t{uuid.uuid4().hex[:20]}",
+        # Looks at most 50 s apart.
+        ProcedurePatienceSeconds="800",
+    )
     stores = Stores(cloud, stack.name("ArchiveBucket"), stack.name("Table"))
     port = free_port()
     with ExitStack() as opened:
@@ -156,7 +161,10 @@ def _store(day: Day, aet: str, instances: Sequence[DayInstance]) -> int:
     """Send over one association, each instance until it is taken; return how many were refused."""
     contexts = sorted({(each.sop_class_uid, each.transfer_syntax_uid) for each in instances})
     refused = 0
-    with pynetdicom_peer.association(day.gateway, contexts, aet) as opened:
+    with (
+        pynetdicom_peer.association(day.gateway, contexts, aet) as association,
+        pynetdicom_peer.undisturbed(association) as opened,
+    ):
         for instance in instances:
             day.before_sending()
             while (status := opened.send_c_store(instance.path).get("Status")) != 0:
