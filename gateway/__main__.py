@@ -261,9 +261,9 @@ def build_health(
             look=StoreLook(
                 settings.bucket,
                 settings.table,
-                shortage=None if spool is None else spool.shortage,
+                with_bucket=settings.custody == "s3",
             ),
-            trouble=lambda: server.trouble,
+            trouble=lambda: server.trouble or (spool.shortage() if spool is not None else None),
         )
     except OSError as error:
         raise OperatorError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import chain
 from time import perf_counter
 from typing import Final
@@ -17,6 +18,7 @@ from lenticular.query import (
     QUERY_RETRIEVE_LEVEL,
     SPECIFIC_CHARACTER_SET,
     Query,
+    model_of,
     read_query,
 )
 from lenticular.status import FindStatus, Status
@@ -136,7 +138,7 @@ class FindService:
         try:
             keys = read_identifier(message.data or b"", context.transfer_syntax)
             query = read_query(
-                MODEL_OF[context.abstract_syntax],
+                model_of(context.abstract_syntax),
                 keys,
                 relational=_agreed(association, message, QueryOption.RELATIONAL),
                 combined_date_time=_agreed(association, message, QueryOption.COMBINED_DATE_TIME),
@@ -248,6 +250,7 @@ def _computed(query: Query, match: Match, index: Index) -> dict[int, JsonElement
     }
 
 
+@cache
 def _computed_up_to(level: Level) -> Mapping[int, Attribute]:
     return dict(
         chain.from_iterable(computed_of_level(each).items() for each in Level if each <= level)

@@ -7,7 +7,8 @@
         GRANT or REFUSE                           ─▶
                                                  ◀─ FREED     a slot, before the peer can know
         PING                                      ─▶
-                                                 ◀─ READY     at first, and to each PING
+                                                 ◀─ READY     at first, and to each PING: why
+                                                              instances are turned away, if so
         DRAIN      seconds                        ─▶
                                                  ◀─ FAILED    instead of READY: why, exit status
 

@@ -50,15 +50,13 @@ _OVERDUE: Final = "the bucket and the table have not answered for too long"
 class StoreLook:
     """Looks whether bucket and table can be reached; calling it returns why not, or `None`."""
 
-    def __init__(
-        self, bucket: str, table: str, *, shortage: Callable[[], str | None] | None = None
-    ) -> None:
+    def __init__(self, bucket: str, table: str, *, with_bucket: bool = True) -> None:
         """Raise `OperatorError` when AWS is not configured.
 
-        `shortage` says why the spool takes nothing now. With a spool the bucket is not looked at:
-        the node is there for its senders exactly when S3 is not.
+        With a spool the bucket is not looked at: the node is there for its senders exactly when S3
+        is not.
         """
-        self._shortage = shortage
+        self._with_bucket = with_bucket
         self._bucket = bucket
         self._table = table
         self._s3 = s3_client(impatient=True)
@@ -66,13 +64,11 @@ class StoreLook:
 
     def __call__(self) -> str | None:
         """Ask S3 for the bucket and DynamoDB for an item that nobody writes."""
-        if self._shortage is None:
+        if self._with_bucket:
             try:
                 self._s3.head_bucket(Bucket=self._bucket)
             except (BotoCoreError, ClientError) as error:
                 return f"the bucket cannot be reached: {_reason(error)}"
-        elif (shortage := self._shortage()) is not None:
-            return shortage
         try:
             self._dynamodb.get_item(
                 TableName=self._table, Key={"pk": {"S": "HEALTH"}, "sk": {"S": "LOOK"}}
@@ -195,12 +191,13 @@ class Health:
             except Exception:  # noqa: BLE001 - whoever cannot look must not say that all is well
                 _log.exception("the look at bucket and table failed")
                 found = "the look at bucket and table failed"
-            before, self._found = self._found, found
-            self._looked_at = monotonic()
-            if found != before and found is not None:
+            # In this order, so that whoever hears a reason finds it in the log.
+            if found != self._found and found is not None:
                 _log.warning("not ready", extra={"reason": found})
-            elif found != before:
+            elif found != self._found:
                 _log.info("bucket and table can be reached")
+            self._found = found
+            self._looked_at = monotonic()
             if self._closing.wait(self._look_seconds):
                 return
 

@@ -235,6 +235,12 @@ class _Delivery:
             self._needed = dict.fromkeys([*at_hand, *self._needed])
             classes = ((uid, _UNCOMPRESSED[0]) for uid in self._sop_class_uids)
             pairs = dict.fromkeys(_with_uncompressed([*self._needed, *classes]))
+        # Last, for most take what came: forms, for a node that takes nothing else.
+        pairs |= dict.fromkeys(
+            (each.sop_class_uid, form.transfer_syntax_uid)
+            for each in files.known()
+            for form in each.forms
+        )
         proposed = list(pairs)[:MAX_CONTEXTS]
         self._proposed = frozenset(proposed)
         return self._associate(self._node, [(abstract, [syntax]) for abstract, syntax in proposed])

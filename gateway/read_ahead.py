@@ -16,8 +16,9 @@ from queue import Queue
 from types import TracebackType
 from typing import Final, Self
 
+from lenticular.archive import Form, InstanceKey
 from lenticular.errors import StoreUnavailable
-from lenticular.index_items import Item
+from lenticular.index_items import Item, converted
 from lenticular.part10 import data_set_offset
 
 from .custody import Custody
@@ -33,24 +34,50 @@ _PAGES_AHEAD: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What sending an instance takes to know of it."""
+    """What sending an instance takes to know of it.
+
+    `object_key`, `size` and `transfer_syntax_uid` are those of the original. Where that is retired
+    a form is read in its place.
+    """
 
     object_key: str
     size: int
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
+    forms: tuple[Form, ...] = ()
+    retired: bool = False
 
     @classmethod
     def from_item(cls, item: Item) -> Self:
         """Read it from an instance's item of the index."""
+        became = converted(item)
         return cls(
             str(item["object_key"]),
             int(str(item["size"])),
             str(item["sop_class_uid"]),
             str(item["uid"]),
             str(item["transfer_syntax_uid"]),
+            became.forms,
+            # Without a form there is nothing else to be read, whatever became of the original.
+            retired=became.retired and bool(became.forms),
         )
+
+    @property
+    def read_key(self) -> str:
+        """The object that is read."""
+        return self.forms[0].object_key if self.retired else self.object_key
+
+    @property
+    def read_size(self) -> int:
+        """Its size in bytes."""
+        return self.forms[0].size if self.retired else self.size
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the original's file, by its key."""
+        key = InstanceKey.parse(self.object_key)
+        return key.sha256 if key else ""
 
 
 class OutgoingFile:
@@ -179,7 +206,7 @@ class ReadAhead:
             if self._bytes_ahead and self._bytes_ahead + length > self._budget_bytes:
                 return
             self._not_asked_for.popleft()
-            key = file.stored.object_key
+            key = file.stored.read_key
             file.parts.append((self._pool.submit(self._custody.get, key, start, length), length))
             self._parts_ahead += 1
             self._bytes_ahead += length
@@ -197,8 +224,8 @@ class ReadAhead:
         self._files.append(file)
         if self._is_wanted(stored):
             self._not_asked_for.extend(
-                (file, start, min(self._part_bytes, stored.size - start))
-                for start in range(0, stored.size, self._part_bytes)
+                (file, start, min(self._part_bytes, stored.read_size - start))
+                for start in range(0, stored.read_size, self._part_bytes)
             )
         return True
 

@@ -3,8 +3,9 @@
     identifier ─▶ find ─▶ ReadAhead ─▶ C-STORE sub-operations ─▶ Progress ─▶ responses
                                        (move: over associations of ours, get: over the asker's)
 
-An instance goes as it is stored where the receiver takes that transfer syntax. Where it does not,
-it goes uncompressed, each value as it was; where it cannot be had so, its sub-operation fails.
+An instance goes as it came where the receiver takes that transfer syntax, be it that the original
+has to be restored from a form. Where it does not, it goes as the form is that we made of it, or
+uncompressed, each value as it was; where it cannot be had so, its sub-operation fails.
 """
 
 import mmap
@@ -12,6 +13,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -26,8 +28,10 @@ from lenticular.errors import (
     StoreUnavailable,
 )
 from lenticular.index import Index
-from lenticular.query import MODEL_OF, read_retrieval
+from lenticular.part10 import data_set_offset
+from lenticular.query import model_of, read_retrieval
 from lenticular.reencoding import reencoded
+from lenticular.splice import restored
 from lenticular.status import MoveStatus, Status
 from lenticular.transfer_syntaxes import (
     BY_UID,
@@ -155,7 +159,7 @@ class Retrieval:
         context = self._message.context
         try:
             keys = read_identifier(self._message.data or b"", context.transfer_syntax)
-            model = MODEL_OF[context.abstract_syntax]
+            model = model_of(context.abstract_syntax)
             query = read_retrieval(model, keys, relational=self._relational())
             selection = select(index, query)
         except InvalidIdentifier as error:
@@ -194,9 +198,11 @@ class Retrieval:
             self.log.warning("no presentation context for an instance", extra=facts | classes)
             return None
         try:
-            if context.transfer_syntax == stored.transfer_syntax_uid:
-                return context, file.data_set()
-            return context, self._uncompressed(file, context.transfer_syntax)
+            try:
+                return context, self._in_syntax(file, context.transfer_syntax)
+            except InstanceMissing:
+                # Retired, perhaps, since the item was read.
+                return context, self._from_form(stored, context.transfer_syntax)
         except InstanceMissing:
             # The index promised it. Whoever runs the node must hear of it: an alarm looks for this.
             self.association.objects_missing += 1
@@ -210,14 +216,55 @@ class Retrieval:
             self.log.warning("instance not converted", extra=extra)
         return None
 
-    def _uncompressed(self, file: OutgoingFile, target_uid: str) -> Iterable[bytes | memoryview]:
+    def _in_syntax(self, file: OutgoingFile, target_uid: str) -> Iterable[bytes | memoryview]:
+        """Return a file's data set in a transfer syntax, or raise `CannotUnderstand`."""
+        stored = file.stored
+        if stored.retired:
+            if target_uid == stored.forms[0].transfer_syntax_uid:
+                return file.data_set()
+            form = self._gathered(file.pieces())
+            if target_uid == stored.transfer_syntax_uid:
+                return [self._restored(form, stored)]
+            return [self._uncompressed(form, target_uid)]
+        if target_uid == stored.transfer_syntax_uid:
+            return file.data_set()
+        if any(form.transfer_syntax_uid == target_uid for form in stored.forms):
+            return self._from_form(stored, target_uid)
+        return [self._uncompressed(self._gathered(file.pieces()), target_uid)]
+
+    def _from_form(self, stored: Stored, target_uid: str) -> Iterable[bytes | memoryview]:
+        """Return the data set as `_in_syntax` does, from the form that is closest to it."""
+        forms = sorted(
+            stored.forms, key=lambda form: form.transfer_syntax_uid == target_uid, reverse=True
+        )
+        if not forms:
+            raise InstanceMissing(f"the bucket holds neither {stored.object_key} nor a form of it")
+        part_bytes = self._memory.read_ahead_bytes
+        file = self._gathered(
+            self._custody.get(forms[0].object_key, start, min(part_bytes, forms[0].size - start))
+            for start in range(0, forms[0].size, part_bytes)
+        )
+        if target_uid == forms[0].transfer_syntax_uid:
+            return [file[data_set_offset(file) :]]
+        if target_uid == stored.transfer_syntax_uid:
+            return [self._restored(file, stored)]
+        return [self._uncompressed(file, target_uid)]
+
+    def _restored(self, form: memoryview, stored: Stored) -> memoryview:
+        """Return the data set of the original that a form was made of, and of nothing else."""
+        original = self._gathered(restored(InMemory(form)))
+        if sha256(original).hexdigest() != stored.sha256:
+            raise CannotUnderstand("the form does not restore to its original")
+        return original[data_set_offset(original) :]
+
+    def _uncompressed(self, file: memoryview, target_uid: str) -> memoryview:
         """Return a file's data set in another transfer syntax, or raise `CannotUnderstand`.
 
         All of it is done before the first byte is sent, so that what fails fails alone.
         """
         target = BY_UID[target_uid]
-        native = self._in_native_syntax(self._gathered(file.pieces()), target)
-        return [self._gathered(_deflated(native) if target.deflated else native)]
+        native = self._in_native_syntax(file, target)
+        return self._gathered(_deflated(native) if target.deflated else native)
 
     def _in_native_syntax(
         self, stored: memoryview, target: TransferSyntax
@@ -336,8 +383,9 @@ class Retrieval:
 
 
 def context_for(stored: Stored, contexts: Contexts) -> PresentationContext | None:
-    """Return the context to send an instance on: that of its transfer syntax before any other."""
-    for transfer_syntax in (stored.transfer_syntax_uid, *_UNCOMPRESSED):
+    """Return the context to send an instance on: of what it came in, of a form, or of neither."""
+    forms = (form.transfer_syntax_uid for form in stored.forms)
+    for transfer_syntax in (stored.transfer_syntax_uid, *forms, *_UNCOMPRESSED):
         context = contexts.get((stored.sop_class_uid, transfer_syntax))
         if context is not None:
             return context

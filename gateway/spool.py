@@ -45,7 +45,9 @@ _LOOK_SECONDS: Final = 5.0
 _FIRST_PAUSE_SECONDS: Final = 0.1
 #: Between two attempts of one uploader, and of one entry.
 _LONGEST_PAUSE_SECONDS: Final = 3.0
-_LONGEST_WAIT_SECONDS: Final = 60.0
+_LONGEST_WAIT_SECONDS: Final = 10.0
+#: What uploads get to end that are under way when the time is over.
+_IN_HAND_SECONDS: Final = 2.0
 #: When another uploader is at the same file.
 _SAME_FILE_SECONDS: Final = 0.05
 
@@ -129,7 +131,10 @@ class Spool:
             self._changed.wait_for(lambda: not self._arrived, max(0.0, deadline - monotonic()))
             self._stopping.set()
             self._changed.notify_all()
-            left = len(self._arrived)
+        cut = monotonic() + _IN_HAND_SECONDS
+        for thread in self._uploaders:
+            thread.join(max(0.0, cut - monotonic()))
+        left = len(self._arrived)
         if left:
             _log.warning(
                 "instances are left in the spool",
@@ -278,7 +283,7 @@ class Spool:
         with waiting.entry.open() as file, self._in_hand(file.trailer.key):
             trailer = file.trailer
             if trailer.file_bytes <= self._memory_bytes:
-                self._custody.keep(trailer.key, file.readall(), trailer.metadata)
+                self._custody.keep(trailer.key, file.whole(), trailer.metadata)
                 return
             try:
                 self._custody.keep_large(trailer.key, file, trailer.metadata)

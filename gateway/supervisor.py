@@ -49,6 +49,7 @@ class _Worker:
     Attributes:
         slots: associations it has, by our count
         turn: when it was last given a connection, in connections
+        shortage: why it turns instances away, as it last said
     """
 
     def __init__(self, number: int, command: Sequence[str]) -> None:
@@ -56,6 +57,7 @@ class _Worker:
         self.slots = 0
         self.turn = 0
         self.is_ready = False
+        self.shortage = ""
         self.start_due: float | None = None
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
@@ -98,8 +100,9 @@ class _Worker:
         self._answer_due = self._started + _START_SECONDS
         self.start_due = None
 
-    def answered(self) -> None:
+    def answered(self, shortage: str = "") -> None:
         """Know that it has said READY."""
+        self.shortage = shortage
         if not self.is_ready:
             _log.info("worker is ready", extra={"worker": self.number, "pid": self.pid})
         self.is_ready = True
@@ -219,9 +222,12 @@ class Supervisor:
     @property
     def trouble(self) -> str | None:
         """Why it cannot serve, or `None`: one worker is enough."""
-        if any(worker.is_ready for worker in self._workers):
-            return None
-        return "no worker process is ready"
+        reason = "no worker process is ready"
+        for worker in self._workers:
+            if worker.is_ready and not worker.shortage:
+                return None
+            reason = worker.shortage or reason
+        return reason
 
     def beat(self) -> float:
         """Ask the thread that accepts connections to turn; return when it last did, monotonic."""
@@ -362,7 +368,7 @@ class Supervisor:
         elif packet.kind is Kind.ASK:
             self._asking.append((worker, packet.number))
         elif packet.kind is Kind.READY:
-            worker.answered()
+            worker.answered(packet.body.decode())
         elif packet.kind is Kind.FAILED:
             _log.error(
                 "worker cannot start",

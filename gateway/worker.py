@@ -68,10 +68,17 @@ class SharedSlots:
 class _Worker:
     """Does what the supervisor says, in the server's loop."""
 
-    def __init__(self, channel: Channel, slots: SharedSlots, server: Server) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        slots: SharedSlots,
+        server: Server,
+        shortage: Callable[[], str | None],
+    ) -> None:
         self._channel = channel
         self._slots = slots
         self._server = server
+        self._shortage = shortage
         server.watch(channel.sock, self._listen)
 
     def _listen(self) -> None:
@@ -99,13 +106,20 @@ class _Worker:
         elif packet.kind in (Kind.GRANT, Kind.REFUSE):
             self._slots.answered(packet.number, granted=packet.kind is Kind.GRANT)
         elif packet.kind is Kind.PING:
-            self._channel.send(Kind.READY, wait=True)
+            self._channel.send(Kind.READY, body=(self._shortage() or "").encode(), wait=True)
         elif packet.kind is Kind.DRAIN:
             self._server.request_drain(packet.number)
 
 
-def run(descriptor: int, build_server: Callable[[SharedSlots], Server]) -> int:
-    """Serve what comes over a descriptor until the supervisor says so; return the exit status."""
+def run(
+    descriptor: int,
+    build_server: Callable[[SharedSlots], Server],
+    shortage: Callable[[], str | None] = lambda: None,
+) -> int:
+    """Serve what comes over a descriptor until the supervisor says so; return the exit status.
+
+    `shortage` says, from time to time, why instances would be turned away now.
+    """
     # Whoever signals the whole group means the supervisor, and that tells us.
     for ignored in (signal.SIGTERM, signal.SIGINT):
         # Not SIG_IGN, which programs that we start would inherit.
@@ -120,7 +134,7 @@ def run(descriptor: int, build_server: Callable[[SharedSlots], Server]) -> int:
         status = USAGE_ERROR if isinstance(error, OperatorError) else FAILED
         channel.send(Kind.FAILED, status, str(error).encode(), wait=True)
         return status
-    _Worker(channel, slots, server)
+    _Worker(channel, slots, server, shortage)
     channel.send(Kind.READY, wait=True)
     server.serve()
     return 0
@@ -147,7 +161,7 @@ def main() -> int:
             spool.start()
         return server
 
-    status = run(descriptor, build_server)
+    status = run(descriptor, build_server, lambda: None if spool is None else spool.shortage())
     if spool is not None and server is not None:
         spool.close(server.drained_by)
     if metrics is not None:

@@ -11,7 +11,7 @@ from functools import cache
 from os import environ
 from typing import Any
 
-from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools import Logger, Metrics, Tracer
 from aws_lambda_powertools.logging.utils import copy_config_to_registered_loggers
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.batch import (
@@ -36,6 +36,7 @@ from lenticular.transactions import Transactions
 
 logger = Logger()
 metrics = Metrics()
+tracer = Tracer()
 processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
 # What the shared package logs comes out as one JSON line as well, with its facts as fields.
 copy_config_to_registered_loggers(source_logger=logger, include={"lenticular"})
@@ -82,10 +83,14 @@ class _Turns:
     lease: timedelta
 
     def __call__(self, record: SQSRecord) -> None:
-        for turn in turns(record.body):
-            progress = _committing().take(turn, self.lease)
-            if progress is not None:
-                _count(progress)
+        try:
+            for turn in turns(record.body):
+                progress = _committing().take(turn, self.lease)
+                if progress is not None:
+                    _count(progress)
+        except Exception:
+            logger.exception("message not done", extra={"message_id": record.message_id})
+            raise
 
 
 def _count(progress: Progress) -> None:
@@ -103,6 +108,7 @@ def _count(progress: Progress) -> None:
 
 
 @logger.inject_lambda_context
+@tracer.capture_lambda_handler(capture_response=False)
 @metrics.log_metrics
 def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
     """Do the turn of every record; report the messages to be delivered again."""

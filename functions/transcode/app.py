@@ -56,17 +56,18 @@ def _transcoder() -> Transcoder:
 @metrics.log_metrics
 def handler(event: dict[str, object], context: LambdaContext) -> PartialItemFailureResponse:
     """Transcode every original that the batch names; report the messages to come again."""
-    return process_partial_response(event, record, processor, context)
+    return process_partial_response(event, transcode, processor, context)
 
 
 @tracer.capture_method(capture_response=False)
-def record(message: SQSRecord) -> None:
-    """Transcode the original that one message names."""
-    key = object_key(message.body)
+def transcode(record: SQSRecord) -> None:
+    """Transcode the original that one message names; the tracer wants the parameter so named."""
     try:
+        key = object_key(record.body)
         outcome = _transcoder().transcode(key)
     except Exception:
-        logger.exception("original not transcoded", extra={"object_key": key})
+        # The processor reports the message and says nothing of why.
+        logger.exception("original not transcoded", extra={"body": record.body})
         raise
     if outcome is None:
         # Retired by another delivery of the message, or by the operator. There is nothing to do.

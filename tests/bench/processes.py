@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -24,9 +25,10 @@ _END_SECONDS: Final = 20.0
 _LOOK_AGAIN_SECONDS: Final = 0.02
 _LOG_TAIL_CHARACTERS: Final = 2000
 _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
-# Fields of /proc/PID/stat behind the name, proc(5): ppid is the 4th field, utime the 14th.
+# Fields of /proc/PID/stat behind the name, proc(5): ppid is the 4th, utime the 14th, rss the 24th.
 _PPID: Final = 1
 _TIMES: Final = slice(11, 15)
+_RSS: Final = 21
 
 
 class ServerFailed(Exception):
@@ -113,16 +115,25 @@ def tree_cpu_seconds(pid: int) -> float:
 
     A child's time counts whether it runs, is a zombie, or has been waited for.
     """
-    parents: dict[int, int] = {}
-    seconds: dict[int, float] = {}
+    ticks = sum(sum(map(int, fields[_TIMES])) for fields in _tree(pid))
+    return ticks / _TICKS_PER_SECOND
+
+
+def tree_resident_bytes(pid: int) -> int:
+    """Return the resident memory of a process and its children; what they share counts twice."""
+    return sum(int(fields[_RSS]) for fields in _tree(pid)) * resource.getpagesize()
+
+
+def _tree(pid: int) -> list[list[str]]:
+    """Return the fields behind the name in /proc/PID/stat, of a process and all its children."""
+    stats: dict[int, list[str]] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal():
             continue
         with suppress(FileNotFoundError, ProcessLookupError):
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            parents[int(entry.name)] = int(fields[_PPID])
-            seconds[int(entry.name)] = sum(map(int, fields[_TIMES])) / _TICKS_PER_SECOND
-    return sum(spent for each, spent in seconds.items() if _is_of_tree(each, pid, parents))
+            stats[int(entry.name)] = (entry / "stat").read_text().rpartition(")")[2].split()
+    parents = {each: int(fields[_PPID]) for each, fields in stats.items()}
+    return [fields for each, fields in stats.items() if _is_of_tree(each, pid, parents)]
 
 
 def _is_of_tree(pid: int, root: int, parents: Mapping[int, int]) -> bool:

@@ -19,6 +19,7 @@ from .processes import PYTHON_PATH, first_line, free_port, server, wait_for_port
 
 _MAX_PDU_BYTES: Final = 128 * 1024
 _MAX_ASSOCIATIONS: Final = 128
+_WORKERS: Final = 2
 _BUCKET: Final = "bench"
 #: AE title of whoever instances are moved to.
 DESTINATION: Final = "DISCARDS"
@@ -30,14 +31,16 @@ _SEARCH_PATH: Final = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr
 class Site:
     """What receivers are given.
 
-    `folder` is empty; `aws` and `table` are the gateway's. S3 takes `put_seconds` for each PUT and
-    keeps the bytes where `keep` is. `destination_port` is where DESTINATION listens, if it does.
+    `folder` is empty; `aws` and `table` are the gateway's. S3 takes `put_seconds` for each PUT,
+    `get_seconds` for each GET, and keeps the bytes where `keep` is. `destination_port` is where
+    DESTINATION listens, if it does.
     """
 
     folder: Path
     aws: Mapping[str, str]
     table: str
     put_seconds: float = 0.0
+    get_seconds: float = 0.0
     keep: bool = False
     destination_port: int | None = None
 
@@ -87,7 +90,10 @@ def found(program: str) -> str | None:
 def sink(site: Site) -> Iterator[dict[str, str]]:
     """Run the sink that stands for S3; yield the variables by which AWS SDKs find it."""
     log = site.folder / "sink.log"
-    command = [sys.executable, "-m", "tests.bench.sink", f"--put-seconds={site.put_seconds}"]
+    command = [
+        sys.executable, "-m", "tests.bench.sink",
+        f"--put-seconds={site.put_seconds}", f"--get-seconds={site.get_seconds}",
+    ]  # fmt: skip
     if site.keep:
         command.append("--keep")
     with server(command, log, {"PYTHONPATH": PYTHON_PATH}) as process:
@@ -96,8 +102,9 @@ def sink(site: Site) -> Iterator[dict[str, str]]:
 
 
 @contextmanager
-def _gateway(site: Site) -> Iterator[Running]:
-    with sink(site) as aws, _python(site, "gateway", (), aws) as running:
+def _gateway(site: Site, workers: int = 1) -> Iterator[Running]:
+    settings = {"LENTICULAR_WORKERS": str(workers)}
+    with sink(site) as aws, _python(site, "gateway", (), {**aws, **settings}) as running:
         yield running
 
 
@@ -111,12 +118,24 @@ def _gateway_with_spool(site: Site) -> Iterator[Running]:
 
 
 @contextmanager
-def _gateway_into_files(site: Site) -> Iterator[Running]:
+def _gateway_into_files(site: Site, *options: str) -> Iterator[Running]:
     files = site.folder / "files"
     files.mkdir()
-    module = "tests.bench.file_gateway"
-    with _python(site, module, (str(files),), dict(site.aws)) as running:
+    arguments = (str(files), *options)
+    with _python(site, "tests.bench.file_gateway", arguments, dict(site.aws)) as running:
         yield running
+
+
+def _gateway_of_workers(site: Site) -> AbstractContextManager[Running]:
+    return _gateway(site, _WORKERS)
+
+
+def _gateway_as_storescp(site: Site) -> AbstractContextManager[Running]:
+    return _gateway_into_files(site, "--as-storescp")
+
+
+def _gateway_of_workers_as_storescp(site: Site) -> AbstractContextManager[Running]:
+    return _gateway_into_files(site, "--as-storescp", "--workers", str(_WORKERS))
 
 
 @contextmanager
@@ -204,7 +223,9 @@ def _orthanc(site: Site) -> Iterator[Running]:
                 "DicomCheckCalledAet": False,
                 "DicomModalities": modalities,
                 "DicomAlwaysAllowStore": True,
+                "DicomAlwaysAllowFind": True,
                 "DicomAlwaysAllowMove": True,
+                "DicomAlwaysAllowGet": True,
                 "UnknownSopClassAccepted": True,
                 "MaximumPduLength": _MAX_PDU_BYTES,
                 "HttpServerEnabled": True,
@@ -256,6 +277,9 @@ AETable END
 
 
 OURS: Final = Receiver("lenticular", "whole path, objects PUT into the sink", _gateway)
+OURS_OF_WORKERS: Final = Receiver(
+    f"lenticular, {_WORKERS} workers", "the same by worker processes", _gateway_of_workers
+)
 SPOOLING: Final = Receiver(
     "lenticular, spool", "each on disk by fsync, then PUT into the sink", _gateway_with_spool
 )
@@ -270,9 +294,22 @@ ORTHANC: Final = Receiver(
 )
 RECEIVERS: Final = (
     OURS,
+    OURS_OF_WORKERS,
     SPOOLING,
     Receiver(
-        "lenticular, files", "the same with a file in the place of each PUT", _gateway_into_files
+        "lenticular, files",
+        "a file in the place of each PUT, hashed all the same",
+        _gateway_into_files,
+    ),
+    Receiver(
+        "lenticular as storescp",
+        "a file per instance, not hashed and not looked at",
+        _gateway_as_storescp,
+    ),
+    Receiver(
+        f"lenticular as storescp, {_WORKERS} workers",
+        "the same by worker processes",
+        _gateway_of_workers_as_storescp,
     ),
     STORESCP,
     DISCARDING,

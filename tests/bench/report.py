@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from math import nan
-from statistics import median
+from statistics import mean, median
 from typing import Final
 
 from .findable import Findability
+from .finding import FindSample, Growth
 from .idle import Idle
 from .receivers import ORTHANC, OURS, RECEIVERS, STORESCP
-from .retrieving import MoveSample
+from .retrieving import RetrieveSample
 from .slow_puts import SlowSample
 from .storing import Sample
 
@@ -118,39 +119,101 @@ def slow_puts_table(samples: Iterable[SlowSample]) -> str:
     return table(rows)
 
 
-def idle_table(measured: Idle) -> str:
-    """Make the table of idle associations: one row."""
+def idle_table(measured: Iterable[Idle]) -> str:
+    """Make the table of idle associations: a row for each gateway."""
     return table(
         [
-            ("associations", "of one core", "KB each"),
-            (
-                str(measured.associations),
-                f"{measured.core_share:.1%}",
-                f"{measured.bytes_each / 1e3:.0f}",
+            ("gateway", "associations", "of one core", "KB each", "MB without any"),
+            *(
+                (
+                    each.receiver,
+                    str(each.associations),
+                    f"{each.core_share:.1%}",
+                    f"{each.bytes_each / 1e3:.0f}",
+                    f"{each.bytes_without / 1e6:.0f}",
+                )
+                for each in measured
             ),
         ]
     )
 
 
-def moving_table(samples: Iterable[MoveSample]) -> str:
-    """Make the table of C-MOVE: a row for each archive."""
-    grouped: dict[str, list[MoveSample]] = {}
+def retrieving_table(samples: Iterable[RetrieveSample]) -> str:
+    """Make the table of C-MOVE and C-GET: a row for each operation and archive."""
+    grouped: dict[tuple[str, str], list[RetrieveSample]] = {}
     for sample in samples:
-        grouped.setdefault(sample.archive, []).append(sample)
+        grouped.setdefault((sample.operation, sample.archive), []).append(sample)
     rows = [
-        ("archive", "instances/s", "first response s", "instances/s after it", "CPU ms/instance")
-    ]
-    rows += [
         (
-            archive,
-            f"{median(each.instances_per_second for each in of_row):.0f}",
-            f"{median(each.first_seconds for each in of_row):.2f}",
-            f"{median(each.sent_per_second for each in of_row):.0f}",
-            f"{median(each.cpu_milliseconds for each in of_row):.2f}",
+            "operation",
+            "archive",
+            "instances/s",
+            "(least-most)",
+            f"x {ORTHANC.name}",
+            "first response s",
+            "instances/s after it",
+            "CPU ms/instance",
         )
-        for archive, of_row in sorted(grouped.items())
     ]
+    for operation, archive in sorted(grouped, reverse=True):
+        of_row = grouped[operation, archive]
+        beside = grouped.get((operation, ORTHANC.name), ())
+        rates = [each.instances_per_second for each in of_row]
+        ratios = [
+            rate / other.instances_per_second for rate, other in zip(rates, beside, strict=False)
+        ]
+        rows.append(
+            (
+                operation,
+                archive,
+                f"{median(rates):.0f}",
+                f"({min(rates):.0f}-{max(rates):.0f})",
+                f"{median(ratios):.2f}" if ratios else _NOTHING,
+                f"{median(each.first_seconds for each in of_row):.3f}",
+                f"{median(each.sent_per_second for each in of_row):.0f}",
+                f"{median(each.cpu_milliseconds for each in of_row):.2f}",
+            )
+        )
     return table(rows)
+
+
+def finding_table(samples: Iterable[FindSample]) -> str:
+    """Make the table of C-FIND: a row for each query and archive."""
+    grouped: dict[tuple[str, str], list[FindSample]] = {}
+    for sample in samples:
+        grouped.setdefault((sample.query, sample.archive), []).append(sample)
+    rows = [("query", "archive", "answers", "first ms", "all ms", "store ms", "CPU ms")]
+    for (query, archive), of_row in grouped.items():
+        stores = [each.store_milliseconds for each in of_row if each.store_milliseconds is not None]
+        rows.append(
+            (
+                query,
+                archive,
+                str(of_row[0].matches),
+                f"{median(each.first_milliseconds for each in of_row):.1f}",
+                f"{median(each.total_milliseconds for each in of_row):.1f}",
+                f"{median(stores):.1f}" if stores else _NOTHING,
+                f"{mean(each.cpu_milliseconds for each in of_row):.1f}",
+            )
+        )
+    return table(rows)
+
+
+def growth_table(measured: Growth) -> str:
+    """Make the table of memory: one row."""
+    grown = measured.most_bytes - measured.before_bytes
+    return table(
+        [
+            ("answers", "seconds", "before MB", "most MB", "growth MB"),
+            (
+                str(measured.matches),
+                f"{measured.seconds:.1f}",
+                f"{measured.before_bytes / 1e6:.0f}",
+                f"{measured.most_bytes / 1e6:.0f}",
+                f"{grown / 1e6:.0f}",
+            ),
+        ]
+    )
 
 
 def findable_table(measured: Findability) -> str:

@@ -76,7 +76,8 @@ def find(node: Node, level: str, *keys: str, model: str = "-S") -> list[dict[str
 
 def _elements(dump: str) -> dict[str, str]:
     elements = {}
-    for line in dump.splitlines():
+    # Not splitlines: a byte of UTF-8 may look like a line end of Latin-1.
+    for line in dump.split("\n"):
         found = re.search(r"\(([0-9a-f]{4},[0-9a-f]{4})\) ([A-Z]{2}) (.*?)\s+# +\d+", line)
         if found:
             tag, _, value = found.groups()

@@ -89,6 +89,15 @@ class Gateway(Node):
                 continue
         return found
 
+    def resources(self) -> tuple[int, int, int]:
+        """Count threads, connections of peers and open files; those to S3 are kept for reuse."""
+        here, listening = f":{self.port:04X}", "0A"
+        lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        # One that the gateway has closed belongs to no process and has no inode.
+        peers = [each for each in lines if each[1].endswith(here) and each[3] != listening]
+        files = [file for file in self.open_files() if not file.startswith("socket:")]
+        return self.threads(), sum(each[9] != "0" for each in peers), len(files)
+
     def peak_bytes(self) -> int:
         """Return the most memory it ever held."""
         status = self._proc("status").read_text()

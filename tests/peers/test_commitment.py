@@ -16,7 +16,8 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from lenticular.commitment import MOST_REFERENCES
+from lenticular.archive import TransactionKey
+from lenticular.commitment import MOST_REFERENCES, Request
 from tests.cloud.deadline import eventually
 from tests.peers import dcmjs_dimse, dcmtk, orthanc
 from tests.peers.commitment_requester import (
@@ -274,6 +275,15 @@ def test_a_request_that_cannot_be_kept_is_refused_with_its_reason(
     assert answer.Status == status
     assert answer.ErrorComment
     assert hasty.node.object_keys("commitments/") == before
+
+
+def test_ten_thousand_references_are_kept_before_they_are_answered(site: Site) -> None:
+    uid = generate_uid()
+    references = [(str(CTImageStorage), f"1.2.826.0.1.3680043.{each}") for each in range(10_000)]
+    assert ask(site.node, "CT1", uid, references).Status == 0
+    key = TransactionKey("CT1", uid).requested
+    body = site.node.client("s3").get_object(Bucket=site.node.bucket, Key=key)["Body"].read()
+    assert Request.from_document(body).references == tuple(references)
 
 
 def test_a_node_without_the_permission_gets_no_context(hasty: Site) -> None:

@@ -1,7 +1,7 @@
 """Each way in which a C-STORE can fail: its status, one line without patient data, and on we go."""
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,9 +155,9 @@ def site(cloud: OfflineCloud, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield Site(gateway, s3, scratch)
 
 
-def resources(gateway: Gateway) -> tuple[int, int]:
-    """Count threads and sockets or files; connections to S3 that idle are no leak."""
-    return gateway.threads(), len(gateway.open_files())
+def at_most(before: tuple[int, ...]) -> Callable[[tuple[int, ...]], bool]:
+    """Return what tells that there are no more of anything than before."""
+    return lambda now: all(count <= first for count, first in zip(now, before, strict=True))
 
 
 def store_rq(sent: Sent) -> bytes:
@@ -202,7 +202,7 @@ def test_a_failure_has_its_status_and_one_line_and_the_gateway_serves_on(
     gateway, sent = site.gateway, FAULTS[fault]
     ended = len(gateway.lines(message="association ended"))
     seen = len(gateway.lines())
-    before = resources(gateway)
+    before = gateway.resources()
     if sent.fault is not None:
         site.s3.fail(sent.fault)
     try:
@@ -226,9 +226,7 @@ def test_a_failure_has_its_status_and_one_line_and_the_gateway_serves_on(
     instances = study(tmp_path / "after", 2)
     assert store(gateway, *instances) == [SUCCESS, SUCCESS]
     assert {instance.key for instance in instances} <= set(gateway.object_keys())
-    eventually(
-        lambda: resources(gateway), until=lambda now: now[0] <= before[0] and now[1] <= before[1]
-    )
+    eventually(gateway.resources, until=at_most(before))
     assert list(site.scratch.iterdir()) == []
 
 
@@ -280,7 +278,7 @@ def test_a_called_title_that_is_none_is_aborted_and_not_written_down(
 
 def test_a_peer_that_goes_away_within_a_data_set_leaves_one_line(site: Site) -> None:
     gateway = site.gateway
-    before = resources(gateway)
+    before = gateway.resources()
     seen = len(gateway.lines())
     with gateway.connect() as peer:
         peer.send(associate_rq([(1, CT, (EXPLICIT,))]))
@@ -290,6 +288,4 @@ def test_a_peer_that_goes_away_within_a_data_set_leaves_one_line(site: Site) -> 
         lambda: [line["message"] for line in gateway.lines()[seen:]],
         until=lambda said: said == ["association aborted", "association ended"],
     )
-    eventually(
-        lambda: resources(gateway), until=lambda now: now[0] <= before[0] and now[1] <= before[1]
-    )
+    eventually(gateway.resources, until=at_most(before))

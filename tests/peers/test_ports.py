@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cloud.deadline import eventually
-from tests.peers import dcmtk
+from tests.peers import dcmjs_dimse, dcmtk
 from tests.peers.dimse import RELEASE_RQ, associate_rq
 from tests.peers.gateway_process import Gateway, Stores, ask, running_gateway
 from tests.peers.instances import PATIENT_ID, PATIENT_NAME, study
@@ -88,6 +88,43 @@ def test_a_gateway_is_ready_until_it_drains_and_alive_until_it_ends(
             peer.send(RELEASE_RQ)
             assert peer.read_pdu()[0] in (5, 6)
         assert gateway.process.wait(30) == 0
+
+
+@pytest.mark.parametrize("mutual", [False, True])
+@pytest.mark.parametrize("profile", ["bcp195", "bcp195-extended"])
+def test_dcmjs_dimse_stores_over_tls(
+    stores: Stores, tmp_path: Path, mutual: bool, profile: str
+) -> None:
+    authority = Authority.create(tmp_path)
+    node, peer = authority.issue("node", use_rsa=True), authority.issue("peer")
+    settings = {
+        "LENTICULAR_TLS_PORT": "0",
+        "LENTICULAR_TLS_CERTIFICATE": str(node.certificate),
+        "LENTICULAR_TLS_KEY": str(node.key),
+        "LENTICULAR_TLS_PROFILE": profile,
+        **({"LENTICULAR_TLS_CLIENT_CA": str(authority.certificate)} if mutual else {}),
+    }
+    anonymous = dcmjs_dimse.Tls(authority.certificate)
+    identified = dcmjs_dimse.Tls(authority.certificate, peer.certificate, peer.key)
+    instances = study(tmp_path / "study", 3)
+    requests = [{"type": "store", "file": str(instance.path)} for instance in instances]
+    with running_gateway(tmp_path / "gateway.log", stores, settings) as gateway:
+
+        def send(tls: dcmjs_dimse.Tls) -> list[object]:
+            events = dcmjs_dimse.run(
+                gateway, {"type": "echo"}, *requests, port=gateway.ready["tls_port"], tls=tls
+            )
+            return [each["status"] for each in events if each["event"] == "response"]
+
+        if mutual:
+            assert send(anonymous) == []
+            assert gateway.object_keys() == []
+        assert send(identified if mutual else anonymous) == [0] * 4
+        # It encodes anew what it sends, so the bytes are its own.
+        stored = {key.split("/")[3] for key in gateway.object_keys("instances/")}
+        assert stored == {instance.sop_instance_uid for instance in instances}
+        [ended] = eventually(lambda: gateway.lines(message="association ended"))
+        assert ended["tls"] in ("TLSv1.2", "TLSv1.3")
 
 
 @pytest.mark.parametrize(

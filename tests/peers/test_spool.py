@@ -1,9 +1,12 @@
 """What a gateway with a spool acknowledged gets into the bucket, whatever happens in between."""
 
 import contextlib
+import json
+import os
 import random
+import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +22,7 @@ from tests.peers.custody import (
     LONG,
     MIB,
     OUT_OF_RESOURCES,
+    S3_IS_AWAY,
     SHORT,
     SMALL_MEMORY,
     SUCCESS,
@@ -42,7 +46,8 @@ pytestmark = pytest.mark.peers
 MISMATCH: Final = 0xA900
 CANNOT_UNDERSTAND: Final = 0xC000
 
-SpoolSettings = Callable[..., dict[str, str]]
+#: What a killed gateway has asked S3 for may still come to pass; with this it asks nobody.
+S3_IS_NOWHERE: Final = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1"}
 
 
 @pytest.fixture
@@ -230,6 +235,9 @@ def test_an_instance_sent_again_before_s3_has_it_is_one_object(
     with storing(gateway, instances, instances) as clients:
         assert clients.finish() == [SUCCESS] * 4
     assert store(gateway, *instances) == [SUCCESS] * 2
+    eventually(lambda: s3.held, until=lambda held: held >= 2)
+    # One upload of each: of long ones, two at the same moment would become two versions.
+    assert s3.held == 2
     s3.heal()
     wait_for_bucket(gateway, kept(instances))
     assert versions_in_bucket(gateway) == once(instances)
@@ -269,11 +277,11 @@ def test_senders_do_not_notice_that_s3_is_away_and_nothing_is_lost(
     instances = study(tmp_path / "short", 10) + study(tmp_path / "long", 2, size=LONG)
     s3.fail(fault, where="PUT " if fault is Fault.BODY_ALTERED else "")
     assert store(gateway, *instances) == [SUCCESS] * 12
-    eventually(lambda: gateway.lines(message="the spool cannot be uploaded"))
+    eventually(lambda: gateway.lines(message=S3_IS_AWAY))
     s3.heal()
     wait_for_bucket(gateway, kept(instances))
     eventually(lambda: left_in(spool), until=lambda left: left == [])
-    assert len(gateway.lines(message="the spool cannot be uploaded")) == 1
+    assert len(gateway.lines(message=S3_IS_AWAY)) == 1
     assert len(gateway.lines(message="the spool can be uploaded again")) == 1
 
 
@@ -384,12 +392,12 @@ def half_sent(gateway: Gateway) -> RawPeer:
 def test_what_a_killed_gateway_acknowledged_is_uploaded_by_the_next(
     start: StartGateway, s3: FaultyS3, spool: Path, settings: dict[str, str], tmp_path: Path
 ) -> None:
-    gateway = start(settings)
+    gateway = start({**settings, **S3_IS_NOWHERE})
     instances = study(tmp_path / "short", 10) + study(tmp_path / "long", 2, size=LONG)
-    s3.fail(Fault.CONNECTION_RESET)
     assert store(gateway, *instances) == [SUCCESS] * 12
     gateway.kill()
     assert len(entries(spool)) == 12
+    s3.fail(Fault.HELD)
     gateway = start(settings)
     [line] = eventually(lambda: gateway.lines(message="a journal is taken over"))
     assert (line["instances"], line["unfinished"]) == (12, 0)
@@ -424,13 +432,13 @@ DAMAGES: Final = {"head": 200, "pixels": 20_000, "trailer": -END_BYTES - 10, "en
 
 @pytest.mark.parametrize("damage", [*DAMAGES, "cut", "emptied"])
 def test_an_entry_that_the_disk_has_damaged_is_set_aside_and_the_others_are_uploaded(
-    start: StartGateway, s3: FaultyS3, spool: Path, tmp_path: Path, damage: str
+    start: StartGateway, spool: Path, tmp_path: Path, damage: str
 ) -> None:
     settings = spooling(spool)
-    gateway = start(settings)
-    size = LONG if damage in ("head", "cut") else SHORT
+    gateway = start({**settings, **S3_IS_NOWHERE})
+    # One of several parts is damaged, one of a single part is cut off.
+    size = {"pixels": 20 * MIB, "cut": LONG}.get(damage, SHORT)
     instances = study(tmp_path / "sent", 3, size=size)
-    s3.fail(Fault.CONNECTION_RESET)
     assert store(gateway, *instances) == [SUCCESS] * 3
     gateway.kill()
     entry = entries(spool)[1]
@@ -439,7 +447,6 @@ def test_an_entry_that_the_disk_has_damaged_is_set_aside_and_the_others_are_uplo
         content[DAMAGES[damage]] ^= 1
     entry.write_bytes(content[: {"cut": len(content) - 1000, "emptied": 0}.get(damage)])
     damaged = entry.read_bytes()
-    s3.heal()
     gateway = start(settings)
     wait_for_bucket(gateway, kept([instances[0], instances[2]]))
     [line] = eventually(
@@ -488,6 +495,55 @@ def test_gateways_share_a_spool_and_one_takes_over_what_a_killed_one_left(
     assert list(spool.iterdir()) == []
 
 
+def test_workers_share_a_spool_and_take_over_what_a_killed_one_left(
+    start: StartGateway, s3: FaultyS3, spool: Path, tmp_path: Path
+) -> None:
+    gateway = start(spooling(spool, LENTICULAR_WORKERS="3", LENTICULAR_HEALTH_PORT="0"))
+    batches = [study(tmp_path / str(number), 5) for number in range(6)]
+    s3.fail(Fault.CONNECTION_RESET)
+    with storing(gateway, *batches) as clients:
+        assert clients.finish() == [SUCCESS] * 30
+    assert len(journals(spool)) == 3
+    eventually(lambda: ask(gateway, "/ready") == (200, "ready"))
+    os.kill(gateway.workers()[0], signal.SIGKILL)
+    eventually(lambda: gateway.lines(message="a journal is taken over"))
+    s3.heal()
+    everything = [one for batch in batches for one in batch]
+    wait_for_bucket(gateway, kept(everything))
+    assert versions_in_bucket(gateway) == once(everything)
+    s3.fail(Fault.CONNECTION_RESET)
+    more = study(tmp_path / "more", 5)
+    assert store(gateway, *more) == [SUCCESS] * 5
+    gateway.terminate()
+    eventually(lambda: gateway.lines(message="draining"))
+    s3.heal()
+    assert gateway.process.wait(60) == 0
+    assert in_bucket(gateway) == kept([*everything, *more])
+    assert list(spool.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_workers_are_ready_as_long_as_one_takes_instances(
+    start: StartGateway, s3: FaultyS3, spool: Path, tmp_path: Path
+) -> None:
+    gateway = start(
+        spooling(
+            spool,
+            LENTICULAR_WORKERS="2",
+            LENTICULAR_SPOOL_BYTES=str(3 * SHORT),
+            LENTICULAR_HEALTH_PORT="0",
+        )
+    )
+    s3.fail(Fault.CONNECTION_RESET)
+    batches = [study(tmp_path / str(number), 5) for number in range(2)]
+    with storing(gateway, *batches) as clients:
+        assert OUT_OF_RESOURCES in clients.finish()
+    # Each association on a worker of its own: both are full.
+    eventually(lambda: ask(gateway, "/ready") == (503, "the spool is full"))
+    s3.heal()
+    eventually(lambda: ask(gateway, "/ready") == (200, "ready"))
+
+
 def test_no_acknowledged_instance_is_lost_when_a_gateway_with_a_spool_is_killed(
     start: StartGateway, settings: dict[str, str], tmp_path: Path
 ) -> None:
@@ -502,8 +558,8 @@ def test_no_acknowledged_instance_is_lost_in_two_hundred_kills(
 ) -> None:
     chance = random.Random(run)  # noqa: S311 - no secret
     if run % 2:
-        # S3 is slow to come back each time, so that entries pile up and heirs have heirs.
-        s3.fail(Fault.SLOW_DOWN, times=200)
+        # At first S3 takes little, so that entries pile up and heirs have heirs.
+        s3.fail(Fault.SLOW_DOWN, times=60)
     kill_while_clients_send(
         start, tmp_path, chance.sample(range(40), 10), batch=8, associations=5, spool=settings
     )
@@ -547,6 +603,29 @@ def test_a_gateway_that_is_stopped_leaves_at_its_deadline_what_s3_does_not_take(
 
 
 # What others see of it
+
+
+def test_depth_bytes_and_age_of_the_spool_are_metrics(
+    start: StartGateway, s3: FaultyS3, spool: Path, settings: dict[str, str], tmp_path: Path
+) -> None:
+    gateway = start(settings)
+    instances = study(tmp_path / "sent", 3)
+    s3.fail(Fault.SLOW_DOWN)
+    assert store(gateway, *instances) == [SUCCESS] * 3
+    size = sum(path.stat().st_size for path in entries(spool))
+    gateway.kill()
+    heir = start({**settings, "LENTICULAR_METRICS": "emf", "LENTICULAR_DRAIN_SECONDS": "0"})
+    eventually(lambda: heir.lines(message="a journal is taken over"))
+    heir.terminate()
+    assert heir.process.wait(60) == 0
+    assert heir.process.stdout is not None
+    # One as it starts, and one at its end.
+    gauges = [
+        line for line in map(json.loads, heir.process.stdout.read().splitlines())
+        if "SpoolDepth" in line
+    ]  # fmt: skip
+    assert (gauges[-1]["SpoolDepth"], gauges[-1]["SpoolBytes"]) == (3, size)
+    assert gauges[-1]["SpoolOldestAge"] > 0
 
 
 @pytest.mark.slow

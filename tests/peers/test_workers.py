@@ -1,6 +1,5 @@
 """A gateway of several processes, and what its peers notice of it: speed, and nothing else."""
 
-import http.client
 import json
 import os
 import resource
@@ -18,7 +17,7 @@ from tests.cloud.deadline import eventually
 from tests.cloud.standin import OfflineCloud, offline_cloud
 from tests.peers import dcmtk
 from tests.peers.dimse import RELEASE_RP, RELEASE_RQ, RawPeer, associate_rq, echo_rq
-from tests.peers.gateway_process import Gateway, Stores, is_running, running_gateway
+from tests.peers.gateway_process import Gateway, Stores, ask, is_running, running_gateway
 from tests.peers.instances import Instance, study
 from tests.peers.pki import Authority, Identity
 from tests.peers.storing import storing
@@ -89,16 +88,6 @@ def associations_by_worker(gateway: Gateway, count: int) -> Counter[int]:
         until=lambda lines: len(lines) >= count,
     )
     return Counter(line["worker"] for line in ended)
-
-
-def ask(gateway: Gateway, path: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection(gateway.host, gateway.ready["health_port"], timeout=10)
-    try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        return response.status, response.read().decode().strip()
-    finally:
-        connection.close()
 
 
 # Spreading and the limit

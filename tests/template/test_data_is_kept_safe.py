@@ -17,12 +17,8 @@ from tests.template.sam import Document, Template, parts, reference
 
 #: Prefixes of the bucket, with their slash.
 PREFIXES = (
-    INSTANCES,
-    QUARANTINE,
-    TRANSCODED,
-    PROCEDURES,
-    COMMITMENTS_REQUESTED,
-    COMMITMENTS_CHECKED,
+    *(INSTANCES, QUARANTINE, TRANSCODED, PROCEDURES),
+    *(COMMITMENTS_REQUESTED, COMMITMENTS_CHECKED),
 )
 
 POLICIES = {

@@ -74,7 +74,7 @@ def test_lag_and_function_errors_raise_alarms(transformed: Template) -> None:
         (alarm["MetricName"], reference(alarm["Dimensions"][0]["Value"]))
         for alarm in transformed.properties("AWS::CloudWatch::Alarm").values()
     }
-    for queue in dead_letter_queues(transformed):
+    for queue in ("CommitQueue", "IndexQueue"):
         assert ("ApproximateAgeOfOldestMessage", queue) in watched
     for function in transformed.resources("AWS::Lambda::Function"):
         assert ("Errors", function) in watched

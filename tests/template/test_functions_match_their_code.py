@@ -18,11 +18,9 @@ from lenticular.settings import (
 )
 from tests.template.sam import ROOT, Template, reference
 
+Settings = CommitSettings | IndexSettings | ProcedureSettings | TranscodeSettings
 #: Each function, the settings it reads and the layers it has.
-FUNCTIONS: dict[
-    str,
-    tuple[type[CommitSettings | IndexSettings | ProcedureSettings | TranscodeSettings], set[str]],
-] = {
+FUNCTIONS: dict[str, tuple[type[Settings], set[str]]] = {
     "CommitFunction": (CommitSettings, {"core", "deps"}),
     "IndexFunction": (IndexSettings, {"core", "deps"}),
     "MppsFunction": (ProcedureSettings, {"core", "deps"}),
@@ -98,6 +96,7 @@ def test_parameters_offer_the_choices_that_the_settings_take(written: Template) 
     required = {
         "LENTICULAR_BUCKET": "bucket",
         "LENTICULAR_TABLE": "table",
+        "LENTICULAR_COMMIT_QUEUE": "queue",
         "LENTICULAR_PROCEDURES_QUEUE": "queue",
         "LENTICULAR_TRANSCODE_QUEUE": "queue",
     }

@@ -144,6 +144,13 @@ def test_bytes_nobody_announced_are_utf_8_or_else_latin_1(terms: list[str]) -> N
     assert character_sets(terms).decode("Jérôme".encode("latin-1")) == "Jérôme"
 
 
+def test_a_set_that_is_announced_is_understood_without_its_escape() -> None:
+    # As pydicom 3.0 writes GB 2312.
+    raw = "张^小东".encode("gb2312")
+    assert character_sets(["", "ISO 2022 IR 58"]).decode(raw) == "张^小东"
+    assert character_sets(["", "ISO 2022 IR 87"]).decode("Müller".encode()) == "Müller"
+
+
 def test_an_escape_nobody_announced_is_understood() -> None:
     assert character_sets([]).decode(b"\x1b$B;3ED\x1b(B") == "山田"
 

@@ -26,6 +26,7 @@ are named, listed and read. The documents of storage commitment are also written
 """
 
 import hashlib
+from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -57,6 +58,7 @@ CALLING_AE_TITLE: Final = "calling-aet"
 CALLED_AE_TITLE: Final = "called-aet"
 #: And what is written beside them with every form, of itself and of its original.
 FORM_SHA256: Final = "sha256"
+ORIGINAL_ETAG: Final = "original-etag"
 ORIGINAL_SIZE: Final = "original-size"
 ORIGINAL_TRANSFER_SYNTAX: Final = "original-transfer-syntax"
 
@@ -388,6 +390,23 @@ class Archive:
             raise StoreUnavailable(
                 f"S3 could not list the bucket: {type(error).__name__}"
             ) from error
+
+    def known_sha256(self, key: str) -> str | None:
+        """Return the SHA-256 that S3 compared when the whole object was written, if it did.
+
+        Raises:
+            InstanceMissing: the bucket holds no such object.
+            StoreUnavailable: S3 refused or could not be reached.
+        """
+        try:
+            answer = self._client.head_object(Bucket=self.bucket, Key=key, ChecksumMode="ENABLED")
+        except ClientError as error:
+            raise _failure(error, key) from error
+        except BotoCoreError as error:
+            raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
+        # Of parts it knows a SHA-256 of their SHA-256s, with a dash and their number behind it.
+        checksum = answer.get("ChecksumSHA256", "")
+        return b64decode(checksum).hex() if checksum and "-" not in checksum else None
 
     def sha256(self, key: str) -> str:
         """Read an object to its end and return its SHA-256, hexadecimal.

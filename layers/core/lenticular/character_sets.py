@@ -228,13 +228,25 @@ class CharacterSets:
 
     def _decode_run(self, raw: bytes, lower: _CodeElement, upper: _CodeElement | None) -> str:
         if upper is None and not lower.pairs:
-            return _decode_unannounced(raw)
+            return self._decode_unescaped(raw)
         return "".join(
             lower.decode(run)
             if run[0] < 0x80  # noqa: PLR2004
             else (upper.decode(run) if upper else _REPLACEMENT * len(run))
             for run in _RUNS.findall(raw)
         )
+
+    def _decode_unescaped(self, raw: bytes) -> str:
+        """Decode what no escape precedes: in a set that is announced, if it makes sense in one.
+
+        Some writers, pydicom for GB 2312 among them, leave the escapes out.
+        """
+        if not raw.isascii():
+            for element in self.announced:
+                text = self._decode_run(raw, self.lower, element) if element.upper else ""
+                if text and _REPLACEMENT not in text:
+                    return text
+        return _decode_unannounced(raw)
 
     def _encode_escaped(self, text: str, delimiters: bytes) -> bytes:
         encoded = bytearray()

@@ -22,9 +22,11 @@ from .index import Index
 from .nodes import Node
 from .s3_events import object_keys
 from .safekeeping import check
-from .transactions import Transactions
+from .transactions import Busy, Transactions
 
 _log: Final = logging.getLogger(__name__)
+#: When another execution has a transaction, it is looked at again after this.
+_BUSY_SECONDS: Final = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +100,7 @@ class Committing:
         """Do one turn; None when there was nothing to do.
 
         Raises:
-            Busy: another execution is at it; the message must come again.
-            StoreUnavailable: AWS failed in a way that leaves only that.
+            StoreUnavailable: AWS failed in a way that leaves only to have the message come again.
         """
         try:
             request = self.transactions.request(turn.key)
@@ -109,7 +110,13 @@ class Committing:
             return None
         if turn.received not in (None, request.received):
             return None
-        transaction = self.transactions.begin(request, turn.number, lease)
+        try:
+            transaction = self.transactions.begin(request, turn.number, lease)
+        except Busy:
+            # It may have died. A message of our own comes sooner than this one would.
+            again = Turn(turn.key, turn.number, request.received)
+            self.send(again.body(), _BUSY_SECONDS)
+            return None
         if transaction is None:
             return None
         if transaction.state is State.REPORTING:

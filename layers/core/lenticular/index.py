@@ -68,6 +68,15 @@ FINGERPRINT: Final = "fingerprint"
 _REFUSED_FOR_EVER: Final = frozenset(
     {"ItemCollectionSizeLimitExceededException", "ValidationException"}
 )
+#: Half of a study item says which copy each of its attributes came from; only writers ask that.
+#: "Attributes" is a word of DynamoDB's own, and needs another name here.
+_OF_INTEREST_TO_QUERIES: Final = {
+    "ProjectionExpression": "pk, sk, uid, #attributes, series, instances, modalities, "
+    "sop_class_uids, patient_id",
+    "ExpressionAttributeNames": {"#attributes": "attributes"},
+}
+#: The index whose entries have nothing but keys; DynamoDB refuses to be asked for more of it.
+_KEYS_ALONE: Final = "by-uid"
 #: Races on one study end after a few rounds; more says that something else is wrong.
 _MOST_ROUNDS: Final = 50
 _PARALLEL_WRITES: Final = 16
@@ -145,7 +154,9 @@ class Index:
                     self._put(index_items.copy_item(each))
             if stamp == shown or (stamp > shown) is not self.newest_shown:
                 return
-            if self.replace(item, present):
+            # A retired content is to be had from its form alone, shown or not.
+            forms = {"forms": present["forms"]} if "forms" in present else {}
+            if self.replace(item | forms, present):
                 return
         raise StoreUnavailable("the instance is being written by too many at a time")
 
@@ -365,6 +376,19 @@ class Index:
             ExpressionAttributeNames=names,
         )
 
+    def instance_contents(
+        self, study_instance_uid: str, series_instance_uid: str
+    ) -> Iterator[Item]:
+        """Return of the instance items of a series what `INSTANCE_CONTENT` names."""
+        prefix = instances_sort_prefix(series_instance_uid)
+        names = {f"#{name}": name for name in index_items.INSTANCE_CONTENT}
+        return self._pages(
+            "query",
+            **_key_condition(study_partition(study_instance_uid), prefix),
+            ProjectionExpression=", ".join(names),
+            ExpressionAttributeNames=names,
+        )
+
     def instance(
         self, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str
     ) -> Item | None:
@@ -413,9 +437,15 @@ class Index:
         return (str(item["sk"]).rpartition("#")[2] for item in items)
 
     def copies(
-        self, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str
+        self,
+        study_instance_uid: str,
+        series_instance_uid: str,
+        sop_instance_uid: str | None = None,
     ) -> Iterator[Item]:
-        """Return the listed contents of an instance; none when it has but the one it shows."""
+        """Return the listed contents of an instance, or of all of a series.
+
+        An instance that has but the one it shows has none.
+        """
         prefix = index_items.copies_sort_prefix(series_instance_uid, sop_instance_uid)
         return self._partition(study_partition(study_instance_uid), prefix, consistent=False)
 
@@ -510,7 +540,11 @@ class Index:
             return self._call(operation, TableName=self.table, **request)
         began = perf_counter()
         page = self._call(
-            operation, TableName=self.table, ReturnConsumedCapacity="TOTAL", **request
+            operation,
+            TableName=self.table,
+            ReturnConsumedCapacity="TOTAL",
+            **({} if request.get("IndexName") == _KEYS_ALONE else _OF_INTEREST_TO_QUERIES),
+            **request,
         )
         reading.seconds += perf_counter() - began
         reading.pages += 1

@@ -47,11 +47,20 @@ TALLY_PREFIX: Final = "TALLY#"
 COPY_PREFIX: Final = "COPY#"
 MONTH_PARTITION: Final = "MONTH"
 
-#: What retrieving an instance takes to know of it.
-INSTANCE_LOCATION: Final = ("uid", "object_key", "size", "sop_class_uid", "transfer_syntax_uid")
+#: What it takes to tell whether an instance is in the bucket as it was indexed.
+INSTANCE_CONTENT: Final = (
+    *("pk", "sk", "uid", "object_key", "size", "sop_class_uid"),
+    *("etag", "forms"),
+)
 
 #: What transcoding adds to an instance's item, behind ingest.
 CONVERSION_ATTRIBUTES: Final = ("forms", "left_alone", "retired")
+
+#: What retrieving an instance takes to know of it.
+INSTANCE_LOCATION: Final = (
+    *("uid", "object_key", "size", "sop_class_uid", "transfer_syntax_uid"),
+    *CONVERSION_ATTRIBUTES,
+)
 
 #: A longer value is kept as an attribute but leads to nothing: DICOM's own limit is 64 (LO), and
 #: a DynamoDB key holds 1,024 bytes at most.
@@ -115,9 +124,10 @@ def tallies_sort_prefix(series_instance_uid: str) -> str:
     return f"{TALLY_PREFIX}{series_instance_uid}#"
 
 
-def copies_sort_prefix(series_instance_uid: str, sop_instance_uid: str) -> str:
-    """Return what the sort keys of the listed contents of an instance begin with."""
-    return f"{COPY_PREFIX}{series_instance_uid}#{sop_instance_uid}#"
+def copies_sort_prefix(series_instance_uid: str, sop_instance_uid: str | None = None) -> str:
+    """Return what the sort keys of the listed contents of an instance, or a series, begin with."""
+    of_instance = "" if sop_instance_uid is None else f"{sop_instance_uid}#"
+    return f"{COPY_PREFIX}{series_instance_uid}#{of_instance}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +150,11 @@ class Converted:
         }
 
 
+def forms_of(item: Item) -> list[Form]:
+    """Read the forms of every content that an instance's item has shown."""
+    return [Form.parse(member) for member in _texts(item, "forms")]
+
+
 def converted(item: Item) -> Converted:
     """Read what became of the content that an instance's item shows.
 
@@ -147,7 +162,7 @@ def converted(item: Item) -> Converted:
     """
     shown = InstanceKey.parse(str(item["object_key"]))
     sha256 = shown.sha256 if shown else ""
-    forms = map(Form.parse, _texts(item, "forms"))
+    forms = forms_of(item)
     of, _, reason = str(item.get("left_alone", "")).partition(" ")
     return Converted(
         tuple(sorted(each for each in forms if f"/{sha256}/" in each.object_key)),
@@ -168,8 +183,8 @@ class Copy:
     attributes: Mapping[Level, Elements]
     defect: str | None = None
     calling_ae_title: str = ""
-    etag: str | None = None
     converted: Converted = field(default_factory=Converted)
+    etag: str | None = None
 
     @property
     def stamp(self) -> str:
@@ -396,7 +411,9 @@ def study_items(copies: Iterable[Copy], *, newest: bool) -> list[Item]:
     for (series_instance_uid, _), of_instance in by_instance.items():
         by_series[series_instance_uid].append(of_instance)
         choose = max if newest else min
-        items.append(instance_item(choose(of_instance, key=lambda copy: copy.stamp)))
+        item = instance_item(choose(of_instance, key=lambda copy: copy.stamp))
+        forms = (str(form) for copy in of_instance for form in copy.converted.forms)
+        items.append(item | {"forms": frozenset(forms)})
         if len({copy.key for copy in of_instance}) > 1:
             listed = [copy_item(instance_item(copy)) for copy in of_instance]
             items += {str(each["sk"]): each for each in listed}.values()
@@ -539,11 +556,11 @@ def to_dynamodb(item: Item) -> dict[str, Any]:
 
 def from_dynamodb(tagged: Mapping[str, Any]) -> Item:
     """Take DynamoDB's type tags away."""
-    item: Item = {}
-    for name, attribute in tagged.items():
-        ((kind, value),) = attribute.items()
-        item[name] = int(value) if kind == "N" else frozenset(value) if kind == "SS" else value
-    return item
+    return {
+        name: value if kind == "S" else int(value) if kind == "N" else frozenset(value)
+        for name, attribute in tagged.items()
+        for kind, value in attribute.items()
+    }
 
 
 def first_text(elements: Elements, tag: str) -> str | None:

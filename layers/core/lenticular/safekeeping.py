@@ -9,9 +9,11 @@ it by listing, a thousand objects a request:
 An object is the one that was indexed when size and ETag are the same: S3 changes the ETag with the
 content, and has compared a checksum when the object was written. Where the ETag is not known, or
 another (an object that was copied gets one), the object is read and its SHA-256 compared with the
-one in its key, which the gateway computed while the instance arrived.
+one in its key, which the gateway computed while the instance arrived. Where the original has been
+retired, a form must be there from which it was once restored.
 """
 
+import itertools
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +23,7 @@ from .archive import INSTANCES, Archive, InstanceKey, Listed
 from .commitment import Reference
 from .errors import InstanceMissing
 from .index import Index
-from .index_items import Item, series_of_instance
+from .index_items import Item, forms_of, series_of_instance
 from .sop_classes import STORAGE
 from .status import CommitmentFailure
 
@@ -46,7 +48,7 @@ def check(
     items = _find(index, [each.sop_instance_uid for each in references], wait_for_missing)
     if items is None:
         return None
-    unsafe = _unsafe(archive, list(items.values()))
+    unsafe = _unsafe(archive, index, list(items.values()))
     failures: dict[Reference, CommitmentFailure] = {}
     for reference in references:
         item = items.get(reference.sop_instance_uid)
@@ -100,13 +102,13 @@ def _jobs(first: Mapping[str, _Series], wanted: int) -> list[tuple[_Series, str 
 
 def _read(index: Index, series: _Series, sop_instance_uid: str | None) -> list[Item]:
     if sop_instance_uid is None:
-        return list(index.instances(*series))
+        return list(index.instance_contents(*series))
     item = index.instance(*series, sop_instance_uid)
     return [] if item is None else [item]
 
 
-def _unsafe(archive: Archive, items: Collection[Item]) -> set[str]:
-    """Return the UIDs of the instances that the bucket does not hold as they were indexed."""
+def _unsafe(archive: Archive, index: Index, items: Collection[Item]) -> set[str]:
+    """Return the UIDs of the instances of which the bucket does not hold all that came."""
     by_series: dict[_Series, list[Item]] = {}
     for item in items:
         series = series_of_instance(item)
@@ -116,13 +118,22 @@ def _unsafe(archive: Archive, items: Collection[Item]) -> set[str]:
         prefix for series, of_series in by_series.items() for prefix in _prefixes(series, of_series)
     ]
     with ThreadPoolExecutor(_PARALLEL) as pool:
-        held = {
-            listed.key: listed
-            for listing in pool.map(lambda prefix: list(archive.listing(prefix)), prefixes)
-            for listed in listing
-        }
-        safe = pool.map(lambda item: is_safe(archive, item, held), items)
-        return {str(item["uid"]) for item, ok in zip(items, safe, strict=True) if not ok}
+        listings = pool.map(lambda prefix: list(archive.listing(prefix)), prefixes)
+        copies = pool.map(lambda series: list(index.copies(*series)), by_series)
+        held = {listed.key: listed for listing in listings for listed in listing}
+        keys = {str(item["uid"]): {str(item["object_key"])} for item in items}
+        for copy in itertools.chain.from_iterable(copies):
+            key = InstanceKey.parse(str(copy["object_key"]))
+            if key is not None and key.sop_instance_uid in keys:
+                keys[key.sop_instance_uid].add(str(key))
+
+        def is_unsafe(item: Item) -> bool:
+            return not all(
+                is_safe(archive, item, key, held.get(key)) for key in keys[str(item["uid"])]
+            )
+
+        unsafe = pool.map(is_unsafe, items)
+        return {str(item["uid"]) for item, found in zip(items, unsafe, strict=True) if found}
 
 
 def _prefixes(series: _Series, items: Sequence[Item]) -> Iterable[str]:
@@ -133,31 +144,36 @@ def _prefixes(series: _Series, items: Sequence[Item]) -> Iterable[str]:
     return [f"{of_series}{item['uid']}/" for item in items]
 
 
-def is_safe(archive: Archive, item: Item, held: Mapping[str, Listed]) -> bool:
-    """Tell whether every content that came of an instance is there, given what the bucket lists.
+def is_safe(archive: Archive, item: Item, key: str, listed: Listed | None) -> bool:
+    """Tell whether a content of an instance can be had from the bucket as it came.
 
-    With several contents under one UID nobody knows which one a requester means: all must be safe.
+    `key` is that of its original object, `listed` what the bucket lists there. With several
+    contents under one UID nobody knows which one a requester means: each must be safe.
     """
-    copies = item["copies"]
-    assert isinstance(copies, frozenset)
-    return all(_is_held(archive, item, key, held.get(key)) for key in copies)
+    original = InstanceKey.parse(key)
+    assert original is not None
+    if listed is not None and _is_as_indexed(item, listed):
+        return True
+    if listed is not None and _holds(archive, key, original.sha256):
+        return True
+    forms = [form for form in forms_of(item) if f"/{original.sha256}/" in form.object_key]
+    if any(_holds(archive, form.object_key, form.sha256) for form in forms):
+        return True
+    _log.error("instance is not in the bucket as it was indexed", extra={"object_key": key})
+    return False
 
 
-def _is_held(archive: Archive, item: Item, key: str, listed: Listed | None) -> bool:
-    parsed = InstanceKey.parse(key)
-    if listed is None or parsed is None:
-        _log.error("indexed object is not in the bucket", extra={"object_key": key})
-        return False
-    if key == item["object_key"]:
-        if listed.size != item["size"]:
-            _log.error("object has another size than indexed", extra={"object_key": key})
-            return False
-        if listed.etag == item.get("etag"):
-            return True
+def _is_as_indexed(item: Item, listed: Listed) -> bool:
+    return (
+        listed.key == item["object_key"]
+        and listed.size == item["size"]
+        and listed.etag == item.get("etag")
+    )
+
+
+def _holds(archive: Archive, key: str, sha256: str) -> bool:
+    """Tell whether an object is there and has this SHA-256, which S3 may know without reading."""
     try:
-        right = archive.sha256(key) == parsed.sha256
+        return (archive.known_sha256(key) or archive.sha256(key)) == sha256
     except InstanceMissing:
-        right = False
-    if not right:
-        _log.error("object is not the one its key names", extra={"object_key": key})
-    return right
+        return False

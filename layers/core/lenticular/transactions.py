@@ -36,7 +36,7 @@ _OPEN: Final = frozenset({State.CHECKING, State.REPORTING})
 
 
 class Busy(Exception):
-    """Another execution has the transaction's lease; the message must come again."""
+    """Another execution has the transaction's lease."""
 
 
 @dataclass(frozen=True, slots=True)
