@@ -62,8 +62,8 @@ FAULTS: Final = (
     Fault.CONFLICT,
     Fault.BODY_ALTERED,
 )
-#: For what the functions still have to do at the end of the day.
-PATIENCE_SECONDS: Final = 300.0
+#: For what the functions still have to do at the end of the day, on a machine that is busy.
+PATIENCE_SECONDS: Final = 900.0
 
 
 @dataclass
