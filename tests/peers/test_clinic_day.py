@@ -49,6 +49,8 @@ pytestmark = [pytest.mark.peers, pytest.mark.slow]
 INSTANCES: Final = 2_000
 MODALITIES: Final = ("CT1", "MR1", "US1")
 WORKSTATION: Final = "WORKSTATION"
+#: What DCMTK's programs call themselves.
+VIEWERS: Final = ("FINDSCU", "MOVESCU")
 OUT_OF_RESOURCES: Final = 0xA700
 #: How often the next fault of S3 begins, and how many requests it is for.
 EACH: Final = 60
@@ -132,7 +134,8 @@ def day(cloud: OfflineCloud, tmp_path: Path) -> Iterator[Day]:
     port = free_port()
     with ExitStack() as opened:
         requesters = {aet: opened.enter_context(requester(aet)) for aet in MODALITIES}
-        ports = {aet: each.port for aet, each in requesters.items()} | {WORKSTATION: port}
+        ports: dict[str, int | None] = {aet: each.port for aet, each in requesters.items()}
+        ports |= {WORKSTATION: port, **dict.fromkeys(VIEWERS)}
         nodes = tmp_path / "nodes.yaml"
         nodes.write_text(
             json.dumps(
@@ -310,8 +313,7 @@ def _all_goes_to_a_second_node_as_it_was_sent(
 ) -> None:
     with dcmtk.receiver(folder, WORKSTATION, day.workstation_port):
         for uid in dict.fromkeys(each.study_instance_uid for each in instances):
-            told = dcmtk.move(day.gateway, WORKSTATION, "STUDY", f"StudyInstanceUID={uid}")
-            assert "Failed Suboperations          : 0" in told or "Success" in told, told[-2000:]
+            dcmtk.move(day.gateway, WORKSTATION, "STUDY", f"StudyInstanceUID={uid}")
     received = {
         str(meta.file_meta.MediaStorageSOPInstanceUID): path
         for path in folder.iterdir()
