@@ -299,7 +299,6 @@ def main() -> int:
             spool = build_spool(settings)
             server = build(settings, ports, metrics, spool=spool)
         else:
-            # Each worker has a spool of its own.
             server = build_supervisor(settings, ports)
         health = build_health(settings, server, spool)
     except LenticularError as error:

@@ -18,6 +18,7 @@ from lenticular.query import (
     QUERY_RETRIEVE_LEVEL,
     SPECIFIC_CHARACTER_SET,
     Query,
+    model_of,
     read_query,
 )
 from lenticular.status import FindStatus, Status
@@ -137,7 +138,7 @@ class FindService:
         try:
             keys = read_identifier(message.data or b"", context.transfer_syntax)
             query = read_query(
-                MODEL_OF[context.abstract_syntax],
+                model_of(context.abstract_syntax),
                 keys,
                 relational=_agreed(association, message, QueryOption.RELATIONAL),
                 combined_date_time=_agreed(association, message, QueryOption.COMBINED_DATE_TIME),

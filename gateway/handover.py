@@ -7,8 +7,8 @@
         GRANT or REFUSE                           ─▶
                                                  ◀─ FREED     a slot, before the peer can know
         PING                                      ─▶
-                                                 ◀─ READY     at first and to each PING; or why
-                                                              instances would be turned away
+                                                 ◀─ READY     at first, and to each PING: why
+                                                              instances are turned away, if so
         DRAIN      seconds                        ─▶
                                                  ◀─ FAILED    instead of READY: why, exit status
 

@@ -191,12 +191,13 @@ class Health:
             except Exception:  # noqa: BLE001 - whoever cannot look must not say that all is well
                 _log.exception("the look at bucket and table failed")
                 found = "the look at bucket and table failed"
-            before, self._found = self._found, found
-            self._looked_at = monotonic()
-            if found != before and found is not None:
+            # In this order, so that whoever hears a reason finds it in the log.
+            if found != self._found and found is not None:
                 _log.warning("not ready", extra={"reason": found})
-            elif found != before:
+            elif found != self._found:
                 _log.info("bucket and table can be reached")
+            self._found = found
+            self._looked_at = monotonic()
             if self._closing.wait(self._look_seconds):
                 return
 

@@ -487,7 +487,8 @@ class EntryFile(io.RawIOBase):
             )
             self.trailer = Trailer.decode(tail, entry_bytes)
         except BaseException:
-            os.close(descriptor)
+            # Not the descriptor alone: the finalizer would close it again, or what is there then.
+            self.close()
             raise
 
     def readable(self) -> bool:
@@ -519,6 +520,14 @@ class EntryFile(io.RawIOBase):
         if self._hashed == size and self._digest.hexdigest() != expected:
             self._damage("its file is not the one that its key names")
         return count
+
+    def whole(self) -> bytearray:
+        """Read all of it in one piece, from the start."""
+        file = bytearray(self.trailer.file_bytes)
+        with memoryview(file) as view:
+            while self._position < len(view):
+                self.readinto(view[self._position :])
+        return file
 
     def _damage(self, how: str) -> None:
         self.damage = how

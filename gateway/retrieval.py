@@ -29,7 +29,7 @@ from lenticular.errors import (
 )
 from lenticular.index import Index
 from lenticular.part10 import data_set_offset
-from lenticular.query import MODEL_OF, read_retrieval
+from lenticular.query import model_of, read_retrieval
 from lenticular.reencoding import reencoded
 from lenticular.splice import restored
 from lenticular.status import MoveStatus, Status
@@ -159,7 +159,7 @@ class Retrieval:
         context = self._message.context
         try:
             keys = read_identifier(self._message.data or b"", context.transfer_syntax)
-            model = MODEL_OF[context.abstract_syntax]
+            model = model_of(context.abstract_syntax)
             query = read_retrieval(model, keys, relational=self._relational())
             selection = select(index, query)
         except InvalidIdentifier as error:

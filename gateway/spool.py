@@ -283,7 +283,7 @@ class Spool:
         with waiting.entry.open() as file, self._in_hand(file.trailer.key):
             trailer = file.trailer
             if trailer.file_bytes <= self._memory_bytes:
-                self._custody.keep(trailer.key, file.readall(), trailer.metadata)
+                self._custody.keep(trailer.key, file.whole(), trailer.metadata)
                 return
             try:
                 self._custody.keep_large(trailer.key, file, trailer.metadata)

@@ -49,7 +49,7 @@ class _Worker:
     Attributes:
         slots: associations it has, by our count
         turn: when it was last given a connection, in connections
-        shortage: why it would turn instances away, `None` if it would not
+        shortage: why it turns instances away, as it last said
     """
 
     def __init__(self, number: int, command: Sequence[str]) -> None:
@@ -57,7 +57,7 @@ class _Worker:
         self.slots = 0
         self.turn = 0
         self.is_ready = False
-        self.shortage: str | None = None
+        self.shortage = ""
         self.start_due: float | None = None
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
@@ -100,9 +100,9 @@ class _Worker:
         self._answer_due = self._started + _START_SECONDS
         self.start_due = None
 
-    def answered(self, packet: Packet) -> None:
+    def answered(self, shortage: str = "") -> None:
         """Know that it has said READY."""
-        self.shortage = packet.body.decode() or None
+        self.shortage = shortage
         if not self.is_ready:
             _log.info("worker is ready", extra={"worker": self.number, "pid": self.pid})
         self.is_ready = True
@@ -368,7 +368,7 @@ class Supervisor:
         elif packet.kind is Kind.ASK:
             self._asking.append((worker, packet.number))
         elif packet.kind is Kind.READY:
-            worker.answered(packet)
+            worker.answered(packet.body.decode())
         elif packet.kind is Kind.FAILED:
             _log.error(
                 "worker cannot start",
@@ -429,4 +429,4 @@ def _wait_until_ready(worker: _Worker) -> None:
         text = packet.body.decode()
         raise OperatorError(text) if packet.number == USAGE_ERROR else LenticularError(text)
     worker.channel.sock.settimeout(None)
-    worker.answered(packet)
+    worker.answered()

@@ -252,7 +252,7 @@ ASSOCIATE_PDU_MAX_BYTES: Final = 256 * 1024
 #: Anything from 128 KiB to 1 MiB measured the same; idle associations keep what they have touched.
 _BUFFER_BYTES: Final = 256 * 1024
 #: One write takes at most about this much, so that gigabytes are not gathered in memory.
-_BATCH_BYTES: Final = 512 * 1024
+_BATCH_BYTES: Final = 1024 * 1024
 #: Below it, copying a message into one piece takes less than telling the kernel of its pieces.
 _JOINED_BYTES: Final = 16 * 1024
 #: Linux takes 1,024 pieces in one call (UIO_MAXIOV), POSIX promises 16 and macOS has 1,024 too.

@@ -81,10 +81,6 @@ class _Worker:
         self._shortage = shortage
         server.watch(channel.sock, self._listen)
 
-    def say_ready(self) -> None:
-        """Give a sign of life, and say why instances would be turned away, if so."""
-        self._channel.send(Kind.READY, body=(self._shortage() or "").encode(), wait=True)
-
     def _listen(self) -> None:
         try:
             while (packet := self._channel.receive()) is not None:
@@ -110,7 +106,7 @@ class _Worker:
         elif packet.kind in (Kind.GRANT, Kind.REFUSE):
             self._slots.answered(packet.number, granted=packet.kind is Kind.GRANT)
         elif packet.kind is Kind.PING:
-            self.say_ready()
+            self._channel.send(Kind.READY, body=(self._shortage() or "").encode(), wait=True)
         elif packet.kind is Kind.DRAIN:
             self._server.request_drain(packet.number)
 
@@ -122,7 +118,7 @@ def run(
 ) -> int:
     """Serve what comes over a descriptor until the supervisor says so; return the exit status.
 
-    `shortage` says why instances would be turned away now; it is asked when there is a server.
+    `shortage` says, from time to time, why instances would be turned away now.
     """
     # Whoever signals the whole group means the supervisor, and that tells us.
     for ignored in (signal.SIGTERM, signal.SIGINT):
@@ -138,7 +134,8 @@ def run(
         status = USAGE_ERROR if isinstance(error, OperatorError) else FAILED
         channel.send(Kind.FAILED, status, str(error).encode(), wait=True)
         return status
-    _Worker(channel, slots, server, shortage).say_ready()
+    _Worker(channel, slots, server, shortage)
+    channel.send(Kind.READY, wait=True)
     server.serve()
     return 0
 
@@ -164,10 +161,7 @@ def main() -> int:
             spool.start()
         return server
 
-    def shortage() -> str | None:
-        return None if spool is None else spool.shortage()
-
-    status = run(descriptor, build_server, shortage)
+    status = run(descriptor, build_server, lambda: None if spool is None else spool.shortage())
     if spool is not None and server is not None:
         spool.close(server.drained_by)
     if metrics is not None:

@@ -10,11 +10,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
 
+from tests.cloud.dynamodb_local import is_installed, running_dynamodb_local
 from tests.cloud.standin import offline_cloud
 
 from .findable import findability
@@ -28,12 +29,12 @@ from .report import (
     finding_table,
     growth_table,
     idle_table,
-    moving_table,
+    retrieving_table,
     slow_puts_table,
     storing_table,
 )
 from .requestor import PeerFailed
-from .retrieving import sample_moves
+from .retrieving import sample_retrievals
 from .slices import encoded_slice
 from .slow_puts import sample_slow_puts
 from .storing import Load, SendingFailed, sample
@@ -127,21 +128,40 @@ def _idle(bench: Bench) -> str:
     return f"Associations that do nothing\n\n{idle_table(measured)}"
 
 
-def _moving(bench: Bench) -> str:
+def _retrieving(bench: Bench) -> str:
     options = bench.options
     if DISCARDING.absence:
         return f"C-MOVE: {DISCARDING.absence}"
     archives = _there(ARCHIVES)
-    with bench.site() as site:
+    with bench.site() as site, _table_engine(site) as (own, engine):
         samples = list(
-            sample_moves(archives, options.instances, options.rounds, site, bench.data_set)
+            sample_retrievals(
+                archives,
+                options.instances,
+                options.rounds,
+                own,
+                bench.data_set,
+                options.get_milliseconds / 1000,
+            )
         )
     return (
-        f"C-MOVE: a study of {options.instances} CT slices to {DISCARDING.name}, medians of "
-        f"{options.rounds} interleaved rounds; what comes before the first response is mostly the "
-        "query, for lenticular in moto\n\n"
-        f"{moving_table(samples)}"
+        f"C-MOVE of a study of {options.instances} CT slices to {DISCARDING.name}, and C-GET by a "
+        f"requestor that throws them away; medians of {options.rounds} interleaved rounds, ratios "
+        f"within a round, a C-MOVE before them to warm up; lenticular's table is in {engine}, its "
+        "objects in the sink\n\n"
+        f"{retrieving_table(samples)}"
     )
+
+
+@contextmanager
+def _table_engine(site: Site) -> Iterator[tuple[Site, str]]:
+    """Put the table into DynamoDB Local where that is installed, for moto is slow; name it."""
+    if not is_installed():
+        yield site, "moto"
+        return
+    with running_dynamodb_local() as engine:
+        aws = {**site.aws, **engine.environment}
+        yield replace(site, aws=aws, table=engine.table()), "DynamoDB Local"
 
 
 def _finding(bench: Bench) -> str:
@@ -172,7 +192,7 @@ _SUBJECTS: Final[Mapping[str, Callable[[Bench], str]]] = {
     "storing": _storing,
     "slow-puts": _slow_puts,
     "idle": _idle,
-    "moving": _moving,
+    "retrieving": _retrieving,
     "findable": _findable,
     "finding": _finding,
     "growing": _growing,
@@ -199,6 +219,8 @@ def _parser() -> argparse.ArgumentParser:
         + " (default all)")  # fmt: skip
     add("--put-milliseconds", type=float, default=30.0, metavar="MS",
         help="S3's latency in `slow-puts` (default 30)")  # fmt: skip
+    add("--get-milliseconds", type=float, default=30.0, metavar="MS",
+        help="S3's latency in the slow row of `retrieving` (default 30)")  # fmt: skip
     add("--idle", type=_count, default=100, metavar="N",
         help="associations of `idle`, at most 128 (default 100)")  # fmt: skip
     add("--findable", type=_count, default=1000, metavar="N",

@@ -1,11 +1,16 @@
-"""A C-MOVE SCU that takes down when responses come, PS3.4 C.4.2."""
+"""C-MOVE and C-GET SCUs that take down when responses come, PS3.4 C.4.2 and C.4.3.
+
+What C-GET brings is thrown away as cheaply as can be.
+"""
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from .requestor import (
     AFFECTED_SOP_CLASS_UID,
+    AFFECTED_SOP_INSTANCE_UID,
     COMMAND_DATA_SET_TYPE,
     COMMAND_FIELD,
     COMPLETED_SUBOPERATIONS,
@@ -13,8 +18,11 @@ from .requestor import (
     FAILED_SUBOPERATIONS,
     LAST,
     MESSAGE_ID,
+    MESSAGE_ID_BEING_RESPONDED_TO,
     MOVE_DESTINATION,
+    NO_DATA_SET,
     PRIORITY,
+    RECEIVING_CONTEXT_ID,
     STATUS,
     Association,
     PeerFailed,
@@ -23,16 +31,22 @@ from .requestor import (
     p_data,
     us,
 )
+from .sender import CT_IMAGE_STORAGE
 
 _STUDY_ROOT_MOVE: Final = "1.2.840.10008.5.1.4.1.2.2.2"
+_STUDY_ROOT_GET: Final = "1.2.840.10008.5.1.4.1.2.2.3"
 _IMPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2"
+_EXPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2.1"
+_C_STORE_RQ: Final = 0x0001
+_C_STORE_RSP: Final = 0x8001
+_C_GET_RQ: Final = 0x0010
 _C_MOVE_RQ: Final = 0x0021
 _PENDING: Final = 0xFF00
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
-    """What a C-MOVE did: its sub-operations, and when the first response and the last one came."""
+class Retrieved:
+    """What a retrieval did: its sub-operations, and when the first response and the last came."""
 
     completed: int
     first_seconds: float
@@ -41,7 +55,7 @@ class Moved:
 
 def move_study(
     host: str, port: int, called_aet: str, study_instance_uid: str, destination: str
-) -> Moved:
+) -> Retrieved:
     """Have a study sent to a destination; raise `PeerFailed` unless all of it was sent."""
     association = Association(
         host,
@@ -50,13 +64,71 @@ def move_study(
         abstract_syntax=_STUDY_ROOT_MOVE,
         transfer_syntax=_IMPLICIT_VR_LITTLE_ENDIAN,
     )
+    elements: dict[int, str | int] = {
+        AFFECTED_SOP_CLASS_UID: _STUDY_ROOT_MOVE,
+        COMMAND_FIELD: _C_MOVE_RQ,
+        MOVE_DESTINATION: destination,
+    }
+    return _retrieve(association, elements, study_instance_uid, association.read_response)
+
+
+def get_study(host: str, port: int, called_aet: str, study_instance_uid: str) -> Retrieved:
+    """Have a study sent over the association that asks; raise `PeerFailed` unless all of it was."""
+    association = Association(
+        host,
+        port,
+        called_aet,
+        abstract_syntax=_STUDY_ROOT_GET,
+        transfer_syntax=_IMPLICIT_VR_LITTLE_ENDIAN,
+        receives=(CT_IMAGE_STORAGE, _EXPLICIT_VR_LITTLE_ENDIAN),
+    )
+
+    def next_response() -> Mapping[int, bytes]:
+        while True:
+            command = association.read_command()
+            if us(command[COMMAND_FIELD]) != _C_STORE_RQ:
+                return command
+            association.skip_data_set()
+            association.send(
+                command_pdu(
+                    {
+                        AFFECTED_SOP_CLASS_UID: CT_IMAGE_STORAGE,
+                        COMMAND_FIELD: _C_STORE_RSP,
+                        MESSAGE_ID_BEING_RESPONDED_TO: us(command[MESSAGE_ID]),
+                        COMMAND_DATA_SET_TYPE: NO_DATA_SET,
+                        STATUS: 0,
+                        AFFECTED_SOP_INSTANCE_UID: command[AFFECTED_SOP_INSTANCE_UID].decode(),
+                    },
+                    RECEIVING_CONTEXT_ID,
+                )
+            )
+
+    elements: dict[int, str | int] = {
+        AFFECTED_SOP_CLASS_UID: _STUDY_ROOT_GET,
+        COMMAND_FIELD: _C_GET_RQ,
+    }
+    return _retrieve(association, elements, study_instance_uid, next_response)
+
+
+def _retrieve(
+    association: Association,
+    elements: Mapping[int, str | int],
+    study_instance_uid: str,
+    next_response: Callable[[], Mapping[int, bytes]],
+) -> Retrieved:
+    """Send the request and read responses to the last one."""
+    command = command_pdu(
+        {**elements, MESSAGE_ID: 1, PRIORITY: 0, COMMAND_DATA_SET_TYPE: DATA_SET_PRESENT}
+    )
+    identifier = element(0x0052, "STUDY ", group=0x0008) + element(
+        0x000D, study_instance_uid, group=0x0020
+    )
     try:
-        request = _request(study_instance_uid, destination)
         began = time.monotonic()
-        association.send(request)
+        association.send(command + p_data(LAST, identifier))
         first = None
         while True:
-            response = association.read_response()
+            response = next_response()
             now = time.monotonic()
             first = first or now
             status = us(response[STATUS])
@@ -67,22 +139,5 @@ def move_study(
         association.close()
     failed = us(response.get(FAILED_SUBOPERATIONS, b""))
     if status != 0 or failed:
-        raise PeerFailed(f"ended a C-MOVE with status {status:04X} and {failed} failures")
-    return Moved(us(response.get(COMPLETED_SUBOPERATIONS, b"")), first - began, now - began)
-
-
-def _request(study_instance_uid: str, destination: str) -> bytes:
-    command = command_pdu(
-        {
-            AFFECTED_SOP_CLASS_UID: _STUDY_ROOT_MOVE,
-            COMMAND_FIELD: _C_MOVE_RQ,
-            MESSAGE_ID: 1,
-            MOVE_DESTINATION: destination,
-            PRIORITY: 0,
-            COMMAND_DATA_SET_TYPE: DATA_SET_PRESENT,
-        }
-    )
-    identifier = element(0x0052, "STUDY ", group=0x0008) + element(
-        0x000D, study_instance_uid, group=0x0020
-    )
-    return command + p_data(LAST, identifier)
+        raise PeerFailed(f"ended a retrieval with status {status:04X} and {failed} failures")
+    return Retrieved(us(response.get(COMPLETED_SUBOPERATIONS, b"")), first - began, now - began)

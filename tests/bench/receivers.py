@@ -31,14 +31,16 @@ _SEARCH_PATH: Final = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr
 class Site:
     """What receivers are given.
 
-    `folder` is empty; `aws` and `table` are the gateway's. S3 takes `put_seconds` for each PUT and
-    keeps the bytes where `keep` is. `destination_port` is where DESTINATION listens, if it does.
+    `folder` is empty; `aws` and `table` are the gateway's. S3 takes `put_seconds` for each PUT,
+    `get_seconds` for each GET, and keeps the bytes where `keep` is. `destination_port` is where
+    DESTINATION listens, if it does.
     """
 
     folder: Path
     aws: Mapping[str, str]
     table: str
     put_seconds: float = 0.0
+    get_seconds: float = 0.0
     keep: bool = False
     destination_port: int | None = None
 
@@ -88,7 +90,10 @@ def found(program: str) -> str | None:
 def sink(site: Site) -> Iterator[dict[str, str]]:
     """Run the sink that stands for S3; yield the variables by which AWS SDKs find it."""
     log = site.folder / "sink.log"
-    command = [sys.executable, "-m", "tests.bench.sink", f"--put-seconds={site.put_seconds}"]
+    command = [
+        sys.executable, "-m", "tests.bench.sink",
+        f"--put-seconds={site.put_seconds}", f"--get-seconds={site.get_seconds}",
+    ]  # fmt: skip
     if site.keep:
         command.append("--keep")
     with server(command, log, {"PYTHONPATH": PYTHON_PATH}) as process:
@@ -218,7 +223,9 @@ def _orthanc(site: Site) -> Iterator[Running]:
                 "DicomCheckCalledAet": False,
                 "DicomModalities": modalities,
                 "DicomAlwaysAllowStore": True,
+                "DicomAlwaysAllowFind": True,
                 "DicomAlwaysAllowMove": True,
+                "DicomAlwaysAllowGet": True,
                 "UnknownSopClassAccepted": True,
                 "MaximumPduLength": _MAX_PDU_BYTES,
                 "HttpServerEnabled": True,

@@ -9,7 +9,7 @@ from .findable import Findability
 from .finding import FindSample, Growth
 from .idle import Idle
 from .receivers import ORTHANC, OURS, RECEIVERS, STORESCP
-from .retrieving import MoveSample
+from .retrieving import RetrieveSample
 from .slow_puts import SlowSample
 from .storing import Sample
 
@@ -138,24 +138,42 @@ def idle_table(measured: Iterable[Idle]) -> str:
     )
 
 
-def moving_table(samples: Iterable[MoveSample]) -> str:
-    """Make the table of C-MOVE: a row for each archive."""
-    grouped: dict[str, list[MoveSample]] = {}
+def retrieving_table(samples: Iterable[RetrieveSample]) -> str:
+    """Make the table of C-MOVE and C-GET: a row for each operation and archive."""
+    grouped: dict[tuple[str, str], list[RetrieveSample]] = {}
     for sample in samples:
-        grouped.setdefault(sample.archive, []).append(sample)
+        grouped.setdefault((sample.operation, sample.archive), []).append(sample)
     rows = [
-        ("archive", "instances/s", "first response s", "instances/s after it", "CPU ms/instance")
-    ]
-    rows += [
         (
-            archive,
-            f"{median(each.instances_per_second for each in of_row):.0f}",
-            f"{median(each.first_seconds for each in of_row):.2f}",
-            f"{median(each.sent_per_second for each in of_row):.0f}",
-            f"{median(each.cpu_milliseconds for each in of_row):.2f}",
+            "operation",
+            "archive",
+            "instances/s",
+            "(least-most)",
+            f"x {ORTHANC.name}",
+            "first response s",
+            "instances/s after it",
+            "CPU ms/instance",
         )
-        for archive, of_row in sorted(grouped.items())
     ]
+    for operation, archive in sorted(grouped, reverse=True):
+        of_row = grouped[operation, archive]
+        beside = grouped.get((operation, ORTHANC.name), ())
+        rates = [each.instances_per_second for each in of_row]
+        ratios = [
+            rate / other.instances_per_second for rate, other in zip(rates, beside, strict=False)
+        ]
+        rows.append(
+            (
+                operation,
+                archive,
+                f"{median(rates):.0f}",
+                f"({min(rates):.0f}-{max(rates):.0f})",
+                f"{median(ratios):.2f}" if ratios else _NOTHING,
+                f"{median(each.first_seconds for each in of_row):.3f}",
+                f"{median(each.sent_per_second for each in of_row):.0f}",
+                f"{median(each.cpu_milliseconds for each in of_row):.2f}",
+            )
+        )
     return table(rows)
 
 

@@ -8,6 +8,7 @@ message. It needs nothing but the standard library.
 
 import socket
 import struct
+import sys
 from collections.abc import Mapping
 from typing import Final
 
@@ -19,7 +20,11 @@ FRAGMENT_OVERHEAD_BYTES: Final = 6
 _APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"
 _IMPLEMENTATION_CLASS_UID: Final = "1.2.826.0.1.3680043.8.498.1"
 _CONTEXT_ID: Final = 1
+RECEIVING_CONTEXT_ID: Final = 3
 _ANSWER_SECONDS: Final = 60.0
+_PDU_HEADER_BYTES: Final = 6
+_SCRATCH_BYTES: Final = 128 * 1024
+_DISCARD: Final = socket.MSG_TRUNC if sys.platform == "linux" else 0
 
 # PDU types and items, PS3.8 9.3.
 _ASSOCIATE_RQ: Final = 1
@@ -35,6 +40,7 @@ _TRANSFER_SYNTAX_ITEM: Final = 0x40
 _USER_INFORMATION_ITEM: Final = 0x50
 _MAXIMUM_LENGTH_ITEM: Final = 0x51
 _IMPLEMENTATION_CLASS_UID_ITEM: Final = 0x52
+_ROLE_SELECTION_ITEM: Final = 0x54
 #: Where the items of an A-ASSOCIATE-AC start, PS3.8 9.3.3.
 _ITEMS_OFFSET: Final = 68
 # Message control header, PS3.8 E.2.
@@ -48,11 +54,13 @@ MESSAGE_ID: Final = 0x0110
 MOVE_DESTINATION: Final = 0x0600
 PRIORITY: Final = 0x0700
 COMMAND_DATA_SET_TYPE: Final = 0x0800
+MESSAGE_ID_BEING_RESPONDED_TO: Final = 0x0120
 STATUS: Final = 0x0900
 AFFECTED_SOP_INSTANCE_UID: Final = 0x1000
 COMPLETED_SUBOPERATIONS: Final = 0x1021
 FAILED_SUBOPERATIONS: Final = 0x1022
 DATA_SET_PRESENT: Final = 0x0001
+NO_DATA_SET: Final = 0x0101
 
 
 class PeerFailed(Exception):
@@ -74,13 +82,20 @@ class Association:
         *,
         abstract_syntax: str,
         transfer_syntax: str,
+        receives: tuple[str, str] | None = None,
         answer_seconds: float = _ANSWER_SECONDS,
     ) -> None:
-        """Associate, or raise `PeerFailed`. No answer may take longer than `answer_seconds`."""
+        """Associate, or raise `PeerFailed`. No answer may take longer than `answer_seconds`.
+
+        `receives` is a storage class to be the SCP of, in one transfer syntax, on a second context.
+        """
         self._sock = socket.create_connection((host, port), timeout=answer_seconds)
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._received = bytearray()
-        self.send(_associate_rq(called_aet, abstract_syntax, transfer_syntax))
+        self._scratch = bytearray(_SCRATCH_BYTES)
+        # What is thrown away must not have been read: then less than a header at a time.
+        self._read_bytes = 64 * 1024 if receives is None else 1024
+        self.send(_associate_rq(called_aet, abstract_syntax, transfer_syntax, receives))
         kind, answer = self._read_pdu()
         if kind != _ASSOCIATE_AC:
             self.close()
@@ -99,15 +114,40 @@ class Association:
             raise PeerFailed(f"answered a request with a PDU of type {kind}")
         if body[5] != COMMAND | LAST:
             raise PeerFailed("answered a request with something else than a command in one piece")
-        values = {}
-        at = FRAGMENT_OVERHEAD_BYTES
-        while at + 8 <= len(body):
-            _, element, length = struct.unpack_from("<HHL", body, at)
-            values[element] = body[at + 8 : at + 8 + length]
-            at += 8 + length
+        values = _values(body)
         if STATUS not in values:
             raise PeerFailed("answered a request without a status")
         return values
+
+    def read_command(self) -> Mapping[int, bytes]:
+        """Read the next message's command."""
+        kind, body = self._read_pdu()
+        if kind != _P_DATA_TF or body[5] != COMMAND | LAST:
+            raise PeerFailed(f"sent a PDU of type {kind} that is no command in one piece")
+        return _values(body)
+
+    def skip_data_set(self) -> None:
+        """Throw the data set of a message away."""
+        last = False
+        while not last:
+            self._have(_PDU_HEADER_BYTES + FRAGMENT_OVERHEAD_BYTES)
+            kind, length = struct.unpack_from(">BxI", self._received)
+            control = self._received[_PDU_HEADER_BYTES + FRAGMENT_OVERHEAD_BYTES - 1]
+            if kind != _P_DATA_TF or control & COMMAND:
+                raise PeerFailed("sent something else where the data set went on")
+            last = bool(control & LAST)
+            self._skip(_PDU_HEADER_BYTES + length)
+
+    def _skip(self, count: int) -> None:
+        """Throw bytes away; on Linux without copying them to us (MSG_TRUNC, tcp(7))."""
+        here = min(count, len(self._received))
+        del self._received[:here]
+        count -= here
+        while count:
+            skipped = self._sock.recv_into(self._scratch, min(count, _SCRATCH_BYTES), _DISCARD)
+            if not skipped:
+                raise PeerFailed("closed the connection")
+            count -= skipped
 
     def release(self) -> None:
         """Release the association and close the connection."""
@@ -134,13 +174,24 @@ class Association:
             # The kernel forgets this soon, so it is told each time.
             if hasattr(socket, "TCP_QUICKACK"):
                 self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-            received = self._sock.recv(64 * 1024)
+            received = self._sock.recv(self._read_bytes)
             if not received:
                 raise PeerFailed("closed the connection")
             self._received += received
 
 
-def p_data(control: int, fragment: bytes) -> bytes:
+def _values(body: bytes) -> dict[int, bytes]:
+    """Return the values of the command set in a PDU of one fragment, by element."""
+    values = {}
+    at = FRAGMENT_OVERHEAD_BYTES
+    while at + 8 <= len(body):
+        _, element, length = struct.unpack_from("<HHL", body, at)
+        values[element] = body[at + 8 : at + 8 + length]
+        at += 8 + length
+    return values
+
+
+def p_data(control: int, fragment: bytes, context_id: int = _CONTEXT_ID) -> bytes:
     """Encode a P-DATA-TF PDU of one fragment."""
     length = len(fragment)
     return (
@@ -149,18 +200,18 @@ def p_data(control: int, fragment: bytes) -> bytes:
             _P_DATA_TF,
             length + FRAGMENT_OVERHEAD_BYTES,
             length + FRAGMENT_OVERHEAD_BYTES - 4,
-            _CONTEXT_ID,
+            context_id,
             control,
         )
         + fragment
     )
 
 
-def command_pdu(elements: Mapping[int, str | int]) -> bytes:
+def command_pdu(elements: Mapping[int, str | int], context_id: int = _CONTEXT_ID) -> bytes:
     """Encode a command set as a PDU; texts are UIDs, or AE titles of even length."""
     body = b"".join(element(number, value) for number, value in sorted(elements.items()))
     group_length = struct.pack("<HHLL", 0, 0, 4, len(body))
-    return p_data(COMMAND | LAST, group_length + body)
+    return p_data(COMMAND | LAST, group_length + body, context_id)
 
 
 def element(number: int, value: str | int, group: int = 0) -> bytes:
@@ -180,22 +231,34 @@ def _item(kind: int, value: bytes) -> bytes:
     return struct.pack(">BxH", kind, len(value)) + value
 
 
-def _associate_rq(called_aet: str, abstract_syntax: str, transfer_syntax: str) -> bytes:
-    context = (
-        bytes([_CONTEXT_ID, 0, 0, 0])
+def _context(context_id: int, abstract_syntax: str, transfer_syntax: str) -> bytes:
+    return _item(
+        _PRESENTATION_CONTEXT_ITEM,
+        bytes([context_id, 0, 0, 0])
         + _item(_ABSTRACT_SYNTAX_ITEM, abstract_syntax.encode())
-        + _item(_TRANSFER_SYNTAX_ITEM, transfer_syntax.encode())
+        + _item(_TRANSFER_SYNTAX_ITEM, transfer_syntax.encode()),
     )
+
+
+def _associate_rq(
+    called_aet: str, abstract_syntax: str, transfer_syntax: str, receives: tuple[str, str] | None
+) -> bytes:
+    contexts = _context(_CONTEXT_ID, abstract_syntax, transfer_syntax)
     user = _item(_MAXIMUM_LENGTH_ITEM, struct.pack(">I", MAX_PDU_BYTES)) + _item(
         _IMPLEMENTATION_CLASS_UID_ITEM, _IMPLEMENTATION_CLASS_UID.encode()
     )
+    if receives is not None:
+        contexts += _context(RECEIVING_CONTEXT_ID, *receives)
+        uid = receives[0].encode()
+        # SCU no, SCP yes; PS3.7 D.3.3.4.
+        user += _item(_ROLE_SELECTION_ITEM, struct.pack(">H", len(uid)) + uid + b"\0\1")
     body = (
         struct.pack(">Hxx", 1)
         + called_aet.ljust(16).encode()
         + CALLING_AET.ljust(16).encode()
         + bytes(32)
         + _item(_APPLICATION_CONTEXT_ITEM, _APPLICATION_CONTEXT.encode())
-        + _item(_PRESENTATION_CONTEXT_ITEM, context)
+        + contexts
         + _item(_USER_INFORMATION_ITEM, user)
     )
     return struct.pack(">BxI", _ASSOCIATE_RQ, len(body)) + body
@@ -208,6 +271,8 @@ def _max_pdu_bytes(answer: bytes) -> int:
     for kind, value in _items(answer[_ITEMS_OFFSET:]):
         if kind == _PRESENTATION_CONTEXT_ANSWER_ITEM:
             accepted = value[2] == 0
+            if not accepted:
+                break
         elif kind == _USER_INFORMATION_ITEM:
             for user_kind, user_value in _items(value):
                 if user_kind == _MAXIMUM_LENGTH_ITEM:

@@ -1,6 +1,6 @@
 """An object store in the place of S3, lean enough that S3 is not what is measured.
 
-    python -m tests.bench.sink [--put-seconds S] [--keep]
+    python -m tests.bench.sink [--put-seconds S] [--get-seconds S] [--keep]
 
 It speaks as much HTTP as S3 clients need to PUT, HEAD, GET and list objects: Content-Length is held
 to, `If-None-Match: *` too, `Expect: 100-continue` is answered, ranges and user metadata are given
@@ -10,7 +10,8 @@ Unless it is told to keep them, it forgets the bytes of objects; a GET then give
 Linux the kernel throws a body away without copying it to us (MSG_TRUNC, tcp(7)), so that a PUT
 costs this process a tenth of a millisecond.
 
-Each PUT is answered S seconds after its last byte came, in its connection's own thread.
+Each PUT is answered S seconds after its last byte came, each GET S seconds after it was asked for,
+in its connection's own thread.
 """
 
 import argparse
@@ -66,6 +67,7 @@ class _Store:
     """The objects by path, and how they are taken."""
 
     put_seconds: float
+    get_seconds: float
     keep: bool
     objects: dict[str, _Object] = field(default_factory=dict)
 
@@ -162,6 +164,8 @@ class _Connection:
 
     def _give(self, request: _Request, known: _Object) -> None:
         body, content_range = known.part(request.headers.get("range", ""))
+        if self._store.get_seconds and request.method == "GET":
+            time.sleep(self._store.get_seconds)
         headers = {
             **known.metadata,
             "ETag": f'"{known.length:032x}"',
@@ -219,9 +223,10 @@ def main() -> None:
     """Serve on a free port of this machine until the process is ended."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.sink")
     parser.add_argument("--put-seconds", type=float, default=0.0)
+    parser.add_argument("--get-seconds", type=float, default=0.0)
     parser.add_argument("--keep", action="store_true")
     options = parser.parse_args()
-    store = _Store(options.put_seconds, options.keep)
+    store = _Store(options.put_seconds, options.get_seconds, options.keep)
     with socket.create_server(("127.0.0.1", 0), backlog=256) as listening:
         print(json.dumps({"event": "ready", "port": listening.getsockname()[1]}), flush=True)
         while True:

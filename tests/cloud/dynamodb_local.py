@@ -114,6 +114,11 @@ class DynamoDBLocal:
         return written
 
 
+def is_installed() -> bool:
+    """Tell whether `infra/setup.sh dynamodb` has been run."""
+    return (_FOLDER / "DynamoDBLocal.jar").is_file() and any((ROOT / ".venv-peers").glob(_JAVA))
+
+
 @contextlib.contextmanager
 def running_dynamodb_local() -> Iterator[DynamoDBLocal]:
     """Run an empty one on a free port until the block is left."""

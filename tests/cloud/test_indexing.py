@@ -272,6 +272,8 @@ def _handler(monkeypatch: pytest.MonkeyPatch, store: Store) -> ModuleType:
         **store.cloud.environment,
         "LENTICULAR_BUCKET": store.bucket,
         "LENTICULAR_TABLE": store.table,
+        "LENTICULAR_TRANSCODE": "none",
+        "LENTICULAR_TRANSCODE_QUEUE": "asked for nothing",
         "POWERTOOLS_SERVICE_NAME": "index",
     }.items():
         monkeypatch.setenv(name, value)

@@ -21,7 +21,7 @@ from lenticular.byte_ranges import InMemory
 from lenticular.errors import InstanceMissing, StoreUnavailable
 from lenticular.forms import FormStore
 from lenticular.index import Index
-from lenticular.index_items import Item, converted
+from lenticular.index_items import Item, converted, forms_of
 from lenticular.indexing import index_objects, rebuild
 from lenticular.originals import read_original
 from lenticular.splice import Reason, restored_sha256
@@ -310,6 +310,19 @@ def test_a_form_of_content_that_is_no_longer_shown_is_not_named(store: Store) ->
     assert converted(item_of(store, CT)).forms == ()
     rebuild(store.archive, store.index())
     assert converted(item_of(store, CT)).forms == ()
+
+
+def test_a_retired_content_is_still_named_when_another_is_shown(store: Store) -> None:
+    first = put(store, CT)
+    assert transcoder(store, retire=True).transcode(first)
+    second = replace(CT, modality="MR")
+    put(store, second)
+    item = item_of(store, CT)
+    assert item["object_key"] == second.key()
+    assert [form.object_key for form in forms_of(item)] == forms_in(store)
+    before = everything(store)
+    rebuild(store.archive, store.index())
+    assert everything(store) == before
 
 
 @pytest.mark.slow

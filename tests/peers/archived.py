@@ -26,6 +26,7 @@ def image(  # noqa: PLR0913 - what tests let differ
     syntax: str = ExplicitVRLittleEndian,
     pixels: bytes = b"",
     private: bool = True,
+    rows: int = 16,
     **attributes: object,
 ) -> bytes:
     """Make the file of a small signed image, or of one whose encoded `pixels` are given."""
@@ -47,12 +48,12 @@ def image(  # noqa: PLR0913 - what tests let differ
         block.add_new(0x01, "LO", "private")
     data_set.SamplesPerPixel = 1
     data_set.PhotometricInterpretation = "MONOCHROME2"
-    data_set.Rows = data_set.Columns = 16
+    data_set.Rows = data_set.Columns = rows
     data_set.BitsAllocated = data_set.BitsStored = 16
     data_set.HighBit = 15
     data_set.PixelRepresentation = 1
     data_set.add_new(0x00280120, "SS", -2000)
-    data_set.add_new(0x7FE00010, "OW", pixels or bytes(range(256)) * 2)
+    data_set.add_new(0x7FE00010, "OW", pixels or bytes(range(256)) * (rows * rows // 128))
     if pixels:
         data_set["PixelData"].VR = "OB"
         data_set["PixelData"].is_undefined_length = True

@@ -104,6 +104,8 @@ class Asker:
         """Yield whole messages' parts: command sets and identifiers, put together."""
         whole = b""
         while True:
+            # A peer that writes a message in two goes waits for our acknowledgement of the first.
+            self.peer.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             kind, body = self.peer.read_pdu()
             assert kind == 4, (kind, body)
             at = 0

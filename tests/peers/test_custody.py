@@ -230,7 +230,7 @@ def test_failures_leave_no_thread_connection_or_file_behind(
 def test_an_instance_is_refused_when_s3_never_answers(
     start: StartGateway, s3: FaultyS3, tmp_path: Path
 ) -> None:
-    gateway = start()
+    gateway = start({})
     first, second, third = instances = study(tmp_path / "sent", 3)
     s3.fail(Fault.HELD, where=second.sop_instance_uid)
     began = monotonic()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
@@ -17,6 +18,12 @@ from pydicom.uid import (
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
+from lenticular.archive import Archive
+from lenticular.forms import FormStore
+from lenticular.index import Index
+from lenticular.part10 import data_set_offset
+from lenticular.transcoding import Transcoder
+from lenticular.transcoding_policy import TranscodingPolicy
 from tests.cloud.deadline import eventually
 from tests.cloud.standin import OfflineCloud, offline_cloud
 from tests.peers import dcmtk
@@ -29,7 +36,7 @@ from tests.peers.gateway_process import Gateway, Stores, running_gateway
 pytestmark = pytest.mark.peers
 
 ROOT = "1.2.826.0.1.90"
-STUDY, MIXED, PRIVATE, LATER = (f"{ROOT}.{number}" for number in range(1, 5))
+STUDY, MIXED, PRIVATE, LATER, RETIRED = (f"{ROOT}.{number}" for number in range(1, 6))
 INSTANCES = 8
 UIDS = [f"{STUDY}.1.{number}" for number in range(INSTANCES)]
 #: More than fit an association together with the uncompressed syntaxes: 128 contexts.
@@ -50,6 +57,7 @@ class Site:
     """A gateway with studies, and the ways to S3 and to DynamoDB that it alone takes."""
 
     gateway: Gateway
+    stores: Stores
     s3: FaultyS3
     dynamodb: FaultyS3
     ports: Mapping[str, int]
@@ -104,7 +112,7 @@ def whole_site(cloud: OfflineCloud, tmp_path_factory: pytest.TempPathFactory) ->
             "LENTICULAR_DIMSE_SECONDS": str(FEW_SECONDS),
         }
         with running_gateway(folder / "gateway.log", stores, settings) as gateway:
-            yield Site(gateway, s3, dynamodb, ports)
+            yield Site(gateway, stores, s3, dynamodb, ports)
 
 
 @pytest.fixture
@@ -269,6 +277,29 @@ def test_an_object_that_s3_does_not_give_fails_and_is_listed(site: Site) -> None
         0xB000, (-1, INSTANCES - 1, 1, 0), [UIDS[4]],
     )  # fmt: skip
     assert site.gateway.lines(message="stored instance not readable")
+
+
+def test_what_is_kept_in_another_form_alone_is_sent_as_it_was_received(
+    site: Site, cloud: OfflineCloud
+) -> None:
+    s3: Any = cloud.clients.s3
+    dynamodb: Any = cloud.clients.dynamodb
+    sent = image(RETIRED, f"{RETIRED}.1", f"{RETIRED}.1.1", rows=128)
+    [key] = archive(site.stores, sent)
+    outcome = Transcoder(
+        Archive(s3, site.stores.bucket),
+        FormStore(s3, site.stores.bucket),
+        Index(dynamodb, site.stores.table),
+        TranscodingPolicy.parse("jpeg-lossless"),
+        retire_originals=True,
+    ).transcode(key)
+    assert outcome is not None
+    assert outcome.retired
+    with at(site) as receiving:
+        final, failed = site.moved("DEST", RETIRED)
+    assert (final.Status, counts(final), failed) == (0x0000, (-1, 1, 0, 0), [])
+    received = receiving.files[f"{RETIRED}.1.1"]
+    assert received[data_set_offset(received) :] == sent[data_set_offset(sent) :]
 
 
 def test_when_the_index_cannot_be_read_the_retrieval_is_refused(site: Site) -> None:

@@ -136,10 +136,9 @@ def test_associations_validate_side_by_side_and_leave_nothing_behind(
     gateway = start("warn")
     batches = [study(tmp_path / str(number), 10) for number in range(6)]
 
-    def resources() -> tuple[int, int, list[str]]:
-        children = Path(f"/proc/{gateway.process.pid}/task").glob("*/children")
-        living = [child for file in children for child in file.read_text().split()]
-        return gateway.threads(), len(gateway.open_files()), living
+    def children() -> list[str]:
+        files = Path(f"/proc/{gateway.process.pid}/task").glob("*/children")
+        return [child for file in files for child in file.read_text().split()]
 
     def send_all() -> list[int]:
         with ThreadPoolExecutor(len(batches)) as senders:
@@ -152,9 +151,12 @@ def test_associations_validate_side_by_side_and_leave_nothing_behind(
     assert send_all() == [WARNED] * 60
     ends = len(batches)
     eventually(lambda: gateway.lines(message="association ended"), until=lambda e: len(e) == ends)
-    before = resources()
+    before = gateway.resources()
     assert send_all() == [WARNED] * 60
     eventually(
-        resources,
-        until=lambda now: now[0] <= before[0] and now[1] <= before[1] and now[2] == [],
+        gateway.resources,
+        until=lambda now: all(
+            count <= at_first for count, at_first in zip(now, before, strict=True)
+        ),
     )
+    assert children() == []

@@ -17,11 +17,10 @@ from tests.cloud.deadline import eventually
 from tests.cloud.standin import OfflineCloud, offline_cloud
 from tests.peers import dcmtk
 from tests.peers.dimse import RELEASE_RP, RELEASE_RQ, RawPeer, associate_rq, echo_rq
-from tests.peers.faulty_s3 import Fault, faulty_s3
 from tests.peers.gateway_process import Gateway, Stores, ask, is_running, running_gateway
 from tests.peers.instances import Instance, study
 from tests.peers.pki import Authority, Identity
-from tests.peers.storing import store, storing
+from tests.peers.storing import storing
 
 pytestmark = pytest.mark.peers
 
@@ -343,61 +342,6 @@ def test_a_worker_without_file_descriptors_serves_again_when_it_has_some(
         with associate(gateway) as peer:
             assert is_served(peer)
             assert rejection(gateway) == LOCAL_LIMIT_EXCEEDED
-
-
-# A spool each
-
-
-def test_what_a_killed_worker_had_in_its_spool_another_uploads(
-    stores: Stores, log: Path, tmp_path: Path
-) -> None:
-    instances = study(tmp_path / "study", 12)
-    spool = tmp_path / "spool"
-    spool.mkdir()
-    with faulty_s3(stores.cloud.endpoint) as s3:
-        settings = {
-            "AWS_ENDPOINT_URL_S3": s3.endpoint,
-            "LENTICULAR_CUSTODY": "spool",
-            "LENTICULAR_SPOOL_DIR": str(spool),
-        }
-        with running(log, stores, settings) as gateway:
-            s3.fail(Fault.CONNECTION_RESET)
-            with storing(gateway, *(instances[first::6] for first in range(6))) as clients:
-                assert clients.finish() == [0] * len(instances)
-            for pid in gateway.workers():
-                os.kill(pid, signal.SIGKILL)
-            assert not gateway.object_keys()
-            s3.heal()
-            expected = {instance.key for instance in instances}
-            eventually(lambda: set(gateway.object_keys()), until=expected.__eq__)
-
-
-@pytest.mark.slow
-def test_the_gateway_is_ready_while_a_spool_takes_instances(
-    stores: Stores, log: Path, tmp_path: Path
-) -> None:
-    instances = study(tmp_path / "study", 8)
-    spool = tmp_path / "spool"
-    spool.mkdir()
-    with faulty_s3(stores.cloud.endpoint) as s3:
-        settings = {
-            "AWS_ENDPOINT_URL_S3": s3.endpoint,
-            "LENTICULAR_CUSTODY": "spool",
-            "LENTICULAR_SPOOL_DIR": str(spool),
-            "LENTICULAR_SPOOL_BYTES": str(3 * (32 << 10)),
-            "LENTICULAR_HEALTH_PORT": "0",
-            "LENTICULAR_WORKERS": "2",
-        }
-        with running_gateway(log, stores, settings) as gateway:
-            s3.fail(Fault.CONNECTION_RESET)
-            assert 0xA700 in store(gateway, *instances[:4])
-            eventually(lambda: gateway.lines(message="the spool takes no more"))
-            eventually(lambda: ask(gateway, "/ready") == (200, "ready"))
-            # Of equals the worker is taken whose turn is longest ago: now it is the other.
-            assert 0xA700 in store(gateway, *instances[4:])
-            eventually(lambda: ask(gateway, "/ready") == (503, "the spool is full"))
-            s3.heal()
-            eventually(lambda: ask(gateway, "/ready") == (200, "ready"))
 
 
 # Draining

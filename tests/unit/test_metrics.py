@@ -4,6 +4,7 @@ import json
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,6 +27,11 @@ def ended(responses: Mapping[tuple[int, int], int]) -> Ended:
         bytes_sent=100,
         responses=responses,
     )
+
+
+def test_objects_that_were_missing_are_counted_for_an_alarm() -> None:
+    (line,) = lines(replace(ended({}), objects_missing=2))
+    assert metric_values(line)["ObjectsMissing"] == 2
 
 
 def lines(*associations: Ended, queries: Sequence[QueryEnded] = ()) -> list[dict[str, Any]]:

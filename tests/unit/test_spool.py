@@ -1,6 +1,7 @@
 """The spool and its disk: what fsync, locks and limits have to do with an acknowledgement."""
 
 import errno
+import gc
 import hashlib
 import logging
 import os
@@ -13,7 +14,7 @@ from typing import Final
 import pytest
 
 from gateway.custody import Custody
-from gateway.journal import Journal, NoRoom, Room
+from gateway.journal import EntryFile, EntryUnreadable, Journal, NoRoom, Room
 from gateway.spool import Spool
 from lenticular.errors import OperatorError, StoreUnavailable
 
@@ -144,6 +145,22 @@ def test_no_more_is_taken_than_there_is_room_for_however_many_take() -> None:
     assert sum(taken) == room.held == 994
     room.give_back(994)
     assert room.shortage() is None
+
+
+def test_an_entry_that_cannot_be_read_leaves_no_descriptor_and_closes_no_other(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "entry"
+    file.write_bytes(b"no entry")
+    descriptor = os.open(file, os.O_RDONLY)
+    with pytest.raises(EntryUnreadable) as caught:
+        EntryFile(descriptor, 8)
+    # The number is free again, and another file gets it before the object is gone.
+    assert os.open(file, os.O_RDONLY) == descriptor
+    del caught
+    gc.collect()
+    assert os.read(descriptor, 8) == b"no entry"
+    os.close(descriptor)
 
 
 def test_the_journal_of_a_process_that_lives_is_its_own(spool: Spool, tmp_path: Path) -> None:

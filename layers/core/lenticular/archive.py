@@ -58,6 +58,7 @@ CALLING_AE_TITLE: Final = "calling-aet"
 CALLED_AE_TITLE: Final = "called-aet"
 #: And what is written beside them with every form, of itself and of its original.
 FORM_SHA256: Final = "sha256"
+ORIGINAL_ETAG: Final = "original-etag"
 ORIGINAL_SIZE: Final = "original-size"
 ORIGINAL_TRANSFER_SYNTAX: Final = "original-transfer-syntax"
 

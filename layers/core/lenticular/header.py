@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from .archive import (
+    ORIGINAL_ETAG,
     ORIGINAL_SIZE,
     ORIGINAL_TRANSFER_SYNTAX,
     Archive,
@@ -129,7 +130,7 @@ def _copy(stored: StoredObject, *, whole: bool) -> Copy | Unplaceable:
         attributes,
         defect,
         stored.calling_ae_title,
-        etag=None if form_key else stored.etag,
+        etag=of_original.get(ORIGINAL_ETAG) if form_key else stored.etag,
     )
 
 

@@ -75,6 +75,8 @@ _OF_INTEREST_TO_QUERIES: Final = {
     "sop_class_uids, patient_id",
     "ExpressionAttributeNames": {"#attributes": "attributes"},
 }
+#: The index whose entries have nothing but keys; DynamoDB refuses to be asked for more of it.
+_KEYS_ALONE: Final = "by-uid"
 #: Races on one study end after a few rounds; more says that something else is wrong.
 _MOST_ROUNDS: Final = 50
 _PARALLEL_WRITES: Final = 16
@@ -152,7 +154,9 @@ class Index:
                     self._put(index_items.copy_item(each))
             if stamp == shown or (stamp > shown) is not self.newest_shown:
                 return
-            if self.replace(item, present):
+            # A retired content is to be had from its form alone, shown or not.
+            forms = {"forms": present["forms"]} if "forms" in present else {}
+            if self.replace(item | forms, present):
                 return
         raise StoreUnavailable("the instance is being written by too many at a time")
 
@@ -539,7 +543,8 @@ class Index:
             operation,
             TableName=self.table,
             ReturnConsumedCapacity="TOTAL",
-            **(_OF_INTEREST_TO_QUERIES | request),
+            **({} if request.get("IndexName") == _KEYS_ALONE else _OF_INTEREST_TO_QUERIES),
+            **request,
         )
         reading.seconds += perf_counter() - began
         reading.pages += 1

@@ -411,7 +411,9 @@ def study_items(copies: Iterable[Copy], *, newest: bool) -> list[Item]:
     for (series_instance_uid, _), of_instance in by_instance.items():
         by_series[series_instance_uid].append(of_instance)
         choose = max if newest else min
-        items.append(instance_item(choose(of_instance, key=lambda copy: copy.stamp)))
+        item = instance_item(choose(of_instance, key=lambda copy: copy.stamp))
+        forms = (str(form) for copy in of_instance for form in copy.converted.forms)
+        items.append(item | {"forms": frozenset(forms)})
         if len({copy.key for copy in of_instance}) > 1:
             listed = [copy_item(instance_item(copy)) for copy in of_instance]
             items += {str(each["sk"]): each for each in listed}.values()

@@ -41,6 +41,14 @@ MODEL_OF: Final[Mapping[str, Model]] = MappingProxyType(
 )
 
 
+def model_of(abstract_syntax: str) -> Model:
+    """Return the model of a query or retrieve class; `InvalidIdentifier` where it is neither."""
+    try:
+        return MODEL_OF[abstract_syntax]
+    except KeyError:
+        raise InvalidIdentifier("the presentation context is not one for queries") from None
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """An identifier: its level, its keys by tag, and how they are to be read.

@@ -20,6 +20,7 @@ from .archive import (
     CALLED_AE_TITLE,
     CALLING_AE_TITLE,
     FORM_SHA256,
+    ORIGINAL_ETAG,
     ORIGINAL_SIZE,
     ORIGINAL_TRANSFER_SYNTAX,
     RECEIVED,
@@ -129,6 +130,7 @@ class Transcoder:
             digest = file_sha256(out)
             metadata = {
                 FORM_SHA256: digest,
+                ORIGINAL_ETAG: stored.etag,
                 ORIGINAL_SIZE: str(stored.size),
                 ORIGINAL_TRANSFER_SYNTAX: _transfer_syntax_uid(file),
                 **_provenance(stored),
