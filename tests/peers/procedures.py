@@ -138,7 +138,10 @@ def modality(
 ) -> Iterator[Modality]:
     """Open an association for performed procedure steps; release it at the end."""
     contexts = [(MPPS, syntax), (MPPS_RETRIEVE, syntax)]
-    with pynetdicom_peer.association(node, contexts, aet) as opened:
+    with (
+        pynetdicom_peer.association(node, contexts, aet) as association,
+        pynetdicom_peer.undisturbed(association) as opened,
+    ):
         yield Modality(opened, Dataset())
 
 

@@ -1,5 +1,6 @@
 """pynetdicom as a client that sends data sets as they are, well formed or not."""
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
 from tests.peers.node_process import Node
+
+_SECONDS = 20
 
 
 @contextmanager
@@ -31,6 +34,38 @@ def association(
     finally:
         if opened.is_established:
             opened.release()
+
+
+class _Parking(threading.Event):
+    """Where a reactor waits for ever, and what tells that it does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken = threading.Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Keep the reactor here."""
+        self.taken.set()
+        return super().wait(timeout)
+
+    def set(self) -> None:
+        """Do nothing: each of pynetdicom's requests ends by waking its reactor."""
+
+
+@contextmanager
+def undisturbed(opened: Association) -> Iterator[Association]:
+    """Keep pynetdicom's reactor from taking a response for a request, as it may on a busy machine.
+
+    It must look at the association again before that can be released.
+    """
+    parking, checkpoint = _Parking(), opened._reactor_checkpoint
+    opened._reactor_checkpoint = parking
+    assert parking.taken.wait(_SECONDS), "pynetdicom's reactor does not run"
+    try:
+        yield opened
+    finally:
+        opened._reactor_checkpoint = checkpoint
+        threading.Event.set(parking)
 
 
 def store_bytes(

@@ -49,6 +49,8 @@ pytestmark = [pytest.mark.peers, pytest.mark.slow]
 INSTANCES: Final = 2_000
 MODALITIES: Final = ("CT1", "MR1", "US1")
 WORKSTATION: Final = "WORKSTATION"
+#: What DCMTK's programs call themselves.
+VIEWERS: Final = ("FINDSCU", "MOVESCU")
 OUT_OF_RESOURCES: Final = 0xA700
 #: How often the next fault of S3 begins, and how many requests it is for.
 EACH: Final = 60
@@ -62,8 +64,8 @@ FAULTS: Final = (
     Fault.CONFLICT,
     Fault.BODY_ALTERED,
 )
-#: For what the functions still have to do at the end of the day.
-PATIENCE_SECONDS: Final = 300.0
+#: For what the functions still have to do at the end of the day, on a machine that is busy.
+PATIENCE_SECONDS: Final = 900.0
 
 
 @dataclass
@@ -122,12 +124,18 @@ def _functions(cloud: OfflineCloud, stack: Stack) -> Iterator[None]:
 @pytest.fixture
 def day(cloud: OfflineCloud, tmp_path: Path) -> Iterator[Day]:
     """Open the clinic."""
-    stack = cloud.stack(ROOT / "template.yaml", BucketPrefix=f"t{uuid.uuid4().hex[:20]}")
+    stack = cloud.stack(
+        ROOT / "template.yaml",
+        BucketPrefix=f"t{uuid.uuid4().hex[:20]}",
+        # Looks at most 50 s apart.
+        ProcedurePatienceSeconds="800",
+    )
     stores = Stores(cloud, stack.name("ArchiveBucket"), stack.name("Table"))
     port = free_port()
     with ExitStack() as opened:
         requesters = {aet: opened.enter_context(requester(aet)) for aet in MODALITIES}
-        ports = {aet: each.port for aet, each in requesters.items()} | {WORKSTATION: port}
+        ports: dict[str, int | None] = {aet: each.port for aet, each in requesters.items()}
+        ports |= {WORKSTATION: port, **dict.fromkeys(VIEWERS)}
         nodes = tmp_path / "nodes.yaml"
         nodes.write_text(
             json.dumps(
@@ -156,7 +164,10 @@ def _store(day: Day, aet: str, instances: Sequence[DayInstance]) -> int:
     """Send over one association, each instance until it is taken; return how many were refused."""
     contexts = sorted({(each.sop_class_uid, each.transfer_syntax_uid) for each in instances})
     refused = 0
-    with pynetdicom_peer.association(day.gateway, contexts, aet) as opened:
+    with (
+        pynetdicom_peer.association(day.gateway, contexts, aet) as association,
+        pynetdicom_peer.undisturbed(association) as opened,
+    ):
         for instance in instances:
             day.before_sending()
             while (status := opened.send_c_store(instance.path).get("Status")) != 0:
@@ -302,8 +313,7 @@ def _all_goes_to_a_second_node_as_it_was_sent(
 ) -> None:
     with dcmtk.receiver(folder, WORKSTATION, day.workstation_port):
         for uid in dict.fromkeys(each.study_instance_uid for each in instances):
-            told = dcmtk.move(day.gateway, WORKSTATION, "STUDY", f"StudyInstanceUID={uid}")
-            assert "Failed Suboperations          : 0" in told or "Success" in told, told[-2000:]
+            dcmtk.move(day.gateway, WORKSTATION, "STUDY", f"StudyInstanceUID={uid}")
     received = {
         str(meta.file_meta.MediaStorageSOPInstanceUID): path
         for path in folder.iterdir()

@@ -1,6 +1,8 @@
 """What an operator sees of performed procedure steps, and the queues' dead letters."""
 
 import json
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,13 +18,16 @@ from tests.peers.procedures import PATIENT_NAME, ended, modality, series, starte
 pytestmark = pytest.mark.peers
 
 
-def _performed(clinic: Clinic, folder: Path, count: int) -> tuple[str, list[Instance]]:
+def _performed(
+    clinic: Clinic, folder: Path, count: int, day: str = "20260105"
+) -> tuple[str, list[Instance]]:
     """Run a step that announces `count` instances; return its UID and them, not stored yet."""
     instances = study(folder, count, size=1 << 10)
     step = generate_uid(None)
     first = instances[0]
     with modality(clinic.node, aet="CT1") as sending:
-        assert sending.create(step, started(first.study_instance_uid)) == 0
+        begun = started(first.study_instance_uid, PerformedProcedureStepStartDate=day)
+        assert sending.create(step, begun) == 0
         uids = [each.sop_instance_uid for each in instances]
         assert sending.set(step, ended(series(first.series_instance_uid, uids))) == 0
     return step, instances
@@ -65,10 +70,20 @@ def test_an_operator_sees_what_of_a_study_has_not_come(clinic: Clinic, tmp_path:
 
 
 def test_steps_are_listed_by_when_they_started(clinic: Clinic, tmp_path: Path) -> None:
-    step, instances = _performed(clinic, tmp_path, 1)
-    eventually(lambda: _listed(clinic, "--study", instances[0].study_instance_uid))
-    # It started on 5 January 2026, by the modality's clock.
-    assert step in {each["sop_instance_uid"] for each in _listed(clinic, "--days", "36500")}
+    days = [datetime.now(UTC) - timedelta(days=ago) for ago in (0, 10)]
+    recent, older = [
+        _performed(clinic, tmp_path / str(number), 1, f"{day:%Y%m%d}")
+        for number, day in enumerate(days)
+    ]
+    for _, instances in (recent, older):
+        of_study = ("--study", instances[0].study_instance_uid)
+        eventually(partial(_listed, clinic, *of_study))
+
+    def steps(*options: str) -> set[object]:
+        return {each["sop_instance_uid"] for each in _listed(clinic, *options)}
+
+    assert {recent[0], older[0]} & steps() == {recent[0]}
+    assert {recent[0], older[0]} <= steps("--days", "11")
 
 
 def test_a_rebuild_brings_the_steps_back(clinic: Clinic, tmp_path: Path) -> None:

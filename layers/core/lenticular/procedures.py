@@ -24,6 +24,8 @@ _log: Final = logging.getLogger(__name__)
 _MOMENT: Final = "%Y-%m-%dT%H:%M:%S.%fZ"
 #: Races on one item end after a few rounds; more says that something else is wrong.
 _MOST_ROUNDS: Final = 20
+#: What SQS can delay a message by.
+_LONGEST_DELAY_SECONDS: Final = 900
 
 
 def newest(archive: Archive, sop_instance_uid: str) -> Step | None:
@@ -39,17 +41,16 @@ class Waiting:
     """How long, and how often, we look whether what a step announced has come.
 
     The first look follows the final N-SET after `first_seconds`; each pause is twice the one before
-    up to `longest_seconds`, which SQS can delay a message by. After `patience_seconds` we stop.
+    up to a sixteenth of `patience_seconds`, after which we stop.
     """
 
     patience_seconds: int
     first_seconds: int = 15
-    longest_seconds: int = 900
 
     def pause(self, checks: int) -> int:
         """Return the seconds from one look to the next."""
-        doublings = min(checks, self.longest_seconds.bit_length())
-        return min(self.first_seconds << doublings, self.longest_seconds)
+        longest = min(self.patience_seconds // 16, _LONGEST_DELAY_SECONDS)
+        return max(1, min(self.first_seconds << min(checks, 10), longest))
 
 
 class Watch(Protocol):
