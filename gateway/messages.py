@@ -41,6 +41,7 @@ BUFFERED_DATA_SET_MAX_BYTES: Final = 16 << 20
 COMMAND_SET_MAX_BYTES: Final = 64 << 10
 
 _MESSAGE_ID_MAX: Final = 0xFFFF
+_NAMES: Final[Mapping[int, str]] = {field.value: field.name for field in CommandField}
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,7 +361,4 @@ def _is_whole_command(pdv: Pdv) -> bool:
 
 def _name(command: CommandSet) -> str:
     """Return the message's name, one for all that do not exist: it becomes a key of the counts."""
-    try:
-        return CommandField(command.command_field).name
-    except ValueError:
-        return "UNKNOWN"
+    return _NAMES.get(command.command_field, "UNKNOWN")

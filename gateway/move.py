@@ -227,19 +227,16 @@ class _Delivery:
         First come what is at hand needs, then what was needed before, then the uncompressed
         syntaxes of classes that are known to follow.
         """
-        at_hand = [(each.sop_class_uid, each.transfer_syntax_uid) for each in files.known()]
+        near = list(files.known())
+        classes = [(uid, _UNCOMPRESSED[0]) for uid in self._sop_class_uids]
         if self._node.associations == "one-per-instance":
-            at_hand = at_hand[:1]
-            pairs = dict.fromkeys(_with_uncompressed(at_hand))
-        else:
-            self._needed = dict.fromkeys([*at_hand, *self._needed])
-            classes = ((uid, _UNCOMPRESSED[0]) for uid in self._sop_class_uids)
-            pairs = dict.fromkeys(_with_uncompressed([*self._needed, *classes]))
+            near, classes, self._needed = near[:1], [], {}
+        at_hand = [(each.sop_class_uid, each.transfer_syntax_uid) for each in near]
+        self._needed = dict.fromkeys([*at_hand, *self._needed])
+        pairs = dict.fromkeys(_with_uncompressed([*self._needed, *classes]))
         # Last, for most take what came: forms, for a node that takes nothing else.
         pairs |= dict.fromkeys(
-            (each.sop_class_uid, form.transfer_syntax_uid)
-            for each in files.known()
-            for form in each.forms
+            (each.sop_class_uid, form.transfer_syntax_uid) for each in near for form in each.forms
         )
         proposed = list(pairs)[:MAX_CONTEXTS]
         self._proposed = frozenset(proposed)

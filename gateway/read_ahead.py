@@ -167,7 +167,8 @@ class ReadAhead:
         self._stopped.set()
         while not self._pages.empty():
             self._pages.get_nowait()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        # Whoever cancelled does not wait for an S3 that is slow to give what nobody wants any more.
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def head(self) -> OutgoingFile | None:
         """Return the file whose turn it is; None at the end, be it that of a `failure`."""

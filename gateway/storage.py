@@ -159,7 +159,7 @@ class IncomingFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal(DataSetSink):
+class Refusal:
     """A data set that is read to its end and thrown away, because the command alone is wrong."""
 
     status: Status | StoreStatus

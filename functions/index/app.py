@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 logger = Logger()
 # What the shared package logs comes out as one JSON line as well, with its facts as fields.
-copy_config_to_registered_loggers(source_logger=logger, include={"lenticular.indexing"})
+copy_config_to_registered_loggers(source_logger=logger, include={"lenticular"})
 
 
 @cache

@@ -39,7 +39,7 @@ logger = Logger()
 metrics = Metrics()
 tracer = Tracer()
 # What the shared package logs comes out as one JSON line as well, with its facts as fields.
-copy_config_to_registered_loggers(source_logger=logger, include={"lenticular.procedures"})
+copy_config_to_registered_loggers(source_logger=logger, include={"lenticular"})
 _LOOK_AGAIN = "look_again"
 
 

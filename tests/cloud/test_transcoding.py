@@ -25,7 +25,7 @@ from lenticular.index_items import Item, converted, forms_of
 from lenticular.indexing import index_objects, rebuild
 from lenticular.originals import read_original
 from lenticular.splice import Reason, restored_sha256
-from lenticular.transcoding import Outcome, Transcoder
+from lenticular.transcoding import Outcome, Transcoder, originals_without_form
 from lenticular.transcoding_policy import TranscodingPolicy
 from lenticular.transfer_syntaxes import EXPLICIT_VR_BIG_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from tests import images
@@ -323,6 +323,16 @@ def test_a_retired_content_is_still_named_when_another_is_shown(store: Store) ->
     before = everything(store)
     rebuild(store.archive, store.index())
     assert everything(store) == before
+
+
+def test_what_has_neither_form_nor_reason_is_found_in_the_bucket(store: Store) -> None:
+    # Names that sort differently with and without what follows them.
+    many = [replace(CT, uid=f"{images.STUDY}.1.{end}") for end in ("1", "1.1", "10", "2", "3")]
+    keys = [put(store, image) for image in (*many, ONE_BIT)]
+    for key in (keys[1], keys[3], keys[-1]):
+        transcoder(store).transcode(key)
+    missing = {keys[0], keys[2], keys[4]} - {ONE_BIT.key()}
+    assert set(originals_without_form(store.archive)) == missing
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Final
@@ -9,8 +10,9 @@ from typing import Any, Final
 import pytest
 
 from infra.local.cloud import clients
+from lenticular.attributes import Level
 from lenticular.dicom_json import write_data_set
-from lenticular.index_items import study_items
+from lenticular.index_items import Copy, Item, study_items
 from tests.cloud import clinic_of_studies
 from tests.cloud.deadline import eventually
 from tests.cloud.dynamodb_local import DynamoDBLocal, running_dynamodb_local
@@ -46,10 +48,31 @@ def stores(dynamodb: DynamoDBLocal) -> Stores:
     for item in items:
         if item["sk"] == "STUDY":
             item["filling"] = _LONG_TEXT
+    items += _special_study()
     dynamodb.load(table, items)
     environment = {**dynamodb.environment, "AWS_ENDPOINT_URL": dynamodb.endpoint}
     cloud = OfflineCloud(dynamodb.endpoint, environment, clients(environment))
     return Stores(cloud, "no-bucket", table)
+
+
+def _special_study() -> list[Item]:
+    """Make a study of two instances with a code sequence and an offset from UTC."""
+    copies = clinic_of_studies.copies(
+        900, patient=9000, day=date(2025, 1, 1), name="Code^One", instances=2
+    )
+    code = {
+        "00080100": {"vr": "SH", "Value": ["CTTHX"]},
+        "00080104": {"vr": "LO", "Value": ["Thorax"]},
+    }
+    special: list[Copy] = []
+    for copy in copies:
+        study = {
+            **copy.attributes[Level.STUDY],
+            "00080201": {"vr": "SH", "Value": ["+0100"]},
+            "00081032": {"vr": "SQ", "Value": [code]},
+        }
+        special.append(replace(copy, attributes={**copy.attributes, Level.STUDY: study}))
+    return study_items(special, newest=True)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +104,7 @@ def test_a_cancel_acts_within_one_page_though_nothing_matches(gateway: Gateway) 
         assert final.command.status == 0
     second = _query_line(gateway, seen + 1)
     assert (first["status"], first["pages"]) == ("FE00", 1)
-    assert (second["status"], second["items"]) == ("0000", _STUDIES)
+    assert (second["status"], second["items"]) == ("0000", _STUDIES + 1)
     assert second["pages"] >= 4
 
 
@@ -153,6 +176,61 @@ def test_patients_are_found_in_the_patient_root(gateway: Gateway) -> None:
         )
     assert final.command.status == 0
     assert match.elements()[0x00100010]["Value"] == [{"Alphabetic": _NAME}]
+
+
+@pytest.mark.parametrize(("code", "found"), [("CTTHX", 1), ("CT*", 1), ("MRTHX", 0)])
+def test_a_study_is_found_by_an_item_of_a_sequence_and_returned_with_it(
+    gateway: Gateway, code: str, found: int
+) -> None:
+    identifier = write_data_set(
+        {
+            0x00080052: {"vr": "CS", "Value": ["STUDY"]},
+            0x00080020: {"vr": "DA", "Value": ["20250101"]},
+            0x00081032: {
+                "vr": "SQ", "Value": [{"00080100": {"vr": "SH", "Value": [code]}}],
+            },
+        }
+    )  # fmt: skip
+    with asking(gateway.host, gateway.port, gateway.aet) as asker:
+        asker.request_encoded(identifier)
+        *matches, final = asker.responses()
+    assert (len(matches), final.command.status) == (found, 0)
+    for match in matches:
+        [item] = match.elements()[0x00081032]["Value"]
+        assert item["00080104"]["Value"] == ["Thorax"]
+
+
+def test_what_is_worked_out_is_answered_at_its_level(gateway: Gateway) -> None:
+    study = f"StudyInstanceUID={clinic_of_studies.study_uid(900)}"
+    computed = [
+        "RetrieveAETitle", "InstanceAvailability", "ModalitiesInStudy", "SOPClassesInStudy",
+        "NumberOfPatientRelatedStudies", "NumberOfPatientRelatedSeries",
+        "NumberOfPatientRelatedInstances", "NumberOfStudyRelatedSeries",
+        "NumberOfStudyRelatedInstances", "TimezoneOffsetFromUTC", "NumberOfSeriesRelatedInstances",
+    ]  # fmt: skip
+    with asking(gateway.host, gateway.port, gateway.aet) as asker:
+        match, _ = asker.ask(study, *computed, level="SERIES")
+        by_modality, _ = asker.ask("StudyDate=20250101", "ModalitiesInStudy=CT")
+        [none] = asker.ask("StudyDate=20250101", "ModalitiesInStudy=MR")
+        by_class, _ = asker.ask("StudyDate=20250101", f"SOPClassesInStudy={clinic_of_studies.CT}")
+        [no_class] = asker.ask("StudyDate=20250101", "SOPClassesInStudy=1.2.3")
+    assert match.command.status == 0xFF00
+    said = {tag: element.get("Value") for tag, element in match.elements().items()}
+    assert said[0x00080054] == [gateway.aet]
+    assert said[0x00080056] == ["ONLINE"]
+    assert said[0x00080061] == ["CT"]
+    assert said[0x00080062] == [clinic_of_studies.CT]
+    assert said[0x00080201] == ["+0100"]
+    counts = (0x00201200, 0x00201202, 0x00201204, 0x00201206, 0x00201208, 0x00201209)
+    assert [said[tag] for tag in counts] == [["1"], ["1"], ["2"], ["1"], ["2"], ["2"]]
+    assert {by_modality.command.status, by_class.command.status} == {0xFF00}
+    assert {none.command.status, no_class.command.status} == {0}
+
+
+def test_a_key_that_is_not_known_is_answered_with_ff01(gateway: Gateway) -> None:
+    with asking(gateway.host, gateway.port, gateway.aet) as asker:
+        match, final = asker.ask("StudyDate=20250101", "PatientReligiousPreference")
+    assert (match.command.status, final.command.status) == (0xFF01, 0)
 
 
 def test_a_store_that_fails_is_never_an_empty_success(

@@ -42,6 +42,8 @@ pytestmark = [
 
 STUDY = "1.2.826.0.1.91.1"
 VIDEO = "1.2.826.0.1.91.2"
+PRIVATE = "1.2.826.0.1.91.3"
+PRIVATE_CLASS = "1.2.826.0.1.91.99"
 NATIVE = [
     ImplicitVRLittleEndian,
     ExplicitVRLittleEndian,
@@ -89,7 +91,8 @@ def site(cloud: OfflineCloud, tmp_path_factory: pytest.TempPathFactory) -> Itera
             files[syntax] = image(STUDY, f"{STUDY}.1", uid, syntax=syntax)
     fragments = b"\xfe\xff\x00\xe0\0\0\0\0\xfe\xff\x00\xe0\x04\0\0\0\0\0\1\xb3"
     video = image(VIDEO, f"{VIDEO}.1", f"{VIDEO}.1.1", syntax=MPEG2MPML, pixels=fragments)
-    archive(stores, *files.values(), video, image(VIDEO, f"{VIDEO}.1", f"{VIDEO}.1.2"))
+    private = image(PRIVATE, f"{PRIVATE}.1", f"{PRIVATE}.1.1", sop_class=PRIVATE_CLASS)
+    archive(stores, *files.values(), video, image(VIDEO, f"{VIDEO}.1", f"{VIDEO}.1.2"), private)
     folder = tmp_path_factory.mktemp("site")
     scratch = folder / "scratch"
     scratch.mkdir()
@@ -100,6 +103,7 @@ def site(cloud: OfflineCloud, tmp_path_factory: pytest.TempPathFactory) -> Itera
         "LENTICULAR_NODES_FILE": str(nodes),
         "LENTICULAR_READ_AHEAD_BYTES": str(1 << 20),
         "LENTICULAR_SCRATCH_DIR": str(scratch),
+        "LENTICULAR_UNKNOWN_CLASSES": "accept",
     }
     with running_gateway(folder / "gateway.log", stores, settings) as gateway:
         yield Site(gateway, stores, port, files, scratch)
@@ -211,6 +215,11 @@ def test_the_stored_syntax_is_preferred_where_it_is_taken(site: Site) -> None:
     for syntax, uid in UID_OF.items():
         assert pydicom.dcmread(BytesIO(got.files[uid])).file_meta.TransferSyntaxUID == syntax
         assert got.files[uid].endswith(site.files[syntax][-200:])
+
+
+def test_a_private_class_is_got_where_unknown_ones_are_accepted(site: Site) -> None:
+    got = get(site.gateway, PRIVATE, [(PRIVATE_CLASS, [ImplicitVRLittleEndian])])
+    assert (got.final.Status, list(got.files)) == (0x0000, [f"{PRIVATE}.1.1"])
 
 
 def test_an_image_too_long_for_memory_is_converted_on_disk(site: Site) -> None:

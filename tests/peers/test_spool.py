@@ -321,7 +321,9 @@ def test_a_full_spool_turns_instances_away_until_s3_has_taken_some(
     s3.heal()
     eventually(lambda: gateway.lines(message="the spool takes instances again"))
     wait_for_bucket(gateway, kept(instances[:taken]))
-    assert store(gateway, *instances[taken:], long) == [SUCCESS] * (16 - taken)
+    for one in (*instances[taken:], long):
+        eventually(lambda: entries(spool), until=lambda left: left == [])
+        assert store(gateway, one) == [SUCCESS]
     wait_for_bucket(gateway, kept([*instances, long]))
     assert len(gateway.lines(message="the spool takes no more")) == 1
     assert len(gateway.lines(message="instance not stored")) == 16 - taken
@@ -357,6 +359,7 @@ def test_a_full_disk_turns_instances_away_and_what_was_acknowledged_is_kept(
     wait_for_bucket(gateway, kept(taken))
     eventually(lambda: left_in(small_disk), until=lambda left: left == [])
     for one in others:
+        eventually(lambda: left_in(small_disk), until=lambda left: left == [])
         assert store(gateway, one) == [SUCCESS]
         wait_for_bucket(gateway, kept([*taken, one]))
         taken.append(one)

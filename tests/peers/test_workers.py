@@ -146,6 +146,29 @@ def test_a_slot_is_free_before_the_peer_knows_that_its_association_ended(
         associate(gateway).release()
 
 
+def test_a_slot_that_was_freed_is_counted_before_anybody_is_turned_away(
+    stores: Stores, log: Path
+) -> None:
+    request = associate_rq()
+    with (
+        running(log, stores, {"LENTICULAR_MAX_ASSOCIATIONS": "1"}) as gateway,
+        associate(gateway) as first,
+        gateway.connect() as second,
+        gateway.connect() as third,
+    ):
+        # Accepted in their order: the second has been when the third is answered.
+        third.send(RELEASE_RQ)
+        third.read_abort()
+        second.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        os.kill(gateway.process.pid, signal.SIGSTOP)
+        # The supervisor will find that the second has spoken before it finds that a slot is free.
+        second.send(request[:10])
+        first.release()
+        second.send(request[10:])
+        os.kill(gateway.process.pid, signal.SIGCONT)
+        assert second.read_pdu()[0] == 2
+
+
 def test_what_many_clients_store_at_once_is_all_kept(
     stores: Stores, log: Path, tmp_path: Path
 ) -> None:

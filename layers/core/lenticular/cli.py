@@ -1,5 +1,6 @@
 """The command line of the operator. Every command works on AWS and offline alike."""
 
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from .archive import Archive, TransactionKey
 from .aws import dynamodb_client, s3_client, sqs_client
 from .commitment import Reference, State, Verdict, moment
 from .dead_letters import DeadLetters
-from .errors import InvalidIdentifier, LenticularError, OperatorError
+from .errors import InvalidIdentifier, LenticularError, OperatorError, StoreUnavailable
 from .identifiers import is_uid
 from .index import Index
 from .index_items import UNKNOWN_MONTH, Procedure
@@ -24,12 +25,15 @@ from .indexing import rebuild
 from .nodes import NodeTable, read_nodes_file
 from .planner import explain as explain_query
 from .query import Model, read_keys, read_query
-from .settings import FunctionSettings, StackSettings, settings_table
+from .settings import FunctionSettings, IndexSettings, StackSettings, settings_table
 from .status import CommitmentFailure
 from .transactions import Transaction, Transactions
+from .transcoding import originals_without_form
+from .transcoding_queue import ask_for_transcoding
 
 _USAGE_ERROR: Final = 2
 _FAILED: Final = 1
+_KEYS_AT_A_TIME: Final = 1000
 _MODELS: Final = {
     "patient-root": Model.PATIENT_ROOT,
     "study-root": Model.STUDY_ROOT,
@@ -89,6 +93,23 @@ def rebuild_index() -> None:
     read = rebuild(archive, index)
     steps = procedures.rebuild(archive, index)
     click.echo(f"{read} objects and {steps} procedures read, the index holds what the bucket holds")
+
+
+@main.command("transcode")
+def transcode_stored() -> None:
+    """Have what is stored already transcoded, as LENTICULAR_TRANSCODE_QUEUE's function is told.
+
+    Asks for each original that has neither a form nor a reason why not; safe to run again.
+    """
+    settings = IndexSettings.from_environment(environ)
+    asked, failed = 0, 0
+    keys = originals_without_form(Archive(s3_client(), settings.bucket))
+    while some := list(itertools.islice(keys, _KEYS_AT_A_TIME)):
+        failed += len(ask_for_transcoding(sqs_client(), settings.transcode_queue, some))
+        asked += len(some)
+    if failed:
+        raise StoreUnavailable(f"{failed} of {asked} originals were not asked for: run it again")
+    click.echo(f"{asked} originals are to be transcoded")
 
 
 @main.command()

@@ -12,7 +12,7 @@ the message in the queue, and an object too many at worst.
 
 import hashlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Final
 
@@ -20,16 +20,19 @@ from .archive import (
     CALLED_AE_TITLE,
     CALLING_AE_TITLE,
     FORM_SHA256,
+    INSTANCES,
     ORIGINAL_ETAG,
     ORIGINAL_SIZE,
     ORIGINAL_TRANSFER_SYNTAX,
     RECEIVED,
+    TRANSCODED,
     Archive,
     Form,
     FormKey,
     InstanceKey,
     LeftAloneKey,
     StoredObject,
+    transcoded_prefix,
 )
 from .byte_ranges import ByteRanges, InMemory, OnDisk, ReadAhead
 from .errors import CannotUnderstand, InstanceMissing
@@ -58,6 +61,22 @@ class Outcome:
     original_bytes: int
     form_bytes: int = 0
     retired: bool = False
+
+
+def originals_without_form(archive: Archive) -> Iterator[str]:
+    """Yield the keys of originals of which the bucket has neither a form nor a reason why not."""
+    forms = archive.keys(TRANSCODED)
+    done = ""
+    for key in archive.keys(INSTANCES):
+        original = InstanceKey.parse(key)
+        if original is None:
+            continue
+        # Both listings are in the order of the same parts, so one look at each is enough.
+        prefix = transcoded_prefix(original)
+        while done < prefix and (following := next(forms, None)) is not None:
+            done = following
+        if not done.startswith(prefix):
+            yield key
 
 
 class Unproven(Exception):
