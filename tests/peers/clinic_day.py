@@ -41,6 +41,12 @@ class DayInstance:
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     @property
+    def data_set(self) -> bytes:
+        """What of it goes over the wire."""
+        head = file_head(self.sop_class_uid, self.sop_instance_uid, self.transfer_syntax_uid)
+        return self.path.read_bytes()[len(head) :]
+
+    @property
     def key(self) -> str:
         """The object that must keep it."""
         return (
@@ -116,7 +122,6 @@ def _written(folder: Path, model: _Model, study_uid: str, series_uid: str) -> Da
 def _models() -> Iterator[_Model]:
     for file in corpus_files():
         syntax = BY_UID.get(file.transfer_syntax_uid)
-        # What storescp takes, for everything is retrieved to one in the end.
         if (
             file.hostile
             or not file.dcmtk_reads

@@ -6,7 +6,6 @@ the step, and ask for storage commitment. The functions index, transcode, follow
 commit. Then a viewer queries, and everything goes to a second node.
 """
 
-import hashlib
 import json
 import os
 import queue
@@ -22,7 +21,6 @@ from threading import Lock
 from typing import Any, Final
 
 import pytest
-from pydicom import dcmread
 from pydicom.uid import generate_uid
 from pynetdicom import _config
 
@@ -39,6 +37,7 @@ from tests.peers.commands import lenticular
 from tests.peers.commitment_requester import Requester, requester
 from tests.peers.conftest import free_port
 from tests.peers.custody import in_bucket
+from tests.peers.destination import destination
 from tests.peers.faulty_s3 import Fault, FaultyS3, faulty_s3
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
 from tests.peers.node_process import ROOT
@@ -223,7 +222,7 @@ def test_at_the_end_of_a_clinic_day_nothing_is_missing_and_all_counts_add_up(
     _each_modality_was_told_that_all_is_safe(day, transactions, work)
     _each_instance_is_in_the_index_and_has_a_form_or_a_reason(day, instances)
     _each_study_is_found_whole(day, work)
-    _all_goes_to_a_second_node_as_it_was_sent(day, instances, tmp_path / "received")
+    _all_goes_to_a_second_node_as_it_was_sent(day, instances)
     _what_the_gateway_counted_is_what_happened(day)
     for letters in DeadLetters(day.cloud.clients.sqs, day.stack.site.stack).all():
         assert (letters.waiting, letters.dead) == (0, 0), letters
@@ -289,48 +288,38 @@ def _each_instance_is_in_the_index_and_has_a_form_or_a_reason(
 
 
 def _each_study_is_found_whole(day: Day, work: dict[str, list[DayInstance]]) -> None:
-    counted = "NumberOfStudyRelatedInstances"
+    # Study Instance UID, Series Instance UID, and the numbers of related instances.
+    study, series_of, in_study, in_series = "0020,000d", "0020,000e", "0020,1208", "0020,1209"
     for of_study in work.values():
         uid = of_study[0].study_instance_uid
-        [found] = dcmtk.find(day.gateway, "STUDY", f"StudyInstanceUID={uid}", counted)
-        assert int(found[counted]) == len(of_study)
+        [found] = dcmtk.find(day.gateway, "STUDY", f"{study}={uid}", in_study)
+        assert int(found[in_study]) == len(of_study)
         counted_by_series = Counter(each.series_instance_uid for each in of_study)
         found_series = dcmtk.find(
             day.gateway,
             "SERIES",
-            f"StudyInstanceUID={uid}",
-            "SeriesInstanceUID",
-            "NumberOfSeriesRelatedInstances",
+            f"{study}={uid}",
+            series_of,
+            in_series,
         )
-        assert counted_by_series == {
-            each["SeriesInstanceUID"]: int(each["NumberOfSeriesRelatedInstances"])
-            for each in found_series
-        }
+        assert counted_by_series == {each[series_of]: int(each[in_series]) for each in found_series}
 
 
-def _all_goes_to_a_second_node_as_it_was_sent(
-    day: Day, instances: Sequence[DayInstance], folder: Path
-) -> None:
-    with dcmtk.receiver(folder, WORKSTATION, day.workstation_port):
+def _all_goes_to_a_second_node_as_it_was_sent(day: Day, instances: Sequence[DayInstance]) -> None:
+    takes: dict[str, set[str]] = {}
+    for each in instances:
+        takes.setdefault(each.sop_class_uid, set()).add(each.transfer_syntax_uid)
+    every_kind = {sop_class: sorted(syntaxes) for sop_class, syntaxes in takes.items()}
+    with destination(day.workstation_port, WORKSTATION, every_kind) as second:
         for uid in dict.fromkeys(each.study_instance_uid for each in instances):
             dcmtk.move(day.gateway, WORKSTATION, "STUDY", f"StudyInstanceUID={uid}")
-    received = {
-        str(meta.file_meta.MediaStorageSOPInstanceUID): path
-        for path in folder.iterdir()
-        for meta in [dcmread(path, stop_before_pixels=True, specific_tags=[])]
-    }
-    assert received.keys() == {each.sop_instance_uid for each in instances}
-    for each in instances:
-        # storescp writes a head of its own.
-        assert _of_data_set(received[each.sop_instance_uid]) == _of_data_set(each.path), each
-
-
-def _of_data_set(path: Path) -> str:
-    """Hash what follows the file meta information."""
-    file = path.read_bytes()
-    # Preamble, prefix and (0002,0000), whose value is the length of the rest of the meta.
-    meta_bytes = int.from_bytes(file[140:144], "little")
-    return hashlib.sha256(file[144 + meta_bytes :]).hexdigest()
+    # Each once.
+    assert sorted(second.uids) == sorted(each.sop_instance_uid for each in instances)
+    sent = {each.sop_instance_uid: each.data_set for each in instances}
+    for request in second.requests:
+        uid = str(request.AffectedSOPInstanceUID)
+        assert request.DataSet is not None
+        assert request.DataSet.getvalue() == sent[uid], uid
 
 
 def _what_the_gateway_counted_is_what_happened(day: Day) -> None:
