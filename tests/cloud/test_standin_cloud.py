@@ -56,7 +56,7 @@ def test_the_bucket_is_versioned_encrypted_and_closed(s3: S3Client, bucket: str)
     assert lifecycle["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
 
 
-def test_the_bucket_notifies_the_index_queue_of_both_prefixes(
+def test_the_bucket_notifies_the_queue_of_each_prefix(
     s3: S3Client, bucket: str, node_stack: Stack
 ) -> None:
     notifications = s3.get_bucket_notification_configuration(Bucket=bucket)
@@ -68,8 +68,13 @@ def test_the_bucket_notifies_the_index_queue_of_both_prefixes(
         )
         for queue in notifications["QueueConfigurations"]
     } == {
-        (node_stack.get_att("IndexQueue.Arn"), "s3:ObjectCreated:*", prefix)
-        for prefix in ("instances/", "quarantine/")
+        (node_stack.get_att(f"{queue}.Arn"), "s3:ObjectCreated:*", prefix)
+        for queue, prefix in (
+            ("IndexQueue", "instances/"),
+            ("IndexQueue", "quarantine/"),
+            ("ProceduresQueue", "procedures/"),
+            ("CommitQueue", "commitments/requested/"),
+        )
     }
 
 

@@ -264,12 +264,25 @@ def test_code_that_is_not_there_is_told_in_a_sentence(tmp_path: Path) -> None:
         drives(stack, tmp_path)
 
 
-def test_the_nodes_own_template_runs_its_index_function_on_its_queue() -> None:
+@pytest.mark.parametrize(
+    ("folder", "queue"),
+    [
+        ("index", "IndexQueue"),
+        ("transcode", "TranscodeQueue"),
+        ("commit", "CommitQueue"),
+        ("mpps", "ProceduresQueue"),
+    ],
+)
+def test_the_nodes_own_template_runs_each_function_on_its_queue(folder: str, queue: str) -> None:
     stack = Stack(read_template(ROOT / "template.yaml"), {"LogLevel": "DEBUG"}, SITE)
-    [drive] = drives(stack, ROOT)
+    [drive] = [
+        each
+        for each in drives(stack, ROOT)
+        if each.function.path[0] == str(ROOT / "functions" / folder)
+    ]
     assert drive.function.handler == "app.handler"
-    assert drive.function.path == [str(ROOT / "functions/index"), str(ROOT / "layers/core")]
+    assert str(ROOT / "layers/core") in drive.function.path
     assert drive.function.environment["LENTICULAR_BUCKET"] == stack.output("BucketName")
     assert drive.function.environment["LENTICULAR_TABLE"] == stack.output("TableName")
     assert drive.function.environment["LENTICULAR_LOG_LEVEL"] == "DEBUG"
-    assert drive.source.queue_arn == stack.get_att("IndexQueue.Arn")  # type: ignore[attr-defined]
+    assert drive.source.queue_arn == stack.get_att(f"{queue}.Arn")  # type: ignore[attr-defined]
