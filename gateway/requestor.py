@@ -1,4 +1,4 @@
-"""Associations that we open: C-STORE sub-operations, C-ECHO, N-EVENT-REPORT.
+"""Associations that the gateway opens, for C-STORE sub-operations.
 
 The same wire and messages as the acceptor's, from the other side. Every failure is one exception
 with one sentence that names the peer.
@@ -129,7 +129,7 @@ class RequestedAssociation:
         return response
 
     def echo(self) -> CommandSet:
-        """Send C-ECHO-RQ on the accepted Verification context, or raise `AssociationRefused`."""
+        """Send C-ECHO-RQ on the accepted Verification context, or raise `ConnectionFailed`."""
         context = self.context_for(_VERIFICATION)
         if context is None:
             raise ConnectionFailed(f"{self.peer_name} did not accept Verification")

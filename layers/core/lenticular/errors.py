@@ -18,10 +18,6 @@ class CannotUnderstand(SenderError):
     """The data set cannot be read as its negotiated transfer syntax."""
 
 
-class IdentityMismatch(SenderError):
-    """The data set's SOP Class or SOP Instance UID is not the command's."""
-
-
 class InvalidIdentifier(SenderError):
     """A query identifier breaks the rules of its information model (PS3.4 C.4.1.1.3, C.4.2.2.1)."""
 

@@ -5,7 +5,7 @@ be read without them. Only top-level elements count, as a nested icon has a desc
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from struct import unpack
 from typing import Final
 
@@ -76,10 +76,6 @@ class ImagePixel:
     def native_bytes(self) -> int:
         """Bytes of all frames in native form, where 1-bit frames follow without a gap."""
         return -(-self.frame_bits * self.frames // 8)
-
-    def labelled(self, photometric_interpretation: str) -> "ImagePixel":
-        """Return the same layout with another Photometric Interpretation."""
-        return replace(self, photometric_interpretation=photometric_interpretation)
 
 
 def describing_values(elements: Iterable[Element]) -> dict[int, bytes]:
