@@ -68,6 +68,16 @@ def associate(gateway: Gateway) -> RawPeer:
     return peer
 
 
+def accepted(gateway: Gateway) -> RawPeer | None:
+    """Get an association if there is one to be had."""
+    peer = gateway.connect()
+    peer.send(associate_rq(called=gateway.aet))
+    if peer.read_pdu()[0] == 2:
+        return peer
+    peer.sock.close()
+    return None
+
+
 def is_served(peer: RawPeer) -> bool:
     """Tell whether an association is answered."""
     peer.send(echo_rq())
@@ -356,13 +366,21 @@ def test_a_worker_without_file_descriptors_serves_again_when_it_has_some(
         limits = {pid: resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in gateway.workers()}
         for pid, (_, hard) in limits.items():
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, hard))
-        for _ in range(WORKERS):
+
+        def answer() -> bytes:
             with gateway.connect() as peer:
                 peer.send(associate_rq(called=gateway.aet))
-                assert peer.is_closed()
+                return b"" if peer.is_closed() else b"answered"
+
+        # A slot comes back a moment after the connection that had it is gone: until then the next
+        # peer is refused.
+        for _ in range(WORKERS):
+            eventually(answer, until=lambda kind: kind == b"")
         for pid, limit in limits.items():
             resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
-        with associate(gateway) as peer:
+        peer = eventually(lambda: accepted(gateway))
+        assert peer is not None
+        with peer:
             assert is_served(peer)
             assert rejection(gateway) == LOCAL_LIMIT_EXCEEDED
 
