@@ -25,7 +25,7 @@ from tests.peers.faulty_s3 import Fault, FaultyS3, faulty_s3
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
 from tests.peers.node_process import ROOT
 
-pytestmark = pytest.mark.peers
+pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
 AET = "CT1"
 UNKNOWN = (str(CTImageStorage), "1.2.3.4.5")

@@ -72,6 +72,7 @@ def _find_until(node: Node, sop_instance_uids: set[str]) -> dict[str, dict[str, 
             return found
 
 
+@pytest.mark.slow
 def test_every_file_dcmtk_can_send_is_found_and_comes_back_bit_identical(
     empty_clinic: Clinic, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,6 +53,7 @@ def scratch(tmp_path: Path) -> Path:
 # The gateway is killed
 
 
+@pytest.mark.slow
 def test_no_acknowledged_instance_is_lost_when_the_gateway_is_killed(
     start: StartGateway, tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ from tests.peers.gateway_process import Gateway, Stores, running_gateway
 from tests.peers.instances import PATIENT_ID, PATIENT_NAME, study
 from tests.peers.storing import store
 
-pytestmark = pytest.mark.peers
+pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
 SUCCESS: Final = 0x0000
 SOP_CLASS_NOT_SUPPORTED: Final = 0x0122

@@ -20,7 +20,11 @@ from lenticular.transfer_syntaxes import BY_UID
 from tests.peers import dcmtk
 from tests.peers.corpus import CorpusFile, corpus_files, data_set_of
 
-pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore::UserWarning:pydicom")]
+pytestmark = [
+    pytest.mark.peers,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::UserWarning:pydicom"),
+]
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 JPEG_LOSSLESS = "1.2.840.10008.1.2.4.70"

@@ -14,7 +14,7 @@ from tests.peers.faulty_s3 import Fault, FaultyS3
 from tests.peers.node_process import running_node
 from tests.peers.procedures import Modality, ended, modality, send_by_dcmjs, series, started
 
-pytestmark = pytest.mark.peers
+pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
 OBJECTS = "PUT /"
 

@@ -42,7 +42,7 @@ from tests.peers.gateway_process import Gateway, ask
 from tests.peers.instances import altered, study
 from tests.peers.storing import store, storing
 
-pytestmark = pytest.mark.peers
+pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
 MISMATCH: Final = 0xA900
 CANNOT_UNDERSTAND: Final = 0xC000

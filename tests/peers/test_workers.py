@@ -22,7 +22,7 @@ from tests.peers.instances import Instance, study
 from tests.peers.pki import Authority, Identity
 from tests.peers.storing import storing
 
-pytestmark = pytest.mark.peers
+pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
 WORKERS = 3
 LOCAL_LIMIT_EXCEEDED = (2, 3, 2)
