@@ -200,10 +200,10 @@ class Draft(io.FileIO):
 
     def __init__(self, journal: "Journal", name: str, room: Room) -> None:
         """Create the file, and take of `room` as it grows."""
+        self.journal = journal
         self.name_in_journal = name
         #: Bytes taken of the room.
         self.taken = 0
-        self._journal = journal
         self._room = room
         self._is_entry = False
         super().__init__(journal.create_part(name), "rb+")
@@ -235,7 +235,7 @@ class Draft(io.FileIO):
             super().close()
         finally:
             if not self._is_entry:
-                self._journal.remove(f"{self.name_in_journal}{_PART}")
+                self.journal.remove(f"{self.name_in_journal}{_PART}")
                 self._room.give_back(self.taken)
 
 
@@ -308,7 +308,7 @@ class Journal:
         return Draft(self, self._next_name(), room)
 
     def commit(self, draft: Draft) -> "Entry":
-        """Make an entry of a draft, its trailer included; as `add` otherwise."""
+        """Make an entry of a draft of this journal, its trailer included; as `add` otherwise."""
         os.fsync(draft.fileno())
         self._publish(draft.name_in_journal)
         draft.became_entry()

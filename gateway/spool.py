@@ -96,6 +96,7 @@ class Spool:
                 f"LENTICULAR_SPOOL_DIR cannot be used: {error.strerror}; it must be a directory "
                 "this process may write to, on a file system with locks"
             ) from error
+        self._replacing = threading.Lock()
         self._adopted: set[Journal] = set()
         self._changed = threading.Condition()
         #: When each entry arrived, by its number; those in hand too.
@@ -168,10 +169,11 @@ class Spool:
 
         It is in the journal already, so that what it holds is written once.
         """
+        journal = self._journal
         try:
-            return self._journal.draft(self._room)
+            return journal.draft(self._room)
         except OSError as error:
-            self._note(error)
+            self._note(error, journal)
             raise
 
     def keep(self, key: str, file: Buffered | bytearray, metadata: Mapping[str, str]) -> bool:
@@ -188,11 +190,12 @@ class Spool:
             self._room.take(taken)
         except OSError as error:
             raise _unavailable(error) from error
+        journal = self._journal
         try:
-            entry = self._journal.add(file, tail)
+            entry = journal.add(file, tail)
         except OSError as error:
             self._room.give_back(taken)
-            self._note(error)
+            self._note(error, journal)
             raise _unavailable(error) from error
         self._room.note_disk(None)
         self._enqueue(entry, _Fresh(trailer, file))
@@ -204,22 +207,33 @@ class Spool:
         try:
             file.seek(0, 2)
             file.write(Trailer(key, metadata, file.tell()).encode())
-            entry = self._journal.commit(file)
+            # Not of the journal that is ours by now: its files have the same numbers.
+            entry = file.journal.commit(file)
         except OSError as error:
-            self._note(error)
+            self._note(error, file.journal)
             raise _unavailable(error) from error
         self._room.note_disk(None)
         self._enqueue(entry)
         return True
 
-    def _note(self, error: OSError) -> None:
+    def _note(self, error: OSError, journal: Journal) -> None:
+        """Draw from what a journal did not take what it means for the next instance."""
         if isinstance(error, FileNotFoundError):
-            # We were cut off from the disk and taken for dead, and our heir emptied the journal.
-            with contextlib.suppress(OSError):
-                self._journal = Journal.create(self._root)
-            _log.warning("the journal went to another process; a new one is begun")
+            self._replace(journal)
         elif not isinstance(error, NoRoom):
             self._room.note_disk(error)
+
+    def _replace(self, journal: Journal) -> None:
+        """Begin another journal: we were cut off and taken for dead, and our heir emptied it."""
+        with self._replacing:
+            if self._journal is not journal:
+                return
+            try:
+                self._journal = Journal.create(self._root)
+            except OSError as error:
+                self._room.note_disk(error)
+            else:
+                _log.warning("the journal went to another process; a new one is begun")
 
     def _enqueue(self, entry: Entry, fresh: _Fresh | None = None) -> None:
         with self._changed:
@@ -392,10 +406,11 @@ class Spool:
                 self._adopt(journal)
 
     def _probe(self) -> None:
+        journal = self._journal
         try:
-            self._journal.probe()
+            journal.probe()
         except OSError as error:
-            self._note(error)
+            self._note(error, journal)
         else:
             self._room.note_disk(None)
 

@@ -186,6 +186,44 @@ def test_a_process_whose_journal_was_emptied_by_another_begins_a_new_one(
     assert not set(before) & set(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_a_file_begun_in_a_journal_that_was_replaced_becomes_an_entry_there_or_none(
+    spool: Spool, tmp_path: Path, *, is_gone: bool
+) -> None:
+    [before] = (path for path in tmp_path.iterdir() if path.is_dir())
+    first, lost = spool.scratch(), spool.scratch()
+    first.write(FILE)
+    # The heir removes what it takes for given up, and then perhaps the directory.
+    (before / f"{lost.name_in_journal}.part").unlink()
+    with pytest.raises(StoreUnavailable):
+        spool.keep_large(KEY, lost, METADATA)
+    half = spool.scratch()
+    half.write(FILE[:100])
+    # Both are the first of their journals.
+    assert half.name_in_journal == first.name_in_journal
+    if is_gone:
+        for path in before.iterdir():
+            path.unlink()
+        before.rmdir()
+        with pytest.raises(StoreUnavailable):
+            spool.keep_large(KEY, first, METADATA)
+    else:
+        assert spool.keep_large(KEY, first, METADATA)
+    for draft in (first, lost):
+        draft.close()
+    begun, *kept = sorted(tmp_path.glob("*/*"), key=lambda path: path.stat().st_size)
+    assert (begun.suffix, begun.stat().st_size) == (".part", 100)
+    assert begun.parent != before
+    assert [(path.parent, path.suffix) for path in kept] == [(before, ".entry")] * (not is_gone)
+    # The new journal is still the one in use.
+    with half:
+        half.write(FILE[100:])
+        assert spool.keep_large(KEY, half, METADATA)
+    assert keep_short(spool)
+    assert files(tmp_path) == [".entry"] * (2 + len(kept))
+    assert len(list(begun.parent.iterdir())) == 2
+
+
 def test_a_journal_that_nothing_is_in_is_gone_when_its_process_ends(
     spool: Spool, tmp_path: Path
 ) -> None:
