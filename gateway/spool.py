@@ -35,7 +35,7 @@ from typing import IO, Final
 from lenticular.errors import OperatorError, StoreUnavailable
 
 from .custody import Buffered, Custody
-from .journal import Draft, Entry, EntryUnreadable, Journal, NoRoom, Room, Trailer
+from .journal import Draft, Entry, EntryUnreadable, Journal, NoRoom, Room, Trailer, is_gone
 
 _log: Final = logging.getLogger(__name__)
 
@@ -218,7 +218,7 @@ class Spool:
 
     def _note(self, error: OSError, journal: Journal) -> None:
         """Draw from what a journal did not take what it means for the next instance."""
-        if isinstance(error, FileNotFoundError):
+        if is_gone(error):
             self._replace(journal)
         elif not isinstance(error, NoRoom):
             self._room.note_disk(error)
@@ -258,12 +258,13 @@ class Spool:
                 self._upload(waiting)
             except _SameFileUnderWay:
                 self._put_off(waiting, _SAME_FILE_SECONDS)
-            except FileNotFoundError:
-                # Whoever else had this journal in hand has uploaded it.
-                self._done(waiting)
             except EntryUnreadable as error:
                 self._set_aside(waiting, str(error))
             except Exception as error:  # noqa: BLE001 - nothing may end this thread
+                if is_gone(error):
+                    # Whoever else had this journal in hand has uploaded it.
+                    self._done(waiting)
+                    continue
                 failures += 1
                 waiting.failures += 1
                 self._note_failure(error)

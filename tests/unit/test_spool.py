@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -17,6 +17,7 @@ from gateway.custody import Custody
 from gateway.journal import EntryFile, EntryUnreadable, Journal, NoRoom, Room
 from gateway.spool import Spool
 from lenticular.errors import OperatorError, StoreUnavailable
+from tests.cloud.deadline import eventually
 
 FILE: Final = b"\1" * 5000
 KEY: Final = f"instances/1.2/1.2.3/1.2.3.4/{hashlib.sha256(FILE).hexdigest()}.dcm"
@@ -168,6 +169,31 @@ def test_the_journal_of_a_process_that_lives_is_its_own(spool: Spool, tmp_path: 
     assert list(Journal.adopt_orphans(tmp_path, ())) == []
 
 
+@pytest.fixture(params=["local", "nfs"])
+def disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the disk be as local ones are, and then as NFS, which tells of what is gone by ESTALE.
+
+    It does so wherever a name is looked up in a directory, or a directory is read, by descriptor.
+    """
+    if request.param == "local":
+        return
+
+    def as_of_nfs(call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any, **options: Any) -> Any:
+            of = options.get("dir_fd", options.get("src_dir_fd"))
+            if of is None and isinstance(arguments[0], int):
+                of = arguments[0]
+            if of is not None and os.fstat(of).st_nlink == 0:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            return call(*arguments, **options)
+
+        return called
+
+    for name in ("open", "rename", "unlink", "scandir", "fsync"):
+        monkeypatch.setattr(os, name, as_of_nfs(getattr(os, name)))
+
+
+@pytest.mark.usefixtures("disk")
 def test_a_process_whose_journal_was_emptied_by_another_begins_a_new_one(
     spool: Spool, tmp_path: Path
 ) -> None:
@@ -175,8 +201,7 @@ def test_a_process_whose_journal_was_emptied_by_another_begins_a_new_one(
     before = list(tmp_path.iterdir())
     scratch = spool.scratch()
     scratch.write(FILE)
-    for path in (*tmp_path.glob("*/*.part"), *before):
-        path.rmdir() if path.is_dir() else path.unlink()
+    remove_journals(tmp_path)
     with pytest.raises(StoreUnavailable):
         spool.keep_large(KEY, scratch, METADATA)
     scratch.close()
@@ -184,6 +209,52 @@ def test_a_process_whose_journal_was_emptied_by_another_begins_a_new_one(
     assert keep_long(spool)
     assert files(tmp_path) == [".entry", ".entry"]
     assert not set(before) & set(tmp_path.iterdir())
+    assert spool.shortage() is None
+
+
+@pytest.mark.usefixtures("disk")
+@both_sizes
+def test_the_first_instance_after_a_journal_is_gone_is_turned_away_and_no_other(
+    spool: Spool, tmp_path: Path, keep: Keep
+) -> None:
+    remove_journals(tmp_path)
+    with pytest.raises((StoreUnavailable, OSError)):
+        keep(spool)
+    assert spool.shortage() is None
+    assert keep(spool)
+    assert files(tmp_path) == [".entry"]
+
+
+@pytest.mark.usefixtures("disk")
+def test_an_entry_that_another_process_has_uploaded_is_not_waited_for(
+    spool: Spool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert keep_long(spool)
+    remove_journals(tmp_path)
+    spool.start()
+    eventually(spool.gauges, until=lambda gauges: gauges["SpoolDepth"] == 0)
+    spool.close(monotonic() + 10)
+    assert spool.gauges()["SpoolBytes"] == 0
+    assert caplog.messages == []
+
+
+@pytest.mark.usefixtures("disk")
+def test_a_journal_that_another_process_ends_while_we_take_it_over_is_empty(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal.create(tmp_path)
+    remove_journals(tmp_path)
+    assert journal.sweep() == ([], 0)
+    journal.remove_entry("000000000001")
+    assert journal.retire()
+    assert caplog.messages == []
+
+
+def remove_journals(root: Path) -> None:
+    for path in root.glob("*/*"):
+        path.unlink()
+    for path in root.iterdir():
+        path.rmdir() if path.is_dir() else path.unlink()
 
 
 @pytest.mark.parametrize("is_gone", [False, True])
