@@ -42,7 +42,7 @@ import secrets
 import struct
 import threading
 import zlib
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -283,21 +283,26 @@ class Journal:
         return cls(root, name, lock)
 
     @classmethod
-    def adopt_orphans(cls, root: Path, held: Container[str]) -> Iterator[Self]:
-        """Take over the journals whose processes have ended; `held` are our own."""
-        found = (path.name.removesuffix(_LOCK) for path in root.glob(f"{_NAME}*"))
-        for name in sorted({each for each in found if "." not in each and each not in held}):
-            # One without its directory is being ended; of one without its lock a person took it.
-            lock = _acquire(root, name, os.O_CREAT if (root / name).is_dir() else 0)
-            if lock is None:
-                continue
+    def adopt(cls, root: Path, name: str) -> Self | None:
+        """Take over a journal whose process has ended; None when it lives or there is none.
+
+        Raises `OSError` when it cannot be opened.
+        """
+        # One without its directory is being ended; of one without its lock a person took it.
+        lock = _acquire(root, name, os.O_CREAT if (root / name).is_dir() else 0)
+        if lock is None:
+            return None
+        try:
+            return cls(root, name, lock)
+        except OSError as error:
             try:
-                yield cls(root, name, lock)
-            except OSError as error:
                 if not is_gone(error):
                     raise
                 # Whoever began or ended it did not get to the other half.
-                _release(root, name, lock)
+                _remove_lock(root, name)
+            finally:
+                os.close(lock)
+        return None
 
     # Writing
 
@@ -419,9 +424,17 @@ class Journal:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                 return False
             raise
+        # Until this has worked it may be asked for again, so nothing is closed before.
+        _remove_lock(self._root, self.name)
         os.close(self._directory)
-        _release(self._root, self.name, self._lock)
+        os.close(self._lock)
         return True
+
+
+def journals(root: Path) -> list[str]:
+    """Name all journals, those that are half there too, in a fixed order."""
+    found = (path.name.removesuffix(_LOCK) for path in root.glob(f"{_NAME}*"))
+    return sorted({name for name in found if "." not in name})
 
 
 def _acquire(root: Path, name: str, create: int) -> int | None:
@@ -449,10 +462,9 @@ def _acquire(root: Path, name: str, create: int) -> int | None:
     return None
 
 
-def _release(root: Path, name: str, lock: int) -> None:
+def _remove_lock(root: Path, name: str) -> None:
     with _gone_or_not():
         (root / f"{name}{_LOCK}").unlink()
-    os.close(lock)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,17 @@ from typing import IO, Final
 from lenticular.errors import OperatorError, StoreUnavailable
 
 from .custody import Buffered, Custody
-from .journal import Draft, Entry, EntryUnreadable, Journal, NoRoom, Room, Trailer, is_gone
+from .journal import (
+    Draft,
+    Entry,
+    EntryUnreadable,
+    Journal,
+    NoRoom,
+    Room,
+    Trailer,
+    is_gone,
+    journals,
+)
 
 _log: Final = logging.getLogger(__name__)
 
@@ -98,6 +108,8 @@ class Spool:
             ) from error
         self._replacing = threading.Lock()
         self._adopted: set[Journal] = set()
+        #: Names of journals that cannot be looked after.
+        self._failing: set[str] = set()
         self._changed = threading.Condition()
         #: When each entry arrived, by its number; those in hand too.
         self._arrived: dict[int, float] = {}
@@ -366,16 +378,37 @@ class Spool:
         while not self._closing.is_set():
             try:
                 self._retire_adopted()
-                for journal in Journal.adopt_orphans(self._root, self._held_journals()):
-                    self._adopt(journal)
+                self._adopt_orphans()
                 if self._room.disk_failed:
                     self._probe()
             except Exception:  # noqa: BLE001 - nothing may end this thread
                 _log.exception("the spool's directory cannot be looked after")
             self._closing.wait(_LOOK_SECONDS)
 
-    def _held_journals(self) -> set[str]:
-        return {journal.name for journal in (self._journal, *self._adopted)}
+    @contextlib.contextmanager
+    def _telling_once(self, name: str) -> Iterator[None]:
+        """Have a journal that fails hold up no other, and tell of it when that begins."""
+        try:
+            yield
+        except OSError as error:
+            if name not in self._failing:
+                self._failing.add(name)
+                _log.error(
+                    "a journal cannot be looked after",
+                    extra={"journal": name, "reason": error.strerror},
+                )
+        else:
+            self._failing.discard(name)
+
+    def _adopt_orphans(self) -> None:
+        held = {journal.name for journal in (self._journal, *self._adopted)}
+        for name in journals(self._root):
+            if name in held:
+                continue
+            with self._telling_once(name):
+                journal = Journal.adopt(self._root, name)
+                if journal is not None:
+                    self._adopt(journal)
 
     def _adopt(self, journal: Journal) -> None:
         self._adopted.add(journal)
@@ -400,11 +433,12 @@ class Spool:
             if self._left[journal]:
                 continue
             del self._left[journal]
-            if journal.retire():
-                self._adopted.discard(journal)
-            else:
-                # Its first owner lives after all, or something could not be moved or removed.
-                self._adopt(journal)
+            with self._telling_once(journal.name):
+                if journal.retire():
+                    self._adopted.discard(journal)
+                else:
+                    # Its first owner lives after all, or something could not be moved or removed.
+                    self._adopt(journal)
 
     def _probe(self) -> None:
         journal = self._journal

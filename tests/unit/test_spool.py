@@ -5,6 +5,7 @@ import gc
 import hashlib
 import logging
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Final
 import pytest
 
 from gateway.custody import Custody
-from gateway.journal import EntryFile, EntryUnreadable, Journal, NoRoom, Room
+from gateway.journal import EntryFile, EntryUnreadable, Journal, NoRoom, Room, journals
 from gateway.spool import Spool
 from lenticular.errors import OperatorError, StoreUnavailable
 from tests.cloud.deadline import eventually
@@ -45,6 +46,7 @@ def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Spool:
     """Return a spool that uploads nothing, with room for three files."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
         monkeypatch.setenv(name, "any")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
     return Spool(
         tmp_path, Custody("any", retry_seconds=0), max_bytes=16_500, uploads=1, memory_bytes=10_000
     )
@@ -166,7 +168,64 @@ def test_an_entry_that_cannot_be_read_leaves_no_descriptor_and_closes_no_other(
 
 def test_the_journal_of_a_process_that_lives_is_its_own(spool: Spool, tmp_path: Path) -> None:
     assert keep_short(spool)
-    assert list(Journal.adopt_orphans(tmp_path, ())) == []
+    [name] = journals(tmp_path)
+    assert Journal.adopt(tmp_path, name) is None
+
+
+@pytest.mark.parametrize("unusable", ["journal-0", "journal-0.lock"])
+def test_a_journal_that_cannot_be_opened_holds_up_no_other_and_is_told_of_once(
+    spool: Spool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    unusable: str,
+) -> None:
+    monkeypatch.setattr("gateway.spool._LOOK_SECONDS", 0.1)
+    # A lock is no directory, and a journal is nothing else.
+    if unusable.endswith(".lock"):
+        (tmp_path / "journal-0").mkdir()
+        (tmp_path / unusable).mkdir()
+    else:
+        (tmp_path / "journal-0.lock").touch()
+        (tmp_path / unusable).touch()
+    assert keep_long(spool)
+    [kept] = tmp_path.glob("*/*.entry")
+    spool.start()
+    for number in (1, 2):
+        # Moved there whole: the looker may come at any moment.
+        shutil.copytree(kept.parent, tmp_path / "copy")
+        (tmp_path / "copy").rename(tmp_path / f"journal-{number}")
+        eventually(lambda: spool.gauges()["SpoolDepth"], until=(1.0 + number).__eq__)
+    spool.close(None)
+    [told] = (r for r in caplog.records if r.message == "a journal cannot be looked after")
+    assert vars(told)["journal"] == "journal-0"
+
+
+def test_a_journal_that_cannot_be_opened_takes_no_descriptor(tmp_path: Path) -> None:
+    for name in ("journal-0", "journal-0.lock"):
+        (tmp_path / name).touch()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(NotADirectoryError):
+        Journal.adopt(tmp_path, "journal-0")
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert journals(tmp_path) == ["journal-0"]
+
+
+def test_a_journal_that_could_not_be_ended_is_ended_later_and_closes_no_other_file(
+    tmp_path: Path,
+) -> None:
+    journal = Journal.create(tmp_path)
+    # What is in the lock's place cannot be unlinked.
+    lock = tmp_path / f"{journal.name}.lock"
+    lock.unlink()
+    lock.mkdir()
+    with pytest.raises(OSError, match=r"directory|permitted"):
+        journal.retire()
+    other = os.open(tmp_path, os.O_RDONLY)
+    lock.rmdir()
+    assert journal.retire()
+    assert os.fstat(other).st_ino == tmp_path.stat().st_ino
+    os.close(other)
 
 
 @pytest.fixture(params=["local", "nfs"])
