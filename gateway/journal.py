@@ -22,7 +22,8 @@ A process that ends lets go of its lock, however it ends; any other may then tak
 A lock on NFS can also be lost by a process that lives but was cut off for longer than its lease.
 Then two empty one journal, which is harmless, for what they do is idempotent. And the first owner
 cannot acknowledge what nobody will look for: its heir removes each .part and, when nothing else is
-left, the directory, and whoever renames a file, or into a directory, that is gone hears of it.
+left, the directory, and whoever renames a file, or into a directory, that is gone hears of it: from
+a local disk as ENOENT, from NFS as ESTALE.
 
 Only open, write, fsync, rename, unlink and flock are asked of the file system, as EFS and NFSv4
 have them: no O_TMPFILE, no link, no file that two processes write to.
@@ -41,7 +42,7 @@ import secrets
 import struct
 import threading
 import zlib
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -68,6 +69,21 @@ _TEXT_MAX_BYTES: Final = 16 << 10
 _PROBE_BYTES: Final = 1 << 20
 #: Below this share of the limit a full spool counts as having room again.
 _ROOM_AGAIN: Final = 0.9
+
+
+def is_gone(error: Exception) -> bool:
+    """Tell whether a file, or the directory it was in, was removed by somebody else."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ESTALE)
+
+
+@contextlib.contextmanager
+def _gone_or_not() -> Iterator[None]:
+    """Be content when what is to be removed or looked at is gone already."""
+    try:
+        yield
+    except OSError as error:
+        if not is_gone(error):
+            raise
 
 
 class NoRoom(OSError):
@@ -200,10 +216,10 @@ class Draft(io.FileIO):
 
     def __init__(self, journal: "Journal", name: str, room: Room) -> None:
         """Create the file, and take of `room` as it grows."""
+        self.journal = journal
         self.name_in_journal = name
         #: Bytes taken of the room.
         self.taken = 0
-        self._journal = journal
         self._room = room
         self._is_entry = False
         super().__init__(journal.create_part(name), "rb+")
@@ -219,7 +235,8 @@ class Draft(io.FileIO):
                 while at < length:
                     at += super().write(view[at:])
             except OSError as error:
-                self._room.note_disk(error)
+                if not is_gone(error):
+                    self._room.note_disk(error)
                 raise
         return length
 
@@ -235,7 +252,7 @@ class Draft(io.FileIO):
             super().close()
         finally:
             if not self._is_entry:
-                self._journal.remove(f"{self.name_in_journal}{_PART}")
+                self.journal.remove(f"{self.name_in_journal}{_PART}")
                 self._room.give_back(self.taken)
 
 
@@ -266,19 +283,26 @@ class Journal:
         return cls(root, name, lock)
 
     @classmethod
-    def adopt_orphans(cls, root: Path, held: Container[str]) -> Iterator[Self]:
-        """Take over the journals whose processes have ended; `held` are our own."""
-        found = (path.name.removesuffix(_LOCK) for path in root.glob(f"{_NAME}*"))
-        for name in sorted({each for each in found if "." not in each and each not in held}):
-            # One without its directory is being ended; of one without its lock a person took it.
-            lock = _acquire(root, name, os.O_CREAT if (root / name).is_dir() else 0)
-            if lock is None:
-                continue
+    def adopt(cls, root: Path, name: str) -> Self | None:
+        """Take over a journal whose process has ended; None when it lives or there is none.
+
+        Raises `OSError` when it cannot be opened.
+        """
+        # One without its directory is being ended; of one without its lock a person took it.
+        lock = _acquire(root, name, os.O_CREAT if (root / name).is_dir() else 0)
+        if lock is None:
+            return None
+        try:
+            return cls(root, name, lock)
+        except OSError as error:
             try:
-                yield cls(root, name, lock)
-            except FileNotFoundError:
+                if not is_gone(error):
+                    raise
                 # Whoever began or ended it did not get to the other half.
-                _release(root, name, lock)
+                _remove_lock(root, name)
+            finally:
+                os.close(lock)
+        return None
 
     # Writing
 
@@ -308,7 +332,7 @@ class Journal:
         return Draft(self, self._next_name(), room)
 
     def commit(self, draft: Draft) -> "Entry":
-        """Make an entry of a draft, its trailer included; as `add` otherwise."""
+        """Make an entry of a draft of this journal, its trailer included; as `add` otherwise."""
         os.fsync(draft.fileno())
         self._publish(draft.name_in_journal)
         draft.became_entry()
@@ -352,13 +376,13 @@ class Journal:
         """
         entries = []
         unfinished = 0
-        with os.scandir(self._directory) as found:
+        with _gone_or_not(), os.scandir(self._directory) as found:
             for each in found:
                 if each.name.endswith(_PART):
                     self.remove(each.name)
                     unfinished += 1
                 elif each.name.endswith(_ENTRY):
-                    with contextlib.suppress(FileNotFoundError):
+                    with _gone_or_not():
                         about = each.stat()
                         name = each.name.removesuffix(_ENTRY)
                         entries.append(Entry(self, name, about.st_size, about.st_mtime))
@@ -383,9 +407,8 @@ class Journal:
     def remove(self, file_name: str) -> None:
         """Remove a file; one that cannot be removed is found again by whoever comes next."""
         try:
-            os.unlink(file_name, dir_fd=self._directory)
-        except FileNotFoundError:
-            pass
+            with _gone_or_not():
+                os.unlink(file_name, dir_fd=self._directory)
         except OSError as error:
             _log.error(
                 "a file of the spool cannot be removed",
@@ -395,16 +418,23 @@ class Journal:
     def retire(self) -> bool:
         """End an empty journal; False when there is something in it."""
         try:
-            (self._root / self.name).rmdir()
-        except FileNotFoundError:
-            pass
+            with _gone_or_not():
+                (self._root / self.name).rmdir()
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                 return False
             raise
+        # Until this has worked it may be asked for again, so nothing is closed before.
+        _remove_lock(self._root, self.name)
         os.close(self._directory)
-        _release(self._root, self.name, self._lock)
+        os.close(self._lock)
         return True
+
+
+def journals(root: Path) -> list[str]:
+    """Name all journals, those that are half there too, in a fixed order."""
+    found = (path.name.removesuffix(_LOCK) for path in root.glob(f"{_NAME}*"))
+    return sorted({name for name in found if "." not in name})
 
 
 def _acquire(root: Path, name: str, create: int) -> int | None:
@@ -413,8 +443,8 @@ def _acquire(root: Path, name: str, create: int) -> int | None:
     try:
         # NFS gives an exclusive lock only on what may be written.
         lock = os.open(path, os.O_RDWR | create, 0o600)
-    except FileNotFoundError:
-        if create:
+    except OSError as error:
+        if create or not is_gone(error):
             raise
         return None
     try:
@@ -422,18 +452,19 @@ def _acquire(root: Path, name: str, create: int) -> int | None:
         # Whoever had it may have removed the file since we opened it.
         if os.path.samestat(path.stat(), os.fstat(lock)):
             return lock
-    except (BlockingIOError, FileNotFoundError):
+    except BlockingIOError:
         pass
-    except OSError:
-        os.close(lock)
-        raise
+    except OSError as error:
+        if not is_gone(error):
+            os.close(lock)
+            raise
     os.close(lock)
     return None
 
 
-def _release(root: Path, name: str, lock: int) -> None:
-    (root / f"{name}{_LOCK}").unlink(missing_ok=True)
-    os.close(lock)
+def _remove_lock(root: Path, name: str) -> None:
+    with _gone_or_not():
+        (root / f"{name}{_LOCK}").unlink()
 
 
 @dataclass(frozen=True, slots=True)

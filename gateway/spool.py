@@ -35,7 +35,17 @@ from typing import IO, Final
 from lenticular.errors import OperatorError, StoreUnavailable
 
 from .custody import Buffered, Custody
-from .journal import Draft, Entry, EntryUnreadable, Journal, NoRoom, Room, Trailer
+from .journal import (
+    Draft,
+    Entry,
+    EntryUnreadable,
+    Journal,
+    NoRoom,
+    Room,
+    Trailer,
+    is_gone,
+    journals,
+)
 
 _log: Final = logging.getLogger(__name__)
 
@@ -96,7 +106,10 @@ class Spool:
                 f"LENTICULAR_SPOOL_DIR cannot be used: {error.strerror}; it must be a directory "
                 "this process may write to, on a file system with locks"
             ) from error
+        self._replacing = threading.Lock()
         self._adopted: set[Journal] = set()
+        #: Names of journals that cannot be looked after.
+        self._failing: set[str] = set()
         self._changed = threading.Condition()
         #: When each entry arrived, by its number; those in hand too.
         self._arrived: dict[int, float] = {}
@@ -168,10 +181,11 @@ class Spool:
 
         It is in the journal already, so that what it holds is written once.
         """
+        journal = self._journal
         try:
-            return self._journal.draft(self._room)
+            return journal.draft(self._room)
         except OSError as error:
-            self._note(error)
+            self._note(error, journal)
             raise
 
     def keep(self, key: str, file: Buffered | bytearray, metadata: Mapping[str, str]) -> bool:
@@ -188,11 +202,12 @@ class Spool:
             self._room.take(taken)
         except OSError as error:
             raise _unavailable(error) from error
+        journal = self._journal
         try:
-            entry = self._journal.add(file, tail)
+            entry = journal.add(file, tail)
         except OSError as error:
             self._room.give_back(taken)
-            self._note(error)
+            self._note(error, journal)
             raise _unavailable(error) from error
         self._room.note_disk(None)
         self._enqueue(entry, _Fresh(trailer, file))
@@ -204,22 +219,33 @@ class Spool:
         try:
             file.seek(0, 2)
             file.write(Trailer(key, metadata, file.tell()).encode())
-            entry = self._journal.commit(file)
+            # Not of the journal that is ours by now: its files have the same numbers.
+            entry = file.journal.commit(file)
         except OSError as error:
-            self._note(error)
+            self._note(error, file.journal)
             raise _unavailable(error) from error
         self._room.note_disk(None)
         self._enqueue(entry)
         return True
 
-    def _note(self, error: OSError) -> None:
-        if isinstance(error, FileNotFoundError):
-            # We were cut off from the disk and taken for dead, and our heir emptied the journal.
-            with contextlib.suppress(OSError):
-                self._journal = Journal.create(self._root)
-            _log.warning("the journal went to another process; a new one is begun")
+    def _note(self, error: OSError, journal: Journal) -> None:
+        """Draw from what a journal did not take what it means for the next instance."""
+        if is_gone(error):
+            self._replace(journal)
         elif not isinstance(error, NoRoom):
             self._room.note_disk(error)
+
+    def _replace(self, journal: Journal) -> None:
+        """Begin another journal: we were cut off and taken for dead, and our heir emptied it."""
+        with self._replacing:
+            if self._journal is not journal:
+                return
+            try:
+                self._journal = Journal.create(self._root)
+            except OSError as error:
+                self._room.note_disk(error)
+            else:
+                _log.warning("the journal went to another process; a new one is begun")
 
     def _enqueue(self, entry: Entry, fresh: _Fresh | None = None) -> None:
         with self._changed:
@@ -244,12 +270,13 @@ class Spool:
                 self._upload(waiting)
             except _SameFileUnderWay:
                 self._put_off(waiting, _SAME_FILE_SECONDS)
-            except FileNotFoundError:
-                # Whoever else had this journal in hand has uploaded it.
-                self._done(waiting)
             except EntryUnreadable as error:
                 self._set_aside(waiting, str(error))
             except Exception as error:  # noqa: BLE001 - nothing may end this thread
+                if is_gone(error):
+                    # Whoever else had this journal in hand has uploaded it.
+                    self._done(waiting)
+                    continue
                 failures += 1
                 waiting.failures += 1
                 self._note_failure(error)
@@ -351,16 +378,37 @@ class Spool:
         while not self._closing.is_set():
             try:
                 self._retire_adopted()
-                for journal in Journal.adopt_orphans(self._root, self._held_journals()):
-                    self._adopt(journal)
+                self._adopt_orphans()
                 if self._room.disk_failed:
                     self._probe()
             except Exception:  # noqa: BLE001 - nothing may end this thread
                 _log.exception("the spool's directory cannot be looked after")
             self._closing.wait(_LOOK_SECONDS)
 
-    def _held_journals(self) -> set[str]:
-        return {journal.name for journal in (self._journal, *self._adopted)}
+    @contextlib.contextmanager
+    def _telling_once(self, name: str) -> Iterator[None]:
+        """Have a journal that fails hold up no other, and tell of it when that begins."""
+        try:
+            yield
+        except OSError as error:
+            if name not in self._failing:
+                self._failing.add(name)
+                _log.error(
+                    "a journal cannot be looked after",
+                    extra={"journal": name, "reason": error.strerror},
+                )
+        else:
+            self._failing.discard(name)
+
+    def _adopt_orphans(self) -> None:
+        held = {journal.name for journal in (self._journal, *self._adopted)}
+        for name in journals(self._root):
+            if name in held:
+                continue
+            with self._telling_once(name):
+                journal = Journal.adopt(self._root, name)
+                if journal is not None:
+                    self._adopt(journal)
 
     def _adopt(self, journal: Journal) -> None:
         self._adopted.add(journal)
@@ -385,17 +433,19 @@ class Spool:
             if self._left[journal]:
                 continue
             del self._left[journal]
-            if journal.retire():
-                self._adopted.discard(journal)
-            else:
-                # Its first owner lives after all, or something could not be moved or removed.
-                self._adopt(journal)
+            with self._telling_once(journal.name):
+                if journal.retire():
+                    self._adopted.discard(journal)
+                else:
+                    # Its first owner lives after all, or something could not be moved or removed.
+                    self._adopt(journal)
 
     def _probe(self) -> None:
+        journal = self._journal
         try:
-            self._journal.probe()
+            journal.probe()
         except OSError as error:
-            self._note(error)
+            self._note(error, journal)
         else:
             self._room.note_disk(None)
 

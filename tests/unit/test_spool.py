@@ -5,18 +5,20 @@ import gc
 import hashlib
 import logging
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from gateway.custody import Custody
-from gateway.journal import EntryFile, EntryUnreadable, Journal, NoRoom, Room
+from gateway.journal import EntryFile, EntryUnreadable, Journal, NoRoom, Room, journals
 from gateway.spool import Spool
 from lenticular.errors import OperatorError, StoreUnavailable
+from tests.cloud.deadline import eventually
 
 FILE: Final = b"\1" * 5000
 KEY: Final = f"instances/1.2/1.2.3/1.2.3.4/{hashlib.sha256(FILE).hexdigest()}.dcm"
@@ -44,6 +46,7 @@ def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Spool:
     """Return a spool that uploads nothing, with room for three files."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
         monkeypatch.setenv(name, "any")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
     return Spool(
         tmp_path, Custody("any", retry_seconds=0), max_bytes=16_500, uploads=1, memory_bytes=10_000
     )
@@ -165,9 +168,91 @@ def test_an_entry_that_cannot_be_read_leaves_no_descriptor_and_closes_no_other(
 
 def test_the_journal_of_a_process_that_lives_is_its_own(spool: Spool, tmp_path: Path) -> None:
     assert keep_short(spool)
-    assert list(Journal.adopt_orphans(tmp_path, ())) == []
+    [name] = journals(tmp_path)
+    assert Journal.adopt(tmp_path, name) is None
 
 
+@pytest.mark.parametrize("unusable", ["journal-0", "journal-0.lock"])
+def test_a_journal_that_cannot_be_opened_holds_up_no_other_and_is_told_of_once(
+    spool: Spool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    unusable: str,
+) -> None:
+    monkeypatch.setattr("gateway.spool._LOOK_SECONDS", 0.1)
+    # A lock is no directory, and a journal is nothing else.
+    if unusable.endswith(".lock"):
+        (tmp_path / "journal-0").mkdir()
+        (tmp_path / unusable).mkdir()
+    else:
+        (tmp_path / "journal-0.lock").touch()
+        (tmp_path / unusable).touch()
+    assert keep_long(spool)
+    [kept] = tmp_path.glob("*/*.entry")
+    spool.start()
+    for number in (1, 2):
+        # Moved there whole: the looker may come at any moment.
+        shutil.copytree(kept.parent, tmp_path / "copy")
+        (tmp_path / "copy").rename(tmp_path / f"journal-{number}")
+        eventually(lambda: spool.gauges()["SpoolDepth"], until=(1.0 + number).__eq__)
+    spool.close(None)
+    [told] = (r for r in caplog.records if r.message == "a journal cannot be looked after")
+    assert vars(told)["journal"] == "journal-0"
+
+
+def test_a_journal_that_cannot_be_opened_takes_no_descriptor(tmp_path: Path) -> None:
+    for name in ("journal-0", "journal-0.lock"):
+        (tmp_path / name).touch()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(NotADirectoryError):
+        Journal.adopt(tmp_path, "journal-0")
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert journals(tmp_path) == ["journal-0"]
+
+
+def test_a_journal_that_could_not_be_ended_is_ended_later_and_closes_no_other_file(
+    tmp_path: Path,
+) -> None:
+    journal = Journal.create(tmp_path)
+    # What is in the lock's place cannot be unlinked.
+    lock = tmp_path / f"{journal.name}.lock"
+    lock.unlink()
+    lock.mkdir()
+    with pytest.raises(OSError, match=r"directory|permitted"):
+        journal.retire()
+    other = os.open(tmp_path, os.O_RDONLY)
+    lock.rmdir()
+    assert journal.retire()
+    assert os.fstat(other).st_ino == tmp_path.stat().st_ino
+    os.close(other)
+
+
+@pytest.fixture(params=["local", "nfs"])
+def disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the disk be as local ones are, and then as NFS, which tells of what is gone by ESTALE.
+
+    It does so wherever a name is looked up in a directory, or a directory is read, by descriptor.
+    """
+    if request.param == "local":
+        return
+
+    def as_of_nfs(call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any, **options: Any) -> Any:
+            of = options.get("dir_fd", options.get("src_dir_fd"))
+            if of is None and isinstance(arguments[0], int):
+                of = arguments[0]
+            if of is not None and os.fstat(of).st_nlink == 0:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            return call(*arguments, **options)
+
+        return called
+
+    for name in ("open", "rename", "unlink", "scandir", "fsync"):
+        monkeypatch.setattr(os, name, as_of_nfs(getattr(os, name)))
+
+
+@pytest.mark.usefixtures("disk")
 def test_a_process_whose_journal_was_emptied_by_another_begins_a_new_one(
     spool: Spool, tmp_path: Path
 ) -> None:
@@ -175,8 +260,7 @@ def test_a_process_whose_journal_was_emptied_by_another_begins_a_new_one(
     before = list(tmp_path.iterdir())
     scratch = spool.scratch()
     scratch.write(FILE)
-    for path in (*tmp_path.glob("*/*.part"), *before):
-        path.rmdir() if path.is_dir() else path.unlink()
+    remove_journals(tmp_path)
     with pytest.raises(StoreUnavailable):
         spool.keep_large(KEY, scratch, METADATA)
     scratch.close()
@@ -184,6 +268,90 @@ def test_a_process_whose_journal_was_emptied_by_another_begins_a_new_one(
     assert keep_long(spool)
     assert files(tmp_path) == [".entry", ".entry"]
     assert not set(before) & set(tmp_path.iterdir())
+    assert spool.shortage() is None
+
+
+@pytest.mark.usefixtures("disk")
+@both_sizes
+def test_the_first_instance_after_a_journal_is_gone_is_turned_away_and_no_other(
+    spool: Spool, tmp_path: Path, keep: Keep
+) -> None:
+    remove_journals(tmp_path)
+    with pytest.raises((StoreUnavailable, OSError)):
+        keep(spool)
+    assert spool.shortage() is None
+    assert keep(spool)
+    assert files(tmp_path) == [".entry"]
+
+
+@pytest.mark.usefixtures("disk")
+def test_an_entry_that_another_process_has_uploaded_is_not_waited_for(
+    spool: Spool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert keep_long(spool)
+    remove_journals(tmp_path)
+    spool.start()
+    eventually(spool.gauges, until=lambda gauges: gauges["SpoolDepth"] == 0)
+    spool.close(monotonic() + 10)
+    assert spool.gauges()["SpoolBytes"] == 0
+    assert caplog.messages == []
+
+
+@pytest.mark.usefixtures("disk")
+def test_a_journal_that_another_process_ends_while_we_take_it_over_is_empty(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal.create(tmp_path)
+    remove_journals(tmp_path)
+    assert journal.sweep() == ([], 0)
+    journal.remove_entry("000000000001")
+    assert journal.retire()
+    assert caplog.messages == []
+
+
+def remove_journals(root: Path) -> None:
+    for path in root.glob("*/*"):
+        path.unlink()
+    for path in root.iterdir():
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_a_file_begun_in_a_journal_that_was_replaced_becomes_an_entry_there_or_none(
+    spool: Spool, tmp_path: Path, *, is_gone: bool
+) -> None:
+    [before] = (path for path in tmp_path.iterdir() if path.is_dir())
+    first, lost = spool.scratch(), spool.scratch()
+    first.write(FILE)
+    # The heir removes what it takes for given up, and then perhaps the directory.
+    (before / f"{lost.name_in_journal}.part").unlink()
+    with pytest.raises(StoreUnavailable):
+        spool.keep_large(KEY, lost, METADATA)
+    half = spool.scratch()
+    half.write(FILE[:100])
+    # Both are the first of their journals.
+    assert half.name_in_journal == first.name_in_journal
+    if is_gone:
+        for path in before.iterdir():
+            path.unlink()
+        before.rmdir()
+        with pytest.raises(StoreUnavailable):
+            spool.keep_large(KEY, first, METADATA)
+    else:
+        assert spool.keep_large(KEY, first, METADATA)
+    for draft in (first, lost):
+        draft.close()
+    begun, *kept = sorted(tmp_path.glob("*/*"), key=lambda path: path.stat().st_size)
+    assert (begun.suffix, begun.stat().st_size) == (".part", 100)
+    assert begun.parent != before
+    assert [(path.parent, path.suffix) for path in kept] == [(before, ".entry")] * (not is_gone)
+    # The new journal is still the one in use.
+    with half:
+        half.write(FILE[100:])
+        assert spool.keep_large(KEY, half, METADATA)
+    assert keep_short(spool)
+    assert files(tmp_path) == [".entry"] * (2 + len(kept))
+    assert len(list(begun.parent.iterdir())) == 2
 
 
 def test_a_journal_that_nothing_is_in_is_gone_when_its_process_ends(
