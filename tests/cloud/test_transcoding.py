@@ -275,6 +275,46 @@ def test_an_instance_that_is_sent_again_after_its_retirement_is_retired_again(
     assert [item["sk"] for item in everything(store)] == [item["sk"] for item in before]
 
 
+def test_a_retired_content_that_is_sent_again_is_as_old_as_it_was(store: Store) -> None:
+    wrong, right = replace(CT, modality="MR"), CT
+    transcoder(store, retire=True).transcode(put(store, wrong))
+    put(store, right)
+    before = everything(store)
+    put(store, wrong)
+    assert everything(store) == before
+    assert item_of(store, CT)["object_key"] == right.key()
+    rebuild(store.archive, store.index())
+    assert everything(store) == before
+
+
+def test_the_one_content_of_an_instance_is_as_old_as_it_was_when_it_is_sent_again(
+    store: Store,
+) -> None:
+    key = put(store, CT)
+    transcoder(store, retire=True).transcode(key)
+    before = everything(store)
+    put(store, CT)
+    assert everything(store) == before
+    transcoder(store, retire=True).transcode(key)
+    assert everything(store) == before
+    for item in before:
+        assert store.index().remove(item)
+    rebuild(store.archive, store.index())
+    assert everything(store) == before
+
+
+def test_a_form_that_is_written_anew_keeps_the_date_of_the_one_before(store: Store) -> None:
+    key = put(store, CT)
+    transcoder(store, retire=True).transcode(key)
+    (form_key,) = forms_in(store)
+    first = store.archive.head(form_key, 1)
+    s3: Any = store.cloud.clients.s3
+    s3.put_object(Bucket=store.bucket, Key=form_key, Body=b"spoiled", Metadata=first.metadata)
+    put(store, CT)
+    transcoder(store, retire=True).transcode(key)
+    assert store.archive.head(form_key, 1).received == first.received
+
+
 def test_a_rebuild_finds_forms_reasons_and_retired_originals_in_the_bucket_alone(
     store: Store,
 ) -> None:

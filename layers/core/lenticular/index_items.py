@@ -25,7 +25,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from .archive import Form, InstanceKey
@@ -190,6 +190,11 @@ class Copy:
     def stamp(self) -> str:
         """Order copies by arrival; the content decides between two of one microsecond."""
         return f"{self.received}/{self.key.sha256[:16]}"
+
+    def first_received(self, *others: str | None) -> "Copy":
+        """Return this copy as received at the oldest of its own and other dates or stamps."""
+        dates = (other.partition("/")[0] for other in others if other)
+        return replace(self, received=min([self.received, *dates]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,7 +160,9 @@ def _rebuild_study(
                     of_copy = became.get(str(outcome.key), Converted())
                     if str(outcome.key) in retired:
                         of_copy = replace(of_copy, retired=True)
-                    copies.append(replace(outcome, converted=of_copy))
+                    # One that was sent again after its retirement is as old as its forms say.
+                    dates = (form.received for form in of_copy.forms)
+                    copies.append(replace(outcome.first_received(*dates), converted=of_copy))
                 case Unplaceable():
                     unplaceable[key] = outcome
                 case StoreUnavailable():
