@@ -21,7 +21,7 @@ from lenticular.byte_ranges import InMemory
 from lenticular.errors import InstanceMissing, StoreUnavailable
 from lenticular.forms import FormStore
 from lenticular.index import Index
-from lenticular.index_items import Item, converted, forms_of
+from lenticular.index_items import Converted, Item, converted, forms_of
 from lenticular.indexing import index_objects, rebuild
 from lenticular.originals import read_original
 from lenticular.splice import Reason, restored_sha256
@@ -363,6 +363,23 @@ def test_a_retired_content_is_still_named_when_another_is_shown(store: Store) ->
     before = everything(store)
     rebuild(store.archive, store.index())
     assert everything(store) == before
+
+
+def test_a_form_that_was_written_anew_is_named_once(store: Store) -> None:
+    key = put(store, CT)
+    original = InstanceKey.parse(key)
+    assert original is not None
+    transcoder(store).transcode(key)
+    (right,) = converted(item_of(store, CT)).forms
+    index = store.index()
+    index.record_converted(original, Converted((replace(right, size=1, sha256="0" * 64),)))
+    transcoder(store).transcode(key)
+    assert forms_of(item_of(store, CT)) == [right]
+    # One in another syntax is another form, and a reason takes none away.
+    other = replace(right, object_key=str(FormKey(original, "1.2.840.10008.1.2.5")))
+    assert index.record_converted(original, Converted((other,)))
+    assert index.record_converted(original, Converted(left_alone="policy"))
+    assert set(forms_of(item_of(store, CT))) == {right, other}
 
 
 def test_what_has_neither_form_nor_reason_is_found_in_the_bucket(store: Store) -> None:

@@ -301,29 +301,36 @@ class Index:
     def record_converted(self, original: InstanceKey, converted: Converted) -> bool:
         """Say what became of an original; False when no item shows it (any more).
 
-        Forms are added to those that are known; a reason stands until another one comes.
+        Forms join those that are known, and take the place of an older one of the same object. A
+        reason stands until another one comes.
         """
-        attributes = to_dynamodb(converted.attributes(original.sha256))
-        added = {name: attributes.pop(name) for name in ("forms",) if name in attributes}
-        expression = ""
-        if attributes:
-            expression += "SET " + ", ".join(f"{name} = :{name}" for name in attributes)
-        if added:
-            expression += " ADD " + ", ".join(f"{name} :{name}" for name in added)
-        sort_key = instance_sort_key(original.series_instance_uid, original.sop_instance_uid)
-        return self._attempt(
-            self._client.update_item,
-            Key={
-                "pk": {"S": study_partition(original.study_instance_uid)},
-                "sk": {"S": sort_key},
-            },
-            UpdateExpression=expression,
-            ConditionExpression="object_key = :object_key",
-            ExpressionAttributeValues={
-                ":object_key": {"S": str(original)},
-                **{f":{name}": value for name, value in (attributes | added).items()},
-            },
-        )
+        pk = study_partition(original.study_instance_uid)
+        sk = instance_sort_key(original.series_instance_uid, original.sop_instance_uid)
+        for _ in range(_MOST_ROUNDS):
+            present = self._get(pk, sk, consistent=True)
+            if present is None or present["object_key"] != str(original):
+                return False
+            forms = {"forms": index_items.forms_with(present, converted.forms)}
+            news = to_dynamodb(converted.attributes(original.sha256) | forms)
+            condition = "object_key = :object_key AND "
+            values: dict[str, Any] = {":object_key": {"S": str(original)}}
+            if "forms" in present:
+                condition += "forms = :present"
+                values[":present"] = to_dynamodb(present)["forms"]
+            else:
+                condition += "attribute_not_exists(forms)"
+            if self._attempt(
+                self._client.update_item,
+                Key={"pk": {"S": pk}, "sk": {"S": sk}},
+                UpdateExpression="SET " + ", ".join(f"{name} = :{name}" for name in news),
+                ConditionExpression=condition,
+                ExpressionAttributeValues={
+                    **values,
+                    **{f":{name}": value for name, value in news.items()},
+                },
+            ):
+                return True
+        raise StoreUnavailable("the instance is being written by too many at a time")
 
     def quarantine(self, key: str, reason: str, received: str, calling_ae_title: str) -> None:
         """List an object that cannot be placed."""
@@ -403,13 +410,18 @@ class Index:
         )
 
     def instance(
-        self, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str
+        self,
+        study_instance_uid: str,
+        series_instance_uid: str,
+        sop_instance_uid: str,
+        *,
+        consistent: bool = False,
     ) -> Item | None:
         """Return one instance's item, None when there is none."""
         return self._get(
             study_partition(study_instance_uid),
             instance_sort_key(series_instance_uid, sop_instance_uid),
-            consistent=False,
+            consistent=consistent,
         )
 
     def series_of(self, sop_instance_uid: str) -> list[tuple[str, str]]:
