@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from lenticular.archive import (
     INSTANCES,
     RECEIVED,
     TRANSCODED,
+    Archive,
     FormKey,
     InstanceKey,
 )
@@ -340,6 +341,35 @@ def test_a_rebuild_that_a_form_overtakes_does_not_lose_it(store: Store) -> None:
     assert not store.index().replace(changed, present)
     assert not store.index().remove(present)
     assert converted(item_of(store, CT)).forms
+
+
+class Overtaken(Archive):
+    """A bucket in which something happens when the originals have been listed, once."""
+
+    def __init__(self, archive: Archive, happens: Callable[[], object]) -> None:
+        super().__init__(archive._client, archive.bucket)
+        self._happens: list[Callable[[], object]] = [happens]
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        yield from list(super().keys(prefix))
+        if prefix.startswith(f"{INSTANCES}{images.STUDY}/") and self._happens:
+            self._happens.pop()()
+
+
+def test_a_rebuild_that_a_retirement_overtakes_does_not_lose_the_instance(store: Store) -> None:
+    key = put(store, CT)
+    original = InstanceKey.parse(key)
+    assert original is not None
+    transcoder(store).transcode(key)
+    # The item says that it is retired, as it does just before it is.
+    became = converted(item_of(store, CT))
+    store.index().record_converted(original, replace(became, retired=True))
+    before = everything(store)
+    retire = FormStore(store.cloud.clients.s3, store.bucket).retire
+    archive = Overtaken(store.archive, lambda: retire(key))
+    rebuild(archive, store.index())
+    assert list(store.archive.keys(INSTANCES)) == []
+    assert everything(store) == before
 
 
 def test_a_form_of_content_that_is_no_longer_shown_is_not_named(store: Store) -> None:
