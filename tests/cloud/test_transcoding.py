@@ -20,7 +20,7 @@ from lenticular.archive import (
 )
 from lenticular.byte_ranges import InMemory
 from lenticular.errors import InstanceMissing, StoreUnavailable
-from lenticular.forms import FormStore
+from lenticular.forms import RETIRED_TAG, FormStore
 from lenticular.index import Index
 from lenticular.index_items import Converted, Item, converted, forms_of
 from lenticular.indexing import index_objects, rebuild
@@ -227,6 +227,16 @@ def test_a_retired_original_is_marked_as_deleted_and_its_bytes_are_still_to_be_h
     versions = store.cloud.clients.s3.list_object_versions(Bucket=store.bucket, Prefix=key)
     assert len(versions["Versions"]) == 1
     assert len(versions["DeleteMarkers"]) == 1
+    # And when that has passed, it is by its tag that the version may end.
+    [version] = versions["Versions"]
+    tags = store.cloud.clients.s3.get_object_tagging(
+        Bucket=store.bucket, Key=key, VersionId=version["VersionId"]
+    )["TagSet"]
+    assert [(tag["Key"], tag["Value"]) for tag in tags] == [RETIRED_TAG]
+    # What is gone is retired: nothing more is done, not even another marker.
+    FormStore(store.cloud.clients.s3, store.bucket).retire(key)
+    again = store.cloud.clients.s3.list_object_versions(Bucket=store.bucket, Prefix=key)
+    assert len(again["DeleteMarkers"]) == 1
     assert transcoder(store, retire=True).transcode(key) is None
 
 
