@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from lenticular.archive import Form, InstanceKey
-from lenticular.errors import StoreUnavailable
+from lenticular.errors import InstanceMissing, StoreUnavailable
 from lenticular.index_items import Item, converted
 from lenticular.part10 import data_set_offset
 
@@ -109,7 +109,11 @@ class OutgoingFile:
     def _pieces(self, piece: memoryview | None) -> Iterator[memoryview]:
         while piece is not None:
             yield piece
-            piece = self._next_part()
+            try:
+                piece = self._next_part()
+            except InstanceMissing as error:
+                # It was there a moment ago. Whoever asks again is told what became of it.
+                raise StoreUnavailable("the object went while it was being read") from error
 
     def _next_part(self) -> memoryview | None:
         self._ahead.ask_for_more()

@@ -12,12 +12,13 @@ import mmap
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from lenticular.answers import select
+from lenticular.archive import Form, InstanceKey
 from lenticular.byte_ranges import InMemory
 from lenticular.decoding import native_data_set
 from lenticular.dicom_json import JsonElement
@@ -28,6 +29,7 @@ from lenticular.errors import (
     StoreUnavailable,
 )
 from lenticular.index import Index
+from lenticular.index_items import forms_of_content
 from lenticular.part10 import data_set_offset
 from lenticular.query import model_of, read_retrieval
 from lenticular.reencoding import reencoded
@@ -147,6 +149,7 @@ class Retrieval:
         self._message = message
         self._custody = custody
         self._memory = memory
+        self._index: Index | None = None
         self.log = association.log
 
     @property
@@ -156,6 +159,7 @@ class Retrieval:
 
     def find(self, index: Index) -> Found | None:
         """Return the instances that are asked for; `None` when the request has been refused."""
+        self._index = index
         context = self._message.context
         try:
             keys = read_identifier(self._message.data or b"", context.transfer_syntax)
@@ -200,9 +204,11 @@ class Retrieval:
         try:
             try:
                 return context, self._in_syntax(file, context.transfer_syntax)
-            except InstanceMissing:
-                # Retired, perhaps, since the item was read.
-                return context, self._from_form(stored, context.transfer_syntax)
+            except (InstanceMissing, StoreUnavailable, CannotUnderstand) as error:
+                if not (stored.retired or isinstance(error, InstanceMissing)):
+                    raise
+                # The original was retired, or the form written anew, since the item was read.
+                return context, self._from_another_form(stored, context.transfer_syntax, error)
         except InstanceMissing:
             # The index promised it. Whoever runs the node must hear of it: an alarm looks for this.
             self.association.objects_missing += 1
@@ -232,19 +238,47 @@ class Retrieval:
             return self._from_form(stored, target_uid)
         return [self._uncompressed(self._gathered(file.pieces()), target_uid)]
 
+    def _from_another_form(
+        self, stored: Stored, target_uid: str, error: Exception
+    ) -> Iterable[bytes | memoryview]:
+        """Return the data set from a form that the index names now, or raise `error`."""
+        forms = self._forms_now(stored)
+        if stored.retired:
+            forms = tuple(form for form in forms if form != stored.forms[0])
+        if not forms:
+            raise error
+        return self._from_form(replace(stored, forms=forms), target_uid)
+
+    def _forms_now(self, stored: Stored) -> tuple[Form, ...]:
+        key = InstanceKey.parse(stored.object_key)
+        if self._index is None or key is None:
+            return stored.forms
+        uids = key.study_instance_uid, key.series_instance_uid, key.sop_instance_uid
+        item = self._index.instance(*uids, consistent=True)
+        return forms_of_content(item, key.sha256) if item else ()
+
     def _from_form(self, stored: Stored, target_uid: str) -> Iterable[bytes | memoryview]:
-        """Return the data set as `_in_syntax` does, from the form that is closest to it."""
+        """Return the data set as `_in_syntax` does, from the closest form that gives it."""
         forms = sorted(
             stored.forms, key=lambda form: form.transfer_syntax_uid == target_uid, reverse=True
         )
-        if not forms:
-            raise InstanceMissing(f"the bucket holds neither {stored.object_key} nor a form of it")
+        for form in forms[:-1]:
+            try:
+                return self._from_one_form(stored, form, target_uid)
+            except (InstanceMissing, StoreUnavailable, CannotUnderstand) as error:
+                extra = {"object_key": form.object_key, "reason": str(error)}
+                self.log.warning("form not readable", extra=extra)
+        return self._from_one_form(stored, forms[-1], target_uid)
+
+    def _from_one_form(
+        self, stored: Stored, form: Form, target_uid: str
+    ) -> Iterable[bytes | memoryview]:
         part_bytes = self._memory.read_ahead_bytes
         file = self._gathered(
-            self._custody.get(forms[0].object_key, start, min(part_bytes, forms[0].size - start))
-            for start in range(0, forms[0].size, part_bytes)
+            self._custody.get(form.object_key, start, min(part_bytes, form.size - start))
+            for start in range(0, form.size, part_bytes)
         )
-        if target_uid == forms[0].transfer_syntax_uid:
+        if target_uid == form.transfer_syntax_uid:
             return [file[data_set_offset(file) :]]
         if target_uid == stored.transfer_syntax_uid:
             return [self._restored(file, stored)]

@@ -229,6 +229,8 @@ def _lifecycle(value: dict[str, Any]) -> dict[str, Any]:
     rules = []
     for rule in value["Rules"]:
         renamed = _renamed({"Prefix": "", **rule}, _LIFECYCLE_RULE)
+        if tags := renamed.pop("TagFilters", None):
+            renamed["Filter"] = {"And": {**renamed["Filter"], "Tags": tags}}
         for name, table in (
             ("Transitions", _TRANSITION),
             ("NoncurrentVersionTransitions", _NONCURRENT_TRANSITION),

@@ -98,6 +98,23 @@ def test_contents_of_one_instance_are_listed_each_on_its_own(store: Store, newes
     assert _without_fingerprints(store.items()) == _expected(store, contents, newest=newest)
 
 
+@pytest.mark.parametrize("newest", [True, False])
+def test_an_object_that_went_and_came_again_is_no_news(store: Store, newest: bool) -> None:
+    first, second = study(1)[0], {**study(1)[0], "PatientName": "Right^Name", "Modality": "MR"}
+    index = store.index(newest_shown=newest)
+    keys = []
+    for attributes in (first, second):
+        keys.append(store.put(**attributes))
+        assert index_objects(store.archive, index, keys[-1:]) == []
+    before = store.items()
+    s3: Any = store.cloud.clients.s3
+    for key, attributes in zip(keys, (first, second), strict=True):
+        s3.delete_object(Bucket=store.bucket, Key=key)
+        assert store.put(**attributes) == key
+        assert index_objects(store.archive, index, [key]) == []
+        assert store.items() == before
+
+
 def test_an_instance_that_the_table_never_takes_is_quarantined_and_its_study_is_not(
     store: Store,
 ) -> None:

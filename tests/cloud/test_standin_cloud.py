@@ -56,6 +56,20 @@ def test_the_bucket_is_versioned_encrypted_and_closed(s3: S3Client, bucket: str)
     assert lifecycle["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
 
 
+def test_the_bucket_ends_only_what_is_tagged_as_retired(cloud: OfflineCloud, s3: S3Client) -> None:
+    stack = cloud.stack(
+        ROOT / "template.yaml", BucketPrefix="standin-retiring", RetireOriginal="true"
+    )
+    rules = s3.get_bucket_lifecycle_configuration(Bucket=stack.name("ArchiveBucket"))["Rules"]
+    _, originals, marks = rules
+    assert originals["Filter"] == {
+        "And": {"Prefix": "instances/", "Tags": [{"Key": "retired", "Value": "true"}]}
+    }
+    assert originals["NoncurrentVersionExpiration"]["NoncurrentDays"] >= 1
+    assert marks["Filter"] == {"Prefix": "instances/"}
+    assert marks["Expiration"] == {"ExpiredObjectDeleteMarker": True}
+
+
 def test_the_bucket_notifies_the_queue_of_each_prefix(
     s3: S3Client, bucket: str, node_stack: Stack
 ) -> None:

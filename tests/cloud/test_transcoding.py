@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,14 +14,15 @@ from lenticular.archive import (
     INSTANCES,
     RECEIVED,
     TRANSCODED,
+    Archive,
     FormKey,
     InstanceKey,
 )
 from lenticular.byte_ranges import InMemory
 from lenticular.errors import InstanceMissing, StoreUnavailable
-from lenticular.forms import FormStore
+from lenticular.forms import RETIRED_TAG, FormStore
 from lenticular.index import Index
-from lenticular.index_items import Item, converted, forms_of
+from lenticular.index_items import Converted, Item, converted, forms_of
 from lenticular.indexing import index_objects, rebuild
 from lenticular.originals import read_original
 from lenticular.splice import Reason, restored_sha256
@@ -226,6 +227,16 @@ def test_a_retired_original_is_marked_as_deleted_and_its_bytes_are_still_to_be_h
     versions = store.cloud.clients.s3.list_object_versions(Bucket=store.bucket, Prefix=key)
     assert len(versions["Versions"]) == 1
     assert len(versions["DeleteMarkers"]) == 1
+    # And when that has passed, it is by its tag that the version may end.
+    [version] = versions["Versions"]
+    tags = store.cloud.clients.s3.get_object_tagging(
+        Bucket=store.bucket, Key=key, VersionId=version["VersionId"]
+    )["TagSet"]
+    assert [(tag["Key"], tag["Value"]) for tag in tags] == [RETIRED_TAG]
+    # What is gone is retired: nothing more is done, not even another marker.
+    FormStore(store.cloud.clients.s3, store.bucket).retire(key)
+    again = store.cloud.clients.s3.list_object_versions(Bucket=store.bucket, Prefix=key)
+    assert len(again["DeleteMarkers"]) == 1
     assert transcoder(store, retire=True).transcode(key) is None
 
 
@@ -275,6 +286,46 @@ def test_an_instance_that_is_sent_again_after_its_retirement_is_retired_again(
     assert [item["sk"] for item in everything(store)] == [item["sk"] for item in before]
 
 
+def test_a_retired_content_that_is_sent_again_is_as_old_as_it_was(store: Store) -> None:
+    wrong, right = replace(CT, modality="MR"), CT
+    transcoder(store, retire=True).transcode(put(store, wrong))
+    put(store, right)
+    before = everything(store)
+    put(store, wrong)
+    assert everything(store) == before
+    assert item_of(store, CT)["object_key"] == right.key()
+    rebuild(store.archive, store.index())
+    assert everything(store) == before
+
+
+def test_the_one_content_of_an_instance_is_as_old_as_it_was_when_it_is_sent_again(
+    store: Store,
+) -> None:
+    key = put(store, CT)
+    transcoder(store, retire=True).transcode(key)
+    before = everything(store)
+    put(store, CT)
+    assert everything(store) == before
+    transcoder(store, retire=True).transcode(key)
+    assert everything(store) == before
+    for item in before:
+        assert store.index().remove(item)
+    rebuild(store.archive, store.index())
+    assert everything(store) == before
+
+
+def test_a_form_that_is_written_anew_keeps_the_date_of_the_one_before(store: Store) -> None:
+    key = put(store, CT)
+    transcoder(store, retire=True).transcode(key)
+    (form_key,) = forms_in(store)
+    first = store.archive.head(form_key, 1)
+    s3: Any = store.cloud.clients.s3
+    s3.put_object(Bucket=store.bucket, Key=form_key, Body=b"spoiled", Metadata=first.metadata)
+    put(store, CT)
+    transcoder(store, retire=True).transcode(key)
+    assert store.archive.head(form_key, 1).received == first.received
+
+
 def test_a_rebuild_finds_forms_reasons_and_retired_originals_in_the_bucket_alone(
     store: Store,
 ) -> None:
@@ -302,6 +353,35 @@ def test_a_rebuild_that_a_form_overtakes_does_not_lose_it(store: Store) -> None:
     assert converted(item_of(store, CT)).forms
 
 
+class Overtaken(Archive):
+    """A bucket in which something happens when the originals have been listed, once."""
+
+    def __init__(self, archive: Archive, happens: Callable[[], object]) -> None:
+        super().__init__(archive._client, archive.bucket)
+        self._happens: list[Callable[[], object]] = [happens]
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        yield from list(super().keys(prefix))
+        if prefix.startswith(f"{INSTANCES}{images.STUDY}/") and self._happens:
+            self._happens.pop()()
+
+
+def test_a_rebuild_that_a_retirement_overtakes_does_not_lose_the_instance(store: Store) -> None:
+    key = put(store, CT)
+    original = InstanceKey.parse(key)
+    assert original is not None
+    transcoder(store).transcode(key)
+    # The item says that it is retired, as it does just before it is.
+    became = converted(item_of(store, CT))
+    store.index().record_converted(original, replace(became, retired=True))
+    before = everything(store)
+    retire = FormStore(store.cloud.clients.s3, store.bucket).retire
+    archive = Overtaken(store.archive, lambda: retire(key))
+    rebuild(archive, store.index())
+    assert list(store.archive.keys(INSTANCES)) == []
+    assert everything(store) == before
+
+
 def test_a_form_of_content_that_is_no_longer_shown_is_not_named(store: Store) -> None:
     first = put(store, CT)
     second = replace(CT, modality="MR")
@@ -323,6 +403,23 @@ def test_a_retired_content_is_still_named_when_another_is_shown(store: Store) ->
     before = everything(store)
     rebuild(store.archive, store.index())
     assert everything(store) == before
+
+
+def test_a_form_that_was_written_anew_is_named_once(store: Store) -> None:
+    key = put(store, CT)
+    original = InstanceKey.parse(key)
+    assert original is not None
+    transcoder(store).transcode(key)
+    (right,) = converted(item_of(store, CT)).forms
+    index = store.index()
+    index.record_converted(original, Converted((replace(right, size=1, sha256="0" * 64),)))
+    transcoder(store).transcode(key)
+    assert forms_of(item_of(store, CT)) == [right]
+    # One in another syntax is another form, and a reason takes none away.
+    other = replace(right, object_key=str(FormKey(original, "1.2.840.10008.1.2.5")))
+    assert index.record_converted(original, Converted((other,)))
+    assert index.record_converted(original, Converted(left_alone="policy"))
+    assert set(forms_of(item_of(store, CT))) == {right, other}
 
 
 def test_what_has_neither_form_nor_reason_is_found_in_the_bucket(store: Store) -> None:

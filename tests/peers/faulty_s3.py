@@ -88,6 +88,7 @@ class _Rule:
     fault: Fault
     where: str
     times: int | None
+    after: int
 
 
 class FaultyS3:
@@ -112,13 +113,16 @@ class FaultyS3:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL_SECONDS,))
         self._thread.start()
 
-    def fail(self, fault: Fault, *, where: str = "", times: int | None = None) -> None:
+    def fail(
+        self, fault: Fault, *, where: str = "", times: int | None = None, after: int = 0
+    ) -> None:
         """Fail requests, all or the next so many, with `where` in `METHOD /bucket/key?query`.
 
+        The first `after` of them pass.
         A request to DynamoDB, in front of which this may stand too, is `POST / BODY`.
         """
         with self._changed:
-            self._rules.append(_Rule(fault, where, times))
+            self._rules.append(_Rule(fault, where, times, after))
 
     def heal(self) -> None:
         """Fail no more, and let go of what is held."""
@@ -138,7 +142,11 @@ class FaultyS3:
         """Say how a request is to fail."""
         with self._changed:
             for rule in self._rules:
-                if rule.where in request and rule.times != 0:
+                if rule.where not in request:
+                    continue
+                if rule.after:
+                    rule.after -= 1
+                elif rule.times != 0:
                     if rule.times is not None:
                         rule.times -= 1
                     return rule.fault

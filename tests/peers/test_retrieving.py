@@ -18,7 +18,7 @@ from pydicom.uid import (
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
-from lenticular.archive import Archive
+from lenticular.archive import Archive, FormKey, InstanceKey
 from lenticular.forms import FormStore
 from lenticular.index import Index
 from lenticular.part10 import data_set_offset
@@ -36,12 +36,13 @@ from tests.peers.gateway_process import Gateway, Stores, running_gateway
 pytestmark = pytest.mark.peers
 
 ROOT = "1.2.826.0.1.90"
-STUDY, MIXED, PRIVATE, LATER, RETIRED = (f"{ROOT}.{number}" for number in range(1, 6))
+STUDY, MIXED, PRIVATE, LATER, RETIRED, RACED, LARGE = (f"{ROOT}.{number}" for number in range(1, 8))
 INSTANCES = 8
 UIDS = [f"{STUDY}.1.{number}" for number in range(INSTANCES)]
 #: More than fit an association together with the uncompressed syntaxes: 128 contexts.
 PRIVATE_CLASSES = [f"1.2.826.0.1.90.99.{number}" for number in range(70)]
 FEW_SECONDS = 2
+READ_AHEAD_BYTES = 1 << 20
 CT_AND_MR: Mapping[str, Sequence[str]] = {
     CTImageStorage: [ExplicitVRLittleEndian],
     MRImageStorage: [ExplicitVRLittleEndian],
@@ -109,6 +110,7 @@ def whole_site(cloud: OfflineCloud, tmp_path_factory: pytest.TempPathFactory) ->
             "AWS_ENDPOINT_URL_DYNAMODB": dynamodb.endpoint,
             "LENTICULAR_NODES_FILE": str(nodes),
             "LENTICULAR_RETRY_SECONDS": "0",
+            "LENTICULAR_READ_AHEAD_BYTES": str(READ_AHEAD_BYTES),
             "LENTICULAR_DIMSE_SECONDS": str(FEW_SECONDS),
         }
         with running_gateway(folder / "gateway.log", stores, settings) as gateway:
@@ -133,6 +135,32 @@ def at(
     """Be a destination that takes CT and MR in Explicit VR Little Endian."""
     with destination(site.ports[aet], aet, CT_AND_MR, on_store, **options) as receiving:
         yield receiving
+
+
+def transcode(
+    site: Site,
+    cloud: OfflineCloud,
+    key: str,
+    policy: str = "jpeg-lossless",
+    *,
+    retire: bool = False,
+) -> str:
+    """Make a form of an original, retire that or not, and return the form's key."""
+    s3: Any = cloud.clients.s3
+    dynamodb: Any = cloud.clients.dynamodb
+    outcome = Transcoder(
+        Archive(s3, site.stores.bucket),
+        FormStore(s3, site.stores.bucket),
+        Index(dynamodb, site.stores.table),
+        TranscodingPolicy.parse(policy),
+        retire_originals=retire,
+    ).transcode(key)
+    original = InstanceKey.parse(key)
+    assert outcome is not None
+    assert original is not None
+    assert outcome.transfer_syntax_uid is not None
+    assert outcome.retired == retire
+    return str(FormKey(original, outcome.transfer_syntax_uid))
 
 
 def test_one_association_carries_every_class_and_syntax(site: Site) -> None:
@@ -282,24 +310,69 @@ def test_an_object_that_s3_does_not_give_fails_and_is_listed(site: Site) -> None
 def test_what_is_kept_in_another_form_alone_is_sent_as_it_was_received(
     site: Site, cloud: OfflineCloud
 ) -> None:
-    s3: Any = cloud.clients.s3
-    dynamodb: Any = cloud.clients.dynamodb
     sent = image(RETIRED, f"{RETIRED}.1", f"{RETIRED}.1.1", rows=128)
     [key] = archive(site.stores, sent)
-    outcome = Transcoder(
-        Archive(s3, site.stores.bucket),
-        FormStore(s3, site.stores.bucket),
-        Index(dynamodb, site.stores.table),
-        TranscodingPolicy.parse("jpeg-lossless"),
-        retire_originals=True,
-    ).transcode(key)
-    assert outcome is not None
-    assert outcome.retired
+    transcode(site, cloud, key, retire=True)
     with at(site) as receiving:
         final, failed = site.moved("DEST", RETIRED)
     assert (final.Status, counts(final), failed) == (0x0000, (-1, 1, 0, 0), [])
     received = receiving.files[f"{RETIRED}.1.1"]
     assert received[data_set_offset(received) :] == sent[data_set_offset(sent) :]
+
+
+def test_what_is_retired_while_it_is_being_asked_for_is_sent_all_the_same(
+    site: Site, cloud: OfflineCloud
+) -> None:
+    sent = image(RACED, f"{RACED}.1", f"{RACED}.1.1", rows=128)
+    [key] = archive(site.stores, sent)
+    site.s3.fail(Fault.HELD, where=f"/{RACED}.1.1/")
+    with at(site) as receiving, requestor(site.gateway) as association:
+        answers = responses(association, "DEST", RACED)
+        next(answers)
+        eventually(lambda: site.s3.held)
+        transcode(site, cloud, key, retire=True)
+        site.s3.heal()
+        *_, (final, failed) = answers
+    assert (final.Status, counts(final), failed) == (0x0000, (-1, 1, 0, 0), [])
+    received = receiving.files[f"{RACED}.1.1"]
+    assert received[data_set_offset(received) :] == sent[data_set_offset(sent) :]
+
+
+@pytest.mark.parametrize("spoiled", [None, b"not a form", bytes(70_000)])
+def test_where_a_form_is_spoiled_the_next_one_is_sent(
+    site: Site, cloud: OfflineCloud, spoiled: bytes | None
+) -> None:
+    study = f"{RETIRED}.{len(spoiled or '')}"
+    sent = image(study, f"{study}.1", f"{study}.1.1", rows=128)
+    [key] = archive(site.stores, sent)
+    first = transcode(site, cloud, key, "jpeg-lossless")
+    second = transcode(site, cloud, key, "jpeg-ls", retire=True)
+    assert first < second
+    s3: Any = cloud.clients.s3
+    s3.delete_object(Bucket=site.stores.bucket, Key=first)
+    if spoiled is not None:
+        s3.put_object(Bucket=site.stores.bucket, Key=first, Body=spoiled)
+    with at(site) as receiving:
+        final, failed = site.moved("DEST", study)
+    assert (final.Status, counts(final), failed) == (0x0000, (-1, 1, 0, 0), [])
+    received = receiving.files[f"{study}.1.1"]
+    assert received[data_set_offset(received) :] == sent[data_set_offset(sent) :]
+
+
+@pytest.mark.parametrize(("times", "failing"), [(1, 0), (None, 1)])
+def test_an_object_that_goes_while_it_is_being_sent_fails_alone(
+    site: Site, times: int | None, failing: int
+) -> None:
+    study = f"{LARGE}.{failing}"
+    uids = [f"{study}.1.{number}" for number in range(2)]
+    archive(site.stores, *(image(study, f"{study}.1", uid, rows=1536) for uid in uids))
+    # So many parts are not asked for before the first of them is being sent.
+    site.s3.fail(Fault.NO_SUCH_BUCKET, where=f"/{uids[0]}/", times=times, after=20)
+    with at(site) as receiving:
+        final, failed = site.moved("DEST", study)
+    assert counts(final) == (-1, 2 - failing, failing, 0)
+    assert failed == uids[:failing]
+    assert sorted(receiving.files) == uids[failing:]
 
 
 def test_when_the_index_cannot_be_read_the_retrieval_is_refused(site: Site) -> None:

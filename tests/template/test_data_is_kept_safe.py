@@ -13,6 +13,7 @@ from lenticular.archive import (
     QUARANTINE,
     TRANSCODED,
 )
+from lenticular.forms import RETIRED_TAG
 from tests.template.sam import Document, Template, parts, reference
 
 #: Prefixes of the bucket, with their slash.
@@ -63,15 +64,24 @@ def test_the_bucket_keeps_versions_and_encrypts(bucket: Document) -> None:
 
 
 def test_the_bucket_forgets_interrupted_uploads_and_deletes_nothing_else(bucket: Document) -> None:
-    rule, if_retired = bucket["LifecycleConfiguration"]["Rules"]
+    rule, *if_retired = bucket["LifecycleConfiguration"]["Rules"]
     assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
     assert rule.keys() == {"Id", "Status", "AbortIncompleteMultipartUpload"}
-    condition, then, otherwise = if_retired["Fn::If"]
-    assert (condition, otherwise) == ("RetiresOriginals", {"Ref": "AWS::NoValue"})
-    # Where originals are retired, what a delete marker hides, and never what can be seen.
-    assert then["Prefix"] == INSTANCES
-    assert then["NoncurrentVersionExpiration"] == {"NoncurrentDays": {"Ref": "RetiredDays"}}
-    assert not {"Expiration", "ExpirationInDays", "ExpirationDate"} & then.keys()
+    for each in if_retired:
+        condition, _, otherwise = each["Fn::If"]
+        assert (condition, otherwise) == ("RetiresOriginals", {"Ref": "AWS::NoValue"})
+    originals, marks = (each["Fn::If"][1] for each in if_retired)
+    # Where originals are retired, what is tagged as such and hidden, and never what can be seen or
+    # what was deleted by mistake.
+    name, value = RETIRED_TAG
+    assert originals.keys() == {
+        *("Id", "Status", "Prefix", "TagFilters", "NoncurrentVersionExpiration"),
+    }
+    assert originals["Prefix"] == INSTANCES
+    assert originals["TagFilters"] == [{"Key": name, "Value": value}]
+    assert originals["NoncurrentVersionExpiration"] == {"NoncurrentDays": {"Ref": "RetiredDays"}}
+    assert marks.keys() == {"Id", "Status", "Prefix", "ExpiredObjectDeleteMarker"}
+    assert marks["Prefix"] == INSTANCES
 
 
 def test_bucket_and_table_outlive_the_stack(transformed: Template) -> None:
@@ -199,4 +209,6 @@ def test_nobody_may_delete_an_instance_unless_originals_are_retired(
     assert deleting == {"RetirePolicy": "s3:DeleteObject"}
     policy = transformed.document["Resources"]["RetirePolicy"]
     assert policy["Condition"] == "RetiresOriginals"
+    [statement] = policy["Properties"]["PolicyDocument"]["Statement"]
+    assert statement["Action"] == ["s3:DeleteObject", "s3:PutObjectTagging"]
     assert transformed.default({"Ref": "RetireOriginal"}) == "false"

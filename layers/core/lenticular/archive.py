@@ -28,7 +28,7 @@ are named, listed and read. The documents of storage commitment are also written
 import hashlib
 from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, ClassVar, Final
 from urllib.parse import quote, unquote
@@ -185,11 +185,15 @@ class FormKey:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Form:
-    """A file from which the original can be restored, with the pixels in another syntax."""
+    """A file from which the original can be restored, with the pixels in another syntax.
+
+    `received` is when the original was, where S3 was asked for it; the index does not keep it here.
+    """
 
     object_key: str
     size: int
     sha256: str
+    received: str = field(default="", compare=False)
 
     @property
     def transfer_syntax_uid(self) -> str:
@@ -358,7 +362,13 @@ class Archive:
             raise _failure(error, key) from error
         except BotoCoreError as error:
             raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
-        return Form(key, answer["ContentLength"], answer["Metadata"].get(FORM_SHA256, ""))
+        metadata = answer["Metadata"]
+        return Form(
+            key,
+            answer["ContentLength"],
+            metadata.get(FORM_SHA256, ""),
+            metadata.get(RECEIVED, ""),
+        )
 
     def holds(self, key: str) -> bool:
         """Tell whether the bucket holds the object, or raise `StoreUnavailable`."""

@@ -1,8 +1,8 @@
 """Writing forms into the bucket, and retiring the originals that they restore to.
 
 A form is written once under its natural key, and S3 checks the SHA-256 of what arrives. Retiring
-puts a delete marker on the original: nothing here may destroy a version, the bucket's lifecycle
-does that when the time for second thoughts has passed.
+tags the original and puts a delete marker on it: nothing here may destroy a version, the bucket's
+lifecycle does that, by the tag, when the time for second thoughts has passed.
 """
 
 import base64
@@ -19,11 +19,15 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
+#: The tag, name and value, of a version that may end because a form restores to it.
+RETIRED_TAG: Final = ("retired", "true")
 _CONTENT_TYPE: Final = "application/dicom"
 #: Up to this size in one request. S3 wants parts of 5 MiB at least, and 10,000 at most.
 _PART_BYTES: Final = 16 << 20
 _MOST_PARTS: Final = 10_000
 _READ_BYTES: Final = 1 << 20
+#: What S3 says of tagging where there is nothing, or where the newest version is a delete marker.
+_GONE_CODES: Final = frozenset({"NoSuchKey", "404", "MethodNotAllowed", "405"})
 _EXISTS_CODES: Final = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict"})
 
 
@@ -73,8 +77,20 @@ class FormStore:
         self._call(self._client.put_object, Key=key, Body=b"")
 
     def retire(self, key: str) -> None:
-        """Put a delete marker on an original; on one that is gone, nothing that matters."""
-        self._call(self._client.delete_object, Key=key)
+        """Tag an original and put a delete marker on it; on one that is gone, nothing.
+
+        Without the tag no version ends: a crash between the two leaves an object that is read.
+        """
+        name, value = RETIRED_TAG
+        tagging: Any = {"TagSet": [{"Key": name, "Value": value}]}
+        try:
+            self._client.put_object_tagging(Bucket=self.bucket, Key=key, Tagging=tagging)
+            self._client.delete_object(Bucket=self.bucket, Key=key)
+        except ClientError as error:
+            if _code(error) not in _GONE_CODES:
+                raise StoreUnavailable(f"S3 did not retire it: {_code(error)}") from error
+        except BotoCoreError as error:
+            raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
 
     def _upload(
         self, file: IO[bytes], size: int, common: dict[str, Any], condition: dict[str, Any]

@@ -129,7 +129,7 @@ class Index:
             ItemRefused: some of it can never be written.
         """
         with ThreadPoolExecutor(min(_PARALLEL_WRITES, len(copies))) as pool:
-            list(pool.map(self._record_instance, copies))
+            copies = list(pool.map(self._record_instance, copies))
         by_series: dict[str, list[Copy]] = defaultdict(list)
         for copy in copies:
             by_series[copy.key.series_instance_uid].append(copy)
@@ -137,28 +137,41 @@ class Index:
             self._record_series(of_series)
         self._record_study(copies)
 
-    def _record_instance(self, copy: Copy) -> None:
-        """Show this copy if the policy prefers it to the one shown; list both when they differ."""
+    def _record_instance(self, copy: Copy) -> Copy:
+        """Show this copy if the policy prefers it to the one shown; list both when they differ.
+
+        Return it as it is to be recorded: a content keeps the stamp that it first came with.
+        """
         item = index_items.instance_item(copy)
-        stamp = copy.stamp
         for _ in range(_MOST_ROUNDS):
             if self.replace(item, None):
-                return
+                return copy
             present = self._get(str(item["pk"]), str(item["sk"]), consistent=True)
             if present is None:
                 continue  # a rebuild removed it a moment ago
-            shown = str(present["stamp"])
+            # A retired original that is sent again is a new object: no news, whatever its date.
+            copy = copy.first_received(self._known_stamp(item, present))
+            item = index_items.instance_item(copy)
+            stamp, shown = copy.stamp, str(present["stamp"])
             if present["object_key"] != item["object_key"]:
                 # Both are listed before either is shown: behind it nobody knows the other's name.
                 for each in (present, item):
                     self._put(index_items.copy_item(each))
             if stamp == shown or (stamp > shown) is not self.newest_shown:
-                return
+                return copy
             # A retired content is to be had from its form alone, shown or not.
             forms = {"forms": present["forms"]} if "forms" in present else {}
             if self.replace(item | forms, present):
-                return
+                return copy
         raise StoreUnavailable("the instance is being written by too many at a time")
+
+    def _known_stamp(self, item: Item, present: Item) -> str | None:
+        """Return the stamp that the content of `item` is known by, None when it is not known."""
+        if present["object_key"] == item["object_key"]:
+            return str(present["stamp"])
+        listed = index_items.copy_item(item)
+        known = self._get(str(listed["pk"]), str(listed["sk"]), consistent=True)
+        return str(known["stamp"]) if known else None
 
     def _record_series(self, copies: Sequence[Copy]) -> None:
         study_instance_uid = copies[0].key.study_instance_uid
@@ -288,29 +301,36 @@ class Index:
     def record_converted(self, original: InstanceKey, converted: Converted) -> bool:
         """Say what became of an original; False when no item shows it (any more).
 
-        Forms are added to those that are known; a reason stands until another one comes.
+        Forms join those that are known, and take the place of an older one of the same object. A
+        reason stands until another one comes.
         """
-        attributes = to_dynamodb(converted.attributes(original.sha256))
-        added = {name: attributes.pop(name) for name in ("forms",) if name in attributes}
-        expression = ""
-        if attributes:
-            expression += "SET " + ", ".join(f"{name} = :{name}" for name in attributes)
-        if added:
-            expression += " ADD " + ", ".join(f"{name} :{name}" for name in added)
-        sort_key = instance_sort_key(original.series_instance_uid, original.sop_instance_uid)
-        return self._attempt(
-            self._client.update_item,
-            Key={
-                "pk": {"S": study_partition(original.study_instance_uid)},
-                "sk": {"S": sort_key},
-            },
-            UpdateExpression=expression,
-            ConditionExpression="object_key = :object_key",
-            ExpressionAttributeValues={
-                ":object_key": {"S": str(original)},
-                **{f":{name}": value for name, value in (attributes | added).items()},
-            },
-        )
+        pk = study_partition(original.study_instance_uid)
+        sk = instance_sort_key(original.series_instance_uid, original.sop_instance_uid)
+        for _ in range(_MOST_ROUNDS):
+            present = self._get(pk, sk, consistent=True)
+            if present is None or present["object_key"] != str(original):
+                return False
+            forms = {"forms": index_items.forms_with(present, converted.forms)}
+            news = to_dynamodb(converted.attributes(original.sha256) | forms)
+            condition = "object_key = :object_key AND "
+            values: dict[str, Any] = {":object_key": {"S": str(original)}}
+            if "forms" in present:
+                condition += "forms = :present"
+                values[":present"] = to_dynamodb(present)["forms"]
+            else:
+                condition += "attribute_not_exists(forms)"
+            if self._attempt(
+                self._client.update_item,
+                Key={"pk": {"S": pk}, "sk": {"S": sk}},
+                UpdateExpression="SET " + ", ".join(f"{name} = :{name}" for name in news),
+                ConditionExpression=condition,
+                ExpressionAttributeValues={
+                    **values,
+                    **{f":{name}": value for name, value in news.items()},
+                },
+            ):
+                return True
+        raise StoreUnavailable("the instance is being written by too many at a time")
 
     def quarantine(self, key: str, reason: str, received: str, calling_ae_title: str) -> None:
         """List an object that cannot be placed."""
@@ -390,13 +410,18 @@ class Index:
         )
 
     def instance(
-        self, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str
+        self,
+        study_instance_uid: str,
+        series_instance_uid: str,
+        sop_instance_uid: str,
+        *,
+        consistent: bool = False,
     ) -> Item | None:
         """Return one instance's item, None when there is none."""
         return self._get(
             study_partition(study_instance_uid),
             instance_sort_key(series_instance_uid, sop_instance_uid),
-            consistent=False,
+            consistent=consistent,
         )
 
     def series_of(self, sop_instance_uid: str) -> list[tuple[str, str]]:

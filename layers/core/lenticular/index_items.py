@@ -25,7 +25,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from .archive import Form, InstanceKey
@@ -155,6 +155,17 @@ def forms_of(item: Item) -> list[Form]:
     return [Form.parse(member) for member in _texts(item, "forms")]
 
 
+def forms_of_content(item: Item, sha256: str) -> tuple[Form, ...]:
+    """Read the forms of one content that an instance's item shows, or has shown."""
+    return tuple(sorted(each for each in forms_of(item) if f"/{sha256}/" in each.object_key))
+
+
+def forms_with(item: Item, new: Iterable[Form]) -> frozenset[str]:
+    """Return the set of an instance's forms after some were written, perhaps over others."""
+    by_key = {form.object_key: form for form in (*forms_of(item), *new)}
+    return frozenset(map(str, by_key.values()))
+
+
 def converted(item: Item) -> Converted:
     """Read what became of the content that an instance's item shows.
 
@@ -162,10 +173,9 @@ def converted(item: Item) -> Converted:
     """
     shown = InstanceKey.parse(str(item["object_key"]))
     sha256 = shown.sha256 if shown else ""
-    forms = forms_of(item)
     of, _, reason = str(item.get("left_alone", "")).partition(" ")
     return Converted(
-        tuple(sorted(each for each in forms if f"/{sha256}/" in each.object_key)),
+        forms_of_content(item, sha256),
         reason if of == sha256 else None,
         retired=item.get("retired") == sha256,
     )
@@ -190,6 +200,11 @@ class Copy:
     def stamp(self) -> str:
         """Order copies by arrival; the content decides between two of one microsecond."""
         return f"{self.received}/{self.key.sha256[:16]}"
+
+    def first_received(self, *others: str | None) -> "Copy":
+        """Return this copy as received at the oldest of its own and other dates or stamps."""
+        dates = (other.partition("/")[0] for other in others if other)
+        return replace(self, received=min([self.received, *dates]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,23 +148,11 @@ def _rebuild_study(
             for item in index.partition(study)
             if not str(item["sk"]).startswith(PROCEDURE_PREFIX)
         }
-        # Forms first: an original that goes after them, and so is in neither, has changed its item.
-        became, one_form = _conversions(archive, study)
-        keys = list(archive.keys(f"{INSTANCES}{study}/"))
-        retired = one_form.keys() - keys
-        keys += [one_form[original] for original in retired]
-        copies: list[Copy] = []
-        for key, outcome in _read_all(archive, keys):
-            match outcome:
-                case Copy():
-                    of_copy = became.get(str(outcome.key), Converted())
-                    if str(outcome.key) in retired:
-                        of_copy = replace(of_copy, retired=True)
-                    copies.append(replace(outcome, converted=of_copy))
-                case Unplaceable():
-                    unplaceable[key] = outcome
-                case StoreUnavailable():
-                    raise outcome
+        try:
+            copies, read = _read_study(archive, study, unplaceable)
+        except InstanceMissing:
+            # Retired since it was listed, or deleted: what it is now, the next listing says.
+            continue
         wanted = study_items(copies, newest=index.newest_shown)
         months.update(str(item["study_month"]) for item in wanted if "study_month" in item)
         try:
@@ -175,11 +163,42 @@ def _rebuild_study(
             for copy in copies:
                 why = Unplaceable(str(error), copy.received, copy.calling_ae_title)
                 unplaceable[str(copy.key)] = why
-            return len(keys)
+            return read
         removed = [index.remove(item) for item in present.values()]
         if all(replaced + removed):
-            return len(keys)
+            return read
     raise StoreUnavailable("a study is being written too fast to be rebuilt")
+
+
+def _read_study(
+    archive: Archive, study: str, unplaceable: dict[str, Unplaceable]
+) -> tuple[list[Copy], int]:
+    """Read every content of a study, and return how many objects that took.
+
+    Raises:
+        InstanceMissing: an object went after it was listed.
+        StoreUnavailable: some could not be read.
+    """
+    # Forms first: an original that goes after them, and so is in neither, has changed its item.
+    became, one_form = _conversions(archive, study)
+    keys = list(archive.keys(f"{INSTANCES}{study}/"))
+    retired = one_form.keys() - keys
+    keys += [one_form[original] for original in retired]
+    copies: list[Copy] = []
+    for key, outcome in _read_all(archive, keys):
+        match outcome:
+            case Copy():
+                of_copy = became.get(str(outcome.key), Converted())
+                if str(outcome.key) in retired:
+                    of_copy = replace(of_copy, retired=True)
+                # One that was sent again after its retirement is as old as its forms say.
+                dates = (form.received for form in of_copy.forms)
+                copies.append(replace(outcome.first_received(*dates), converted=of_copy))
+            case Unplaceable():
+                unplaceable[key] = outcome
+            case InstanceMissing() | StoreUnavailable():
+                raise outcome
+    return copies, len(keys)
 
 
 def _conversions(archive: Archive, study: str) -> tuple[dict[str, Converted], dict[str, str]]:

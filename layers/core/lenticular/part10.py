@@ -8,10 +8,13 @@ same object. Who sent it and when is metadata of the object.
 import struct
 from typing import Final
 
-from . import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from . import IMPLEMENTATION_CLASS_UID
 from .elements import encode_element
 from .errors import CannotUnderstand
 
+#: (0002,0013), whatever the release: it is part of the file, and with another one a data set that
+#: is sent again after an upgrade would be another content. It never changes.
+_VERSION_NAME_OF_FILES: Final = "LENTICULAR_010"
 _PREAMBLE_AND_PREFIX: Final = bytes(128) + b"DICM"
 PREAMBLE_AND_PREFIX_BYTES: Final = len(_PREAMBLE_AND_PREFIX)
 _FILE_META_GROUP_LENGTH: Final = 0x00020000
@@ -46,7 +49,7 @@ def file_head(
         (0x00020003, "UI", sop_instance_uid),
         (_TRANSFER_SYNTAX_UID, "UI", transfer_syntax_uid),
         (0x00020012, "UI", IMPLEMENTATION_CLASS_UID),
-        (0x00020013, "SH", IMPLEMENTATION_VERSION_NAME),
+        (0x00020013, "SH", _VERSION_NAME_OF_FILES),
         *private,
     )
     meta = b"".join(

@@ -137,11 +137,12 @@ class Transcoder:
         try:
             present = self._archive.form(form_key)
         except InstanceMissing:
-            replace = False
+            replace, received = False, stored.received
         else:
             if self._restores(present, original):
                 return present
-            replace = True
+            # Whatever became of its bytes, it knows when the original first came.
+            replace, received = True, min(stored.received, present.received or stored.received)
         with tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES) as out:
             write_form(file, BY_UID[target_uid], out)
             size = out.tell()
@@ -153,6 +154,7 @@ class Transcoder:
                 ORIGINAL_SIZE: str(stored.size),
                 ORIGINAL_TRANSFER_SYNTAX: _transfer_syntax_uid(file),
                 **_provenance(stored),
+                RECEIVED: received,
             }
             # Another one that was first has the same pixels, but is known only by its own words.
             kept = self._forms.keep(form_key, out, metadata, replace=replace)
