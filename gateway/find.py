@@ -41,8 +41,6 @@ _STUDY_RELATED_INSTANCES: Final = 0x00201208
 _SERIES_RELATED_INSTANCES: Final = 0x00201209
 _OF_PATIENT: Final = (_PATIENT_RELATED_STUDIES, _PATIENT_RELATED_SERIES, _PATIENT_RELATED_INSTANCES)
 
-_COMMENT_CHARACTERS: Final = 64
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryEnded:
@@ -287,7 +285,7 @@ def _respond(
             message_id_being_responded_to=request.message_id,
             affected_sop_class_uid=request.affected_sop_class_uid,
             status=status,
-            error_comment=comment[:_COMMENT_CHARACTERS] if comment else None,
+            error_comment=comment or None,
         ),
         identifier,
     )

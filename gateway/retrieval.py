@@ -55,8 +55,6 @@ from .read_ahead import OutgoingFile, ReadAhead, Stored
 _FAILED_SOP_INSTANCE_UID_LIST: Final = 0x00080058
 #: The counts are of VR US (PS3.7 E.1); a patient may have more instances than that can say.
 _MOST_COUNTED: Final = 0xFFFF
-#: Error Comment (0000,0902) is an LO, PS3.7 C.1.
-_COMMENT_CHARACTERS: Final = 64
 #: A data set that inflates, or is decoded, to more is taken for one made to fill the disk.
 _LONGEST_DATA_SET_BYTES: Final = 8 << 30
 
@@ -343,7 +341,7 @@ class Retrieval:
     def refuse(self, status: MoveStatus, comment: str) -> None:
         """End before any sub-operation."""
         command = self._response(status)
-        command.error_comment = comment[:_COMMENT_CHARACTERS]
+        command.error_comment = comment
         self.association.send_response(self._message.context, command)
 
     def pending(self, progress: Progress) -> None:

@@ -43,8 +43,6 @@ STATUS_OF: Final[Mapping[Problem | None, Status | StoreStatus]] = MappingProxyTy
         Problem.SOP_INSTANCE_DIFFERS: StoreStatus.DATA_SET_DOES_NOT_MATCH_SOP_CLASS,
     }
 )
-#: Error Comment (0000,0902) is an LO, PS3.7 C.1.
-_COMMENT_CHARACTERS: Final = 64
 
 
 class IncomingFile:
@@ -302,5 +300,4 @@ def _refused(
 
 
 def _respond(association: Association, message: Message, status: int, comment: str | None) -> None:
-    told = comment[:_COMMENT_CHARACTERS] if comment else None
-    association.send_response(message.context, message.command.response(status, told))
+    association.send_response(message.context, message.command.response(status, comment))
