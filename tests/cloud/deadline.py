@@ -8,6 +8,10 @@ T = TypeVar("T")
 
 _PATIENCE_SECONDS: Final = 30.0
 _LOOK_AGAIN_SECONDS: Final = 0.02
+#: Pauses are so many times as long as looking took, so that it holds up what is waited for but
+#: little: to read a whole table again and again would keep moto from everything else.
+_PAUSES_TO_LOOKS: Final = 4
+_LONGEST_PAUSE_SECONDS: Final = 2.0
 
 
 def eventually(
@@ -15,7 +19,11 @@ def eventually(
 ) -> T:
     """Look at the real state until it is as wanted, and return it; fail after `within` seconds."""
     deadline = time.monotonic() + within
-    while not until(state := look()):
-        assert time.monotonic() < deadline, f"still {state!r:.2000} after {within:g} s"
-        time.sleep(_LOOK_AGAIN_SECONDS)
-    return state
+    while True:
+        began = time.monotonic()
+        if until(state := look()):
+            return state
+        now = time.monotonic()
+        assert now < deadline, f"still {state!r:.2000} after {within:g} s"
+        pause = max(_LOOK_AGAIN_SECONDS, _PAUSES_TO_LOOKS * (now - began))
+        time.sleep(min(pause, _LONGEST_PAUSE_SECONDS))
