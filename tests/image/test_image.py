@@ -6,14 +6,17 @@ base is a Debian made on the spot, so that no registry of images is asked.
 
 import json
 import os
+import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 
+from infra.run_uv import pip_settings
 from tests.cloud.deadline import eventually
 from tests.peers import dcmtk
 from tests.peers.conftest import free_port
@@ -25,14 +28,23 @@ pytestmark = pytest.mark.image
 _BASE = "localhost/lenticular-test-base:latest"
 _IMAGE = "localhost/lenticular-test-gateway:latest"
 _PODMAN = ["podman", "--cgroup-manager=cgroupfs", "--runtime=runc"]
-#: What lets pip out of a build where the way to the package index has a certificate of its own.
-_HOST_FILES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pip.conf", "/root/.config/pip/pip.conf")
 
 
 def run(*command: str) -> str:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command[0]}: {done.stderr[-3000:]}"
     return done.stdout
+
+
+def pip_files() -> set[str]:
+    """Return pip's configuration files and the certificates they name.
+
+    A build needs them where the way to the package index has a certificate of its own.
+    """
+    pip = (sys.executable, "-m", "pip", "config")
+    named = re.findall(r"^\s+(\S+), exists: True$", run(*pip, "debug"), re.MULTILINE)
+    certificate = pip_settings(run(*pip, "list")).get("cert")
+    return {*named, *([certificate] if certificate else [])}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +54,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> str:
     packages = "python3,python3-pip,ca-certificates"
     run("mmdebstrap", "--variant=minbase", f"--include={packages}", "bookworm", str(base))
     run("podman", "--cgroup-manager=cgroupfs", "import", str(base), _BASE)
-    volumes = [f"--volume={name}:{name}:ro" for name in _HOST_FILES if Path(name).exists()]
+    volumes = [f"--volume={name}:{name}:ro" for name in sorted(pip_files())]
     run(
         *("buildah", "bud", "--isolation=chroot", "--format=docker", f"--build-arg=BASE={_BASE}"),
         *(*volumes, "--file=gateway/Dockerfile", f"--tag={_IMAGE}", "."),

@@ -125,10 +125,10 @@ def test_a_gateway_that_dies_right_after_its_answer_loses_nothing(
     assert report.transaction_uid == uid
 
 
+@pytest.mark.usefixtures("function")
 def test_a_gateway_that_dies_while_s3_takes_the_request_has_promised_nothing_and_lost_nothing(
-    site: Site, function: Child
+    site: Site,
 ) -> None:
-    assert function.age_seconds >= 0
     site.s3.fail(Fault.HELD, where="/commitments/requested/", times=1)
     answers: list[Any] = []
     asking = threading.Thread(
@@ -153,10 +153,10 @@ def test_a_gateway_that_dies_while_s3_takes_the_request_has_promised_nothing_and
         (Fault.CONNECTION_RESET, 0x0213),
     ],
 )
+@pytest.mark.usefixtures("function")
 def test_a_request_that_s3_does_not_take_is_refused_and_taken_when_it_comes_again(
-    site: Site, function: Child, fault: Fault, status: int
+    site: Site, fault: Fault, status: int
 ) -> None:
-    assert function.age_seconds >= 0
     uid = generate_uid()
     site.s3.fail(fault, where="/commitments/requested/")
     assert ask(site.gateway, AET, uid, [UNKNOWN]).Status == status
@@ -166,10 +166,8 @@ def test_a_request_that_s3_does_not_take_is_refused_and_taken_when_it_comes_agai
     eventually(lambda: list(site.modality.reports), within=_SECONDS)
 
 
-def test_an_answer_of_s3_that_gets_lost_costs_at_most_a_second_report(
-    site: Site, function: Child
-) -> None:
-    assert function.age_seconds >= 0
+@pytest.mark.usefixtures("function")
+def test_an_answer_of_s3_that_gets_lost_costs_at_most_a_second_report(site: Site) -> None:
     site.s3.fail(Fault.ANSWER_LOST, where="/commitments/requested/", times=1)
     uid = generate_uid()
     assert ask(site.gateway, AET, uid, [UNKNOWN]).Status == 0
