@@ -16,7 +16,6 @@ from urllib.request import urlopen
 
 import pytest
 
-from infra.run_uv import pip_settings
 from tests.cloud.deadline import eventually
 from tests.peers import dcmtk
 from tests.peers.conftest import free_port
@@ -37,14 +36,14 @@ def run(*command: str) -> str:
 
 
 def pip_files() -> set[str]:
-    """Return pip's configuration files and the certificates they name.
+    """Return pip's configuration files and the files they name, such as certificates.
 
     A build needs them where the way to the package index has a certificate of its own.
     """
     pip = (sys.executable, "-m", "pip", "config")
     named = re.findall(r"^\s+(\S+), exists: True$", run(*pip, "debug"), re.MULTILINE)
-    certificate = pip_settings(run(*pip, "list")).get("cert")
-    return {*named, *([certificate] if certificate else [])}
+    values = re.findall(r"='(/.+)'$", run(*pip, "list"), re.MULTILINE)
+    return {*named, *(value for value in values if Path(value).is_file())}
 
 
 @pytest.fixture(scope="module")
