@@ -207,20 +207,9 @@ def _cells(array: Any, image: ImagePixel) -> memoryview:  # noqa: ANN401 - any i
 
 
 def _encode_jpeg_lossless(cells: memoryview, image: ImagePixel) -> bytes:
-    # Never "ycbcr": libjpeg-turbo then codes chroma with a table that the scan header does not
-    # name, and every other decoder shows other colours without a word.
-    colours: dict[str, str] = {}
-    if image.samples_per_pixel == _COLOUR_SAMPLES:
-        space = "rgb" if image.photometric_interpretation == "RGB" else "unknown"
-        colours = {"colorspace": space, "outcolorspace": space}
-    stream: bytes = _imagecodecs().jpeg8_encode(
-        _array(cells, image),
-        lossless=True,
-        predictor=1,
-        bitspersample=image.bits_allocated,
-        **colours,
-    )
-    return stream
+    from .jpeg_lossless import encode_jpeg_lossless
+
+    return encode_jpeg_lossless(_array(cells, image), rgb=image.photometric_interpretation == "RGB")
 
 
 @dataclass(frozen=True, slots=True)
