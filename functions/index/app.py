@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 logger = Logger()
 metrics = Metrics()
-tracer = Tracer()
+# What calls AWS, and not all that X-Ray can patch, which would be loaded for it.
+tracer = Tracer(patch_modules=["botocore"])
 # A batch of which everything failed is answered like any other, not by breaking off.
 processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
 # What the shared package logs comes out as one JSON line as well, with its facts as fields.
