@@ -83,6 +83,14 @@ image: ## Build the gateway's image; BASE=image@sha256:..., CONTAINERS=docker or
 push-image: image ## Push the image to the account's registry and print its name, for the parameter GatewayImage
 	@infra/push_image.sh "$(CONTAINERS)" "$(REPOSITORY)" "$(VERSION)"
 
+.PHONY: cloud-image
+cloud-image: ## Build and push the image on AWS, where there is no Docker here; prints the same
+	@infra/build_image.sh "$(REPOSITORY)" "$(VERSION)" "$(ARCHITECTURE)" $(if $(filter-out file,$(origin BASE)),"$(BASE)")
+
+.PHONY: sbom
+sbom: image ## Write what the image is made of to sbom.json (CycloneDX), by the Python in it
+	$(CONTAINERS) run --rm --interactive --entrypoint python3 $(REPOSITORY):$(VERSION) - <infra/sbom.py >sbom.json
+
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
     --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 # What a layer needs and the Lambda runtime has.
