@@ -17,6 +17,8 @@ export AWS_DEFAULT_REGION ?= eu-central-1
 VENV := .venv/bin
 UV := $(VENV)/python infra/run_uv.py
 SOURCES := layers/core/lenticular gateway functions infra tests
+# A file of tests stays on one core: its tests share a gateway or a cloud.
+PYTEST := $(VENV)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: help
 help: ## List the targets
@@ -32,11 +34,11 @@ run: python ## Start the node offline; options in ARGS="--port 11119 --aet CLINI
 
 .PHONY: test
 test: python dcmtk gdcm orthanc dcmjs dynamodb ## Run the tests that take seconds; pytest's options in ARGS
-	$(VENV)/python -m pytest -m "not slow and not image" $(ARGS)
+	$(PYTEST) -m "not slow and not image" $(ARGS)
 
 .PHONY: test-all
 test-all: test sam ## Run the slow tests too
-	$(VENV)/python -m pytest -m slow $(ARGS)
+	$(PYTEST) -m slow $(ARGS)
 
 .PHONY: test-image
 test-image: python dcmtk containers ## Build the gateway's image and run it; needs root, asks no registry of images
