@@ -125,7 +125,7 @@ FAULTS = {
     "a called AE title with a slash": Sent(SUCCESS, called="../A/B"),
 }
 
-#: What dcmjs-dimse does not send: a store without a data set, or with one of no bytes; a UID of more
+#: What dcmjs-dimse does not send: a store without a data set or with one of no bytes; a UID of more
 #: than 64 characters, which it cuts; a store on the context of another class (pynetdicom does:
 #: test_storing_where_it_is_not_offered). Titles are the association's: storescu sends this one.
 FOR_A_RAW_PEER = frozenset(
