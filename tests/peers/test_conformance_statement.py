@@ -14,7 +14,8 @@ from pynetdicom.sop_class import _STORAGE_CLASSES
 
 from tests.cloud.standin import OfflineCloud
 from tests.peers.dimse import associate_rq
-from tests.peers.gateway_process import ROOT, Gateway, Stores, running_gateway
+from tests.peers.gateway_process import Gateway, Stores, running_gateway
+from tests.peers.node_process import ROOT
 
 pytestmark = pytest.mark.peers
 
