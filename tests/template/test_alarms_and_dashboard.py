@@ -226,10 +226,10 @@ def test_a_log_line_that_an_alarm_counts_is_written_at_every_level_that_can_be_c
         for template in (written, gateway)
         for each in template.properties("AWS::Logs::MetricFilter").values()
     ]
-    assert len(filters) == 2
+    assert len(filters) == 3
     for pattern in filters:
         [message] = re.findall(r'^\{ \$\.message = "(.+)" \}$', pattern)
-        assert f'_log.warning("{message}"' in code
+        assert re.search(rf'_log\.(warning|error)\(\s*"{message}"', code)
     assert "ERROR" not in written.document["Parameters"]["LogLevel"]["AllowedValues"]
 
 
