@@ -22,7 +22,7 @@ PYTEST := $(VENV)/python -m pytest --numprocesses auto --maxprocesses 4 --dist l
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' Makefile
 
 .PHONY: run
 run: python ## Start the node offline; options in ARGS="--port 11119 --aet CLINIC"
@@ -63,6 +63,10 @@ lint: python sam ## Run every check but the tests
 fmt: python ## Format the code and mend what ruff can
 	$(VENV)/ruff check --fix-only
 	$(VENV)/ruff format
+
+.PHONY: conformance
+conformance: python ## Write the DICOM Conformance Statement anew from the tables of the code
+	$(VENV)/python -m infra.conformance
 
 .PHONY: bench
 bench: python dcmtk gdcm orthanc dynamodb ## Measure speed beside other servers; options in ARGS

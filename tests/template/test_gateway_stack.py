@@ -13,6 +13,7 @@ from tests.template.sam import ROOT, Document, Template, names_used, parts, refe
 
 #: Settings that a task is not given, and why.
 LEFT_ALONE = {
+    "LENTICULAR_AUDIT_FILE": "the disk of a task ends with it; there is a log group for it",
     "LENTICULAR_BIND": "a task has a network of its own",
     "LENTICULAR_NODES_FILE": "nodes are in the table, where `lenticular nodes load` puts them",
 }
@@ -76,7 +77,10 @@ def test_a_parameter_allows_what_the_gateway_takes_and_has_its_default(
         limits = [parameter[limit] for limit in ("MinValue", "MaxValue") if limit in parameter]
         for allowed in parameter.get("AllowedValues", limits):
             setting.metadata["parse"](str(allowed))
-        assert setting.metadata["parse"](str(parameter["Default"])) == setting.default, name
+        # An empty variable counts as not set.
+        default = parameter["Default"]
+        parsed = None if default == "" else setting.metadata["parse"](str(default))
+        assert parsed == setting.default, name
         checked.append(variable)
     # As many as a clinic may want otherwise; the others are where the template puts things.
     assert len(checked) >= 20
@@ -223,5 +227,5 @@ def test_every_log_group_ends_and_has_the_key_that_is_asked_for(
         groups = template.properties("AWS::Logs::LogGroup")
         assert groups
         for group in groups.values():
-            assert reference(group["RetentionInDays"]) == "LogRetentionDays"
+            assert reference(group["RetentionInDays"]) in {"LogRetentionDays", "AuditRetentionDays"}
             assert group["KmsKeyId"]["Fn::If"][0] == "HasKey"
