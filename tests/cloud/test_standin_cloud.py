@@ -56,8 +56,8 @@ def test_the_bucket_is_versioned_encrypted_and_closed(s3: S3Client, bucket: str)
     assert uploads["ID"] == "forget-interrupted-uploads"
     assert uploads["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
     assert (originals["ID"], forms["ID"]) == ("move-originals", "move-forms")
-    for rule in (originals, forms):
-        assert rule["Transitions"] == [
+    for moved in (originals, forms):
+        assert moved["Transitions"] == [
             {"StorageClass": "STANDARD_IA", "Days": 90},
             {"StorageClass": "GLACIER_IR", "Days": 365},
         ]
