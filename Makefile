@@ -84,7 +84,7 @@ push-image: image ## Push the image to the account's registry and print its name
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
     --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 # What a layer needs and the Lambda runtime has.
-OF_THE_RUNTIME := botocore python-dateutil six urllib3
+OF_THE_RUNTIME := botocore jmespath python-dateutil six urllib3
 .PHONY: lock
 # The main index alone: another one may hold only some files of a release, and the lock only their hashes.
 lock: export UV_INDEX :=
