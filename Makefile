@@ -98,7 +98,7 @@ sbom: image ## Write what the image is made of to sbom.json (CycloneDX), by the 
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
     --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 # What a layer needs and the Lambda runtime has.
-OF_THE_RUNTIME := botocore python-dateutil six urllib3
+OF_THE_RUNTIME := botocore jmespath python-dateutil six urllib3
 .PHONY: lock
 # The main index alone: another one may hold only some files of a release, and the lock only their hashes.
 lock: export UV_INDEX :=
