@@ -11,13 +11,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from tests.cloud.deadline import eventually
-from tests.peers import dcmtk
+from tests.peers import dcmtk, pynetdicom_peer
 from tests.peers.conftest import free_port
 from tests.peers.instances import study
 from tests.peers.node_process import ROOT, Node, running_node
@@ -61,8 +63,22 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> str:
     return _IMAGE
 
 
+@dataclass(frozen=True)
+class Container:
+    """A running container: its gateway, and podman in front of it."""
+
+    name: str
+    gateway: Node
+    process: subprocess.Popen[str]
+    health_port: int
+
+    def inside(self, program: str) -> str:
+        """Run a line of Python in it, and return what that printed."""
+        return run(*_PODMAN, "exec", self.name, "python3", "-c", program).strip()
+
+
 @pytest.fixture
-def container(image: str, tmp_path: Path) -> Iterator[tuple[Node, subprocess.Popen[str], int]]:
+def container(image: str, tmp_path: Path) -> Iterator[Container]:
     """Run the image on an offline node as infra/gateway.yaml does: no root, nothing writable."""
     health_port = free_port()
     with running_node(tmp_path / "node.log") as node:
@@ -87,32 +103,46 @@ def container(image: str, tmp_path: Path) -> Iterator[tuple[Node, subprocess.Pop
             ready = json.loads(process.stdout.readline() or "{}")
             try:
                 assert ready, (tmp_path / "container.log").read_text("utf-8")
-                yield replace_port(node, ready["port"]), process, health_port
+                gateway = replace(node, port=ready["port"])
+                yield Container(name, gateway, process, health_port)
             finally:
                 subprocess.run([*_PODMAN, "kill", name], capture_output=True, check=False)
                 process.wait()
                 process.stdout.close()
 
 
-def replace_port(node: Node, port: int) -> Node:
-    return Node(
-        node.process, node.log, node.host, port, node.aet, node.aws, node.bucket, node.table
-    )
-
-
-def test_the_image_verifies_stores_and_drains(
-    container: tuple[Node, subprocess.Popen[str], int], tmp_path: Path
-) -> None:
-    gateway, process, health_port = container
-    dcmtk.echo(gateway)
+def test_the_image_verifies_and_stores(container: Container, tmp_path: Path) -> None:
+    dcmtk.echo(container.gateway)
     instances = study(tmp_path, 3, size=256 << 10)
-    assert dcmtk.store(gateway, *(instance.path for instance in instances)) == [0, 0, 0]
-    assert {instance.key for instance in instances} <= set(gateway.object_keys())
+    files = [instance.path for instance in instances]
+    assert dcmtk.store(container.gateway, *files) == [0, 0, 0]
+    assert {instance.key for instance in instances} <= set(container.gateway.object_keys())
 
     def ready() -> int:
-        with urlopen(f"http://127.0.0.1:{health_port}/ready", timeout=5) as answer:
+        with urlopen(f"http://127.0.0.1:{container.health_port}/ready", timeout=5) as answer:
             return int(answer.status)
 
     eventually(ready, until=lambda status: status == 200)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 0
+
+
+def test_the_image_is_no_root_and_can_write_on_its_scratch_volume_only(
+    container: Container,
+) -> None:
+    assert container.inside("import os; print(os.getuid(), os.getgid())") == "10001 10001"
+    mount = "next(line.split() for line in open('/proc/mounts') if line.split()[1] == '/')"
+    assert "ro" in container.inside(f"print({mount}[3])").split(",")
+    assert container.inside("open('/scratch/x', 'w'); print('written')") == "written"
+
+
+def test_the_image_lets_an_association_end_when_it_is_told_to_stop(
+    container: Container, tmp_path: Path
+) -> None:
+    [instance] = study(tmp_path, 1)
+    contexts = [(CTImageStorage, ExplicitVRLittleEndian)]
+    with pynetdicom_peer.association(container.gateway, contexts) as opened:
+        container.process.send_signal(signal.SIGTERM)
+        # It listens no more, and still takes what comes on the association that there is.
+        eventually(lambda: not dcmtk.listens(container.gateway.port))
+        assert opened.send_c_store(instance.path).Status == 0
+    assert container.process.wait(timeout=30) == 0
+    assert instance.key in container.gateway.object_keys()
