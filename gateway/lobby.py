@@ -62,12 +62,14 @@ class Door:
 class _Arrival:
     """A connection whose association request is not whole yet.
 
-    `spoke` is whether it has left a TLS handshake half way.
+    `proceed` goes on with what it has sent; `spoke` is whether it has left a TLS handshake half
+    way.
     """
 
     sock: socket.socket
     address: tuple[str, int]
     deadline: float
+    proceed: Callable[["_Arrival"], None]
     request: bytearray = field(default_factory=bytearray)
     spoke: bool = False
 
@@ -231,8 +233,7 @@ class Lobby:
             self.let_in(sock, address, door.tls_context)
             return
         pass_on = door.pass_on
-        arrival = self._arrive(sock, address)
-        self._selector.register(sock, selectors.EVENT_READ, lambda: self._pass_on(arrival, pass_on))
+        self._arrive(sock, address, lambda arrival: self._pass_on(arrival, pass_on))
 
     def let_in(
         self,
@@ -251,16 +252,17 @@ class Lobby:
                 sock.close()  # the peer has gone already
                 return
             proceed = self._shake_hands
-        arrival = self._arrive(sock, address)
-        self._selector.register(sock, selectors.EVENT_READ, lambda: proceed(arrival))
+        self._arrive(sock, address, proceed)
 
-    def _arrive(self, sock: socket.socket, address: tuple[str, int]) -> _Arrival:
+    def _arrive(
+        self, sock: socket.socket, address: tuple[str, int], proceed: Callable[[_Arrival], None]
+    ) -> None:
         sock.setblocking(False)
         if len(self._arrivals) >= _MAX_ARRIVALS:
-            self._push_out()
-        arrival = _Arrival(sock, address, monotonic() + self._artim_seconds)
+            self._push_out(next(iter(self._arrivals.values())))
+        arrival = _Arrival(sock, address, monotonic() + self._artim_seconds, proceed)
         self._arrivals[sock] = arrival
-        return arrival
+        self._selector.register(sock, selectors.EVENT_READ, lambda: arrival.proceed(arrival))
 
     def _pass_on(
         self, arrival: _Arrival, pass_on: Callable[[socket.socket, tuple[str, int]], None]
@@ -301,12 +303,16 @@ class Lobby:
             return
         else:
             arrival.spoke = False
-            self._selector.modify(sock, selectors.EVENT_READ, lambda: self._read(arrival))
+            arrival.proceed = self._read
+            self._await(arrival, selectors.EVENT_READ)
             # The request may have come together with the handshake's end, and then lies in the
             # session, where the selector does not see it.
             self._read(arrival)
             return
-        self._selector.modify(sock, awaited, lambda: self._shake_hands(arrival))
+        self._await(arrival, awaited)
+
+    def _await(self, arrival: _Arrival, event: int) -> None:
+        self._selector.modify(arrival.sock, event, lambda: arrival.proceed(arrival))
 
     def _refuse_handshake(self, arrival: _Arrival, reason: str) -> None:
         """Part with a peer whose handshake failed; OpenSSL has sent the alert."""
@@ -319,7 +325,11 @@ class Lobby:
             socket.socket.shutdown(arrival.sock, socket.SHUT_WR)
         self._begin_departure(arrival.sock)
 
-    def _push_out(self) -> None:
+    def _push_out(self, arrival: _Arrival) -> None:
+        # A flood may come in faster than we turn: who is pushed out may have asked already.
+        arrival.proceed(arrival)
+        if arrival.sock not in self._arrivals:
+            return
         now = monotonic()
         if now >= self._crowd_noted + self._artim_seconds:
             self._crowd_noted = now
@@ -327,7 +337,7 @@ class Lobby:
                 "too many connections wait without an association request",
                 extra={"waiting": len(self._arrivals)},
             )
-        self._close(next(iter(self._arrivals)))
+        self._close(arrival.sock)
 
     def _read(self, arrival: _Arrival) -> None:
         """Read on in an association request, never past its end, until nothing more is there.

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
+from lenticular.sop_classes import VERIFICATION
+
 from .command_set import CommandField, CommandSet, Priority
 from .messages import MessageExchange, PresentationContext
 from .negotiation import (
@@ -46,7 +48,6 @@ __all__ = [
     "open_association",
 ]
 
-_VERIFICATION: Final = "1.2.840.10008.1.1"
 _NO_ROLES: Final[Mapping[str, Roles]] = MappingProxyType({})
 
 
@@ -130,11 +131,11 @@ class RequestedAssociation:
 
     def echo(self) -> CommandSet:
         """Send C-ECHO-RQ on the accepted Verification context, or raise `ConnectionFailed`."""
-        context = self.context_for(_VERIFICATION)
+        context = self.context_for(VERIFICATION)
         if context is None:
             raise ConnectionFailed(f"{self.peer_name} did not accept Verification")
         response, _ = self.request(
-            context, CommandSet(CommandField.C_ECHO_RQ, affected_sop_class_uid=_VERIFICATION)
+            context, CommandSet(CommandField.C_ECHO_RQ, affected_sop_class_uid=VERIFICATION)
         )
         return response
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from .aws import error_code
 from .errors import OperatorError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -125,7 +126,4 @@ class DeadLetters:
 
 
 def _failure(error: ClientError | BotoCoreError) -> StoreUnavailable:
-    code = (
-        error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
-    )
-    return StoreUnavailable(f"SQS refused or did not answer: {code}")
+    return StoreUnavailable(f"SQS refused or did not answer: {error_code(error)}")
