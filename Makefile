@@ -58,7 +58,7 @@ lint: python sam checkov ## Run every check but the tests
 	$(VENV)/cfn-lint template.yaml infra/*.yaml
 	$(VENV)/hadolint gateway/Dockerfile
 	.venv-sam/bin/sam validate --lint
-	$(CHECKOV)
+	.venv-checkov/bin/checkov --file template.yaml infra/*.yaml
 
 .PHONY: fmt
 fmt: python ## Format the code and mend what ruff can

@@ -20,6 +20,7 @@ LACKING: Final = {
     "AWS::ApplicationAutoScaling::ScalableTarget": "no tasks run there whose number could change",
     "AWS::ApplicationAutoScaling::ScalingPolicy": "no tasks run there whose number could change",
     "AWS::EC2::CustomerGateway": "no VPN is had offline",
+    "AWS::EC2::FlowLog": "no packet is seen there",
     "AWS::EC2::SecurityGroupEgress": "no packet is filtered there",
     "AWS::EC2::SecurityGroupIngress": "no packet is filtered there",
     "AWS::EC2::VPNConnection": "no VPN is had offline",

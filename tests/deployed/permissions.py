@@ -25,6 +25,7 @@ NOT_ASKED_FOR: Final = {
     ("*FunctionRole", "sqs:DeleteMessage"): "Lambda's event source mapping takes messages",
     ("*FunctionRole", "sqs:GetQueueAttributes"): "Lambda's event source mapping takes messages",
     ("*FunctionRole", "xray:*"): "Lambda's runtime sends traces",
+    ("*", "kms:*"): "S3, SQS and DynamoDB use the key for whom they serve",
     ("CommitFunctionRole", "ec2:*"): "Lambda puts the function into the VPC",
     ("ExecutionRole", "*"): "ECS starts the task",
     ("IndexFunctionRole", "s3:ListBucket"): "lets S3 say that an object is missing",
@@ -42,11 +43,17 @@ def declared(template: Template, gateway: Template) -> set[Permission]:
         for source in (template, gateway)
         for role, properties in source.properties("AWS::IAM::Role").items()
         for policy in properties.get("Policies", [])
-        for each in _statements(policy["PolicyDocument"])
+        for each in _statements(_chosen(policy)["PolicyDocument"])
     }
     found |= {
         Permission(reference(properties["RoleName"]) or "", *each)
         for properties in template.properties("AWS::IAM::RolePolicy").values()
+        for each in _statements(properties["PolicyDocument"])
+    }
+    found |= {
+        Permission(reference(role) or "", *each)
+        for properties in template.properties("AWS::IAM::Policy").values()
+        for role in properties["Roles"]
         for each in _statements(properties["PolicyDocument"])
     }
     # The task's role has the managed policy and nothing else.
@@ -57,10 +64,15 @@ def declared(template: Template, gateway: Template) -> set[Permission]:
 
 def _statements(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for each in document["Statement"]:
-        statement = each["Fn::If"][1] if "Fn::If" in each else each
+        statement = _chosen(each)
         actions = statement["Action"]
         for action in actions if isinstance(actions, list) else [actions]:
             yield statement["Sid"], action
+
+
+def _chosen(part: Any) -> Any:
+    """Take what is there on a condition as there."""
+    return part["Fn::If"][1] if "Fn::If" in part else part
 
 
 def excuse(permission: Permission) -> tuple[str, str] | None:

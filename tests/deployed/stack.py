@@ -56,6 +56,10 @@ class DeployedStack:
         stack.deploy(
             Architecture=_ARCHITECTURE,
             GatewayImage=f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/lenticular-gateway:test",
+            KmsKey="create",
+            # So that a test need not wait.
+            CommitPauseSeconds="1",
+            ProcedurePatienceSeconds="800",
         )
         return stack
 

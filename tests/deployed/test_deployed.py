@@ -29,7 +29,7 @@ from tests.deployed.account import MINISTACK, Account, Decision, running_account
 from tests.deployed.permissions import NOT_ASKED_FOR, Permission, declared, excuse
 from tests.deployed.stack import STACK, DeployedNode, DeployedStack, running_node, sam_build
 from tests.peers import commitment_requester, dcmtk
-from tests.peers.commitment_requester import Requester, requester
+from tests.peers.commitment_requester import Oddity, Requester, requester
 from tests.peers.conftest import free_port
 from tests.peers.ct_files import ct_file
 from tests.peers.destination import Destination, destination
@@ -60,6 +60,16 @@ class Study:
     uid: str
     series_uid: str
     files: dict[str, Path]
+
+    @property
+    def transaction_uid(self) -> str:
+        """What it is committed to by."""
+        return f"{self.uid}.1"
+
+    @property
+    def references(self) -> list[tuple[str, str]]:
+        """What a commitment to it names."""
+        return [(CTImageStorage, uid) for uid in self.files]
 
     @classmethod
     def write(cls, folder: Path, count: int) -> "Study":
@@ -112,19 +122,22 @@ def test_a_deployed_node_does_a_clinics_work_is_updated_and_deleted_and_nothing_
         _it_is_found_by_whatever_there_is_an_index_for(node, first)
         _what_has_no_place_is_in_quarantine(node, tmp_path)
         _a_workstation_gets_forms(node, first, forms)
-        _a_procedure_step_is_followed(node, first)
-        _a_commitment_is_kept(node, first, reports)
+        _a_commitment_is_reported_when_its_requester_is_back(node, first, reports)
+        _it_is_reported_again_when_it_is_asked_for_again(node, first, reports)
 
         # The node works on while it is updated.
         with ThreadPoolExecutor(1) as pool:
             updating = pool.submit(stack.deploy, RetireOriginal="true", IndexMaxReceiveCount="7")
+            step = _a_procedure_step_ends_before_its_instances_come(node, during)
             _a_study_is_taken(node, during)
             updating.result()
         assert "RetirePolicy" in stack.resources()
+        _it_is_complete_when_they_have_come(node, during, step)
         _a_study_is_taken(node, after)
-        _originals_are_retired_and_can_be_had(node, after, tmp_path / "restored")
-        for study in (first, during):
+        _originals_are_retired(node, after)
+        for study in (first, during, after):
             _it_can_be_had(node, study, tmp_path / study.uid)
+        _what_is_retired_is_committed_to(node, after, reports)
         _no_message_is_left(node)
 
     kept = node.versions(), node.items()
@@ -208,17 +221,27 @@ def _a_workstation_gets_forms(node: DeployedNode, study: Study, workstation: Des
     assert workstation.files.keys() == study.files.keys()
 
 
-def _a_procedure_step_is_followed(node: DeployedNode, study: Study) -> None:
+def _a_procedure_step_ends_before_its_instances_come(node: DeployedNode, study: Study) -> str:
+    """Announce the study's instances; return the step's UID."""
     step = generate_uid(None)
     with modality(node.gateway, aet=MODALITY) as sending:
         assert sending.create(step, started(study.uid)) == 0
     with modality(node.gateway, aet=MODALITY) as sending:
         assert sending.set(step, ended(series(study.series_uid, list(study.files)))) == 0
+    _wait_for_item(node, sk=f"PROCEDURE#{step}", state="COMPLETED", received=0)
+    return step
+
+
+def _it_is_complete_when_they_have_come(node: DeployedNode, study: Study, step: str) -> None:
+    count = len(study.files)
+    _wait_for_item(node, sk=f"PROCEDURE#{step}", announced=count, received=count)
+
+
+def _wait_for_item(node: DeployedNode, **attributes: str | int) -> None:
+    """Wait until the table has an item that has these attributes."""
     wanted = {
-        "sk": {"S": f"PROCEDURE#{step}"},
-        "state": {"S": "COMPLETED"},
-        "announced": {"N": str(len(study.files))},
-        "received": {"N": str(len(study.files))},
+        name: {"N" if isinstance(value, int) else "S": str(value)}
+        for name, value in attributes.items()
     }
     eventually(
         node.items,
@@ -227,20 +250,46 @@ def _a_procedure_step_is_followed(node: DeployedNode, study: Study) -> None:
     )
 
 
-def _a_commitment_is_kept(node: DeployedNode, study: Study, reports: Requester) -> None:
-    transaction = generate_uid(None)
-    references = [(CTImageStorage, uid) for uid in study.files]
-    answer = commitment_requester.ask(node.gateway, MODALITY, transaction, references)
+def _a_commitment_is_reported_when_its_requester_is_back(
+    node: DeployedNode, study: Study, reports: Requester
+) -> None:
+    reports.oddity = Oddity.FAILS
+    _ask_for_commitment(node, study)
+    eventually(lambda: reports.attempts, within=PATIENCE_SECONDS)
+    reports.oddity = None
+    _wait_for_report(reports, 1, study)
+
+
+def _it_is_reported_again_when_it_is_asked_for_again(
+    node: DeployedNode, study: Study, reports: Requester
+) -> None:
+    _ask_for_commitment(node, study)
+    _wait_for_report(reports, 2, study)
+
+
+def _what_is_retired_is_committed_to(node: DeployedNode, study: Study, reports: Requester) -> None:
+    _ask_for_commitment(node, study)
+    _wait_for_report(reports, 3, study)
+
+
+def _ask_for_commitment(node: DeployedNode, study: Study) -> None:
+    answer = commitment_requester.ask(
+        node.gateway, MODALITY, study.transaction_uid, study.references
+    )
     assert answer.Status == 0
-    [report] = eventually(reports.reports.copy, within=PATIENCE_SECONDS)
-    assert (report.transaction_uid, report.failed) == (transaction, {})
-    assert report.committed == set(references)
 
 
-def _originals_are_retired_and_can_be_had(node: DeployedNode, study: Study, folder: Path) -> None:
+def _wait_for_report(reports: Requester, number: int, study: Study) -> None:
+    report = eventually(
+        reports.reports.copy, until=lambda came: len(came) >= number, within=PATIENCE_SECONDS
+    )[number - 1]
+    assert (report.transaction_uid, report.failed) == (study.transaction_uid, {})
+    assert report.committed == set(study.references)
+
+
+def _originals_are_retired(node: DeployedNode, study: Study) -> None:
     prefix = f"{INSTANCES}{study.uid}/"
     eventually(lambda: node.keys(prefix), until=lambda keys: not keys, within=PATIENCE_SECONDS)
-    _it_can_be_had(node, study, folder)
 
 
 def _it_can_be_had(node: DeployedNode, study: Study, folder: Path) -> None:
