@@ -18,6 +18,7 @@ from lenticular.index import Index
 from lenticular.nodes import NodeTable, read_nodes_file
 from lenticular.settings import GatewaySettings
 from lenticular.transactions import Transactions
+from lenticular.validation import Validator
 
 from .acceptance import AccessPolicy, Offer
 from .association import Limits, Service
@@ -40,7 +41,6 @@ from .spool import Spool
 from .storage import StorageService
 from .supervisor import FAILED, USAGE_ERROR, Supervisor
 from .tls import Certificates, TlsFiles
-from .validation import Validator
 from .verification import VerificationService
 
 _log: Final = logging.getLogger(__name__)
