@@ -9,8 +9,8 @@ import pytest
 from pydicom.uid import generate_uid
 
 from tests.cloud.deadline import eventually
+from tests.commands import lenticular
 from tests.peers import dcmtk
-from tests.peers.commands import lenticular
 from tests.peers.conftest import Clinic
 from tests.peers.instances import Instance, study
 from tests.peers.procedures import PATIENT_NAME, ended, modality, series, started

@@ -13,6 +13,7 @@ from lenticular.archive import (
     QUARANTINE,
     TRANSCODED,
 )
+from lenticular.deletion import DELETED_TAG
 from lenticular.forms import RETIRED_TAG
 from tests.template.sam import Document, Template, parts, reference
 
@@ -64,7 +65,7 @@ def test_the_bucket_keeps_versions_and_encrypts(bucket: Document) -> None:
 
 
 def test_the_bucket_forgets_interrupted_uploads_and_deletes_nothing_else(bucket: Document) -> None:
-    rule, *if_retired = bucket["LifecycleConfiguration"]["Rules"]
+    rule, *if_retired, _ = bucket["LifecycleConfiguration"]["Rules"]
     assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
     assert rule.keys() == {"Id", "Status", "AbortIncompleteMultipartUpload"}
     for each in if_retired:
@@ -82,6 +83,18 @@ def test_the_bucket_forgets_interrupted_uploads_and_deletes_nothing_else(bucket:
     assert originals["NoncurrentVersionExpiration"] == {"NoncurrentDays": {"Ref": "RetiredDays"}}
     assert marks.keys() == {"Id", "Status", "Prefix", "ExpiredObjectDeleteMarker"}
     assert marks["Prefix"] == INSTANCES
+
+
+def test_what_an_operator_deleted_ends_by_its_tag(bucket: Document) -> None:
+    [rule] = [
+        each
+        for each in bucket["LifecycleConfiguration"]["Rules"]
+        if each.get("Id") == "end-deleted-studies"
+    ]
+    name, value = DELETED_TAG
+    assert rule.keys() == {"Id", "Status", "TagFilters", "NoncurrentVersionExpiration"}
+    assert rule["TagFilters"] == [{"Key": name, "Value": value}]
+    assert rule["NoncurrentVersionExpiration"] == {"NoncurrentDays": {"Ref": "DeletedDays"}}
 
 
 def test_bucket_and_table_outlive_the_stack(transformed: Template) -> None:
