@@ -17,10 +17,12 @@ export AWS_DEFAULT_REGION ?= eu-central-1
 VENV := .venv/bin
 UV := $(VENV)/python infra/run_uv.py
 SOURCES := layers/core/lenticular gateway functions infra tests
+# A file of tests stays on one core: its tests share a gateway or a cloud.
+PYTEST := $(VENV)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' Makefile
 
 .PHONY: run
 run: python ## Start the node offline; options in ARGS="--port 11119 --aet CLINIC"
@@ -32,11 +34,11 @@ run: python ## Start the node offline; options in ARGS="--port 11119 --aet CLINI
 
 .PHONY: test
 test: python dcmtk gdcm orthanc dcmjs dynamodb ## Run the tests that take seconds; pytest's options in ARGS
-	$(VENV)/python -m pytest -m "not slow and not image" $(ARGS)
+	$(PYTEST) -m "not slow and not image" $(ARGS)
 
 .PHONY: test-all
 test-all: test sam ## Run the slow tests too
-	$(VENV)/python -m pytest -m slow $(ARGS)
+	$(PYTEST) -m slow $(ARGS)
 
 .PHONY: test-image
 test-image: python dcmtk containers ## Build the gateway's image and run it; needs root, asks no registry of images
@@ -62,6 +64,10 @@ fmt: python ## Format the code and mend what ruff can
 	$(VENV)/ruff check --fix-only
 	$(VENV)/ruff format
 
+.PHONY: conformance
+conformance: python ## Write the DICOM Conformance Statement anew from the tables of the code
+	$(VENV)/python -m infra.conformance
+
 .PHONY: bench
 bench: python dcmtk gdcm orthanc dynamodb ## Measure speed beside other servers; options in ARGS
 	$(VENV)/python -m tests.bench $(ARGS)
@@ -80,6 +86,14 @@ image: ## Build the gateway's image; BASE=image@sha256:..., CONTAINERS=docker or
 .PHONY: push-image
 push-image: image ## Push the image to the account's registry and print its name, for the parameter GatewayImage
 	@infra/push_image.sh "$(CONTAINERS)" "$(REPOSITORY)" "$(VERSION)"
+
+.PHONY: cloud-image
+cloud-image: ## Build and push the image on AWS, where there is no Docker here; prints the same
+	@infra/build_image.sh "$(REPOSITORY)" "$(VERSION)" "$(ARCHITECTURE)" $(if $(filter-out file,$(origin BASE)),"$(BASE)")
+
+.PHONY: sbom
+sbom: image ## Write what the image is made of to sbom.json (CycloneDX), by the Python in it
+	$(CONTAINERS) run --rm --interactive --entrypoint python3 $(REPOSITORY):$(VERSION) - <infra/sbom.py >sbom.json
 
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
     --no-header --no-annotate --no-emit-index-url --no-emit-find-links

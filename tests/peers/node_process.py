@@ -87,6 +87,7 @@ def running_node(
             env={
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "layers/core")]),
+                "LENTICULAR_AUDIT_FILE": str(log.with_suffix(".audit")),
                 **(settings or {}),
             },
             stdout=subprocess.PIPE,

@@ -39,6 +39,7 @@ from urllib.parse import quote, unquote
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from .aws import error_code
 from .errors import InstanceMissing, StoreUnavailable
 from .identifiers import ae_title_of_key_part, aet_key_part, is_uid
 
@@ -356,7 +357,7 @@ class Archive:
                     Bucket=self.bucket, Key=key, Range=f"bytes=0-{length - 1}"
                 )
             except ClientError as error:
-                if _code(error) != _INVALID_RANGE:
+                if error_code(error) != _INVALID_RANGE:
                     raise
                 # An empty object has no first byte; it is read like any other.
                 answer = self._client.get_object(Bucket=self.bucket, Key=key)
@@ -445,9 +446,7 @@ class Archive:
                     etag = entry["ETag"].strip('"')
                     yield Listed(entry["Key"], entry["Size"], etag, entry["LastModified"])
         except (ClientError, BotoCoreError) as error:
-            raise StoreUnavailable(
-                f"S3 could not list the bucket: {type(error).__name__}"
-            ) from error
+            raise StoreUnavailable(f"S3 could not list the bucket: {error_code(error)}") from error
 
     def known_sha256(self, key: str) -> str | None:
         """Return the SHA-256 that S3 compared when the whole object was written, if it did.
@@ -511,20 +510,16 @@ class Archive:
                 **condition,  # type: ignore[arg-type]
             )
         except ClientError as error:
-            if condition and _code(error) in _PRECONDITION_FAILED:
+            if condition and error_code(error) in _PRECONDITION_FAILED:
                 return False
-            raise StoreUnavailable(f"S3 refused: {_code(error)}") from error
+            raise StoreUnavailable(f"S3 refused: {error_code(error)}") from error
         except BotoCoreError as error:
             raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
         return True
 
 
 def _failure(error: ClientError, key: str) -> InstanceMissing | StoreUnavailable:
-    code = _code(error)
+    code = error_code(error)
     if code in _MISSING_CODES:
         return InstanceMissing(f"the bucket holds no object {key}")
-    return StoreUnavailable(f"S3 refused: {code or type(error).__name__}")
-
-
-def _code(error: ClientError) -> str:
-    return error.response.get("Error", {}).get("Code", "")
+    return StoreUnavailable(f"S3 refused: {code}")

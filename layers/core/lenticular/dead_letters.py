@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from .aws import error_code
 from .errors import OperatorError, StoreUnavailable
 from .s3_events import object_keys
 
@@ -182,7 +183,4 @@ def _letter(message: "MessageTypeDef") -> Letter:
 
 
 def _failure(error: ClientError | BotoCoreError) -> StoreUnavailable:
-    code = (
-        error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
-    )
-    return StoreUnavailable(f"SQS refused or did not answer: {code}")
+    return StoreUnavailable(f"SQS refused or did not answer: {error_code(error)}")

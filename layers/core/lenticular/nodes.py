@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from .aws import error_code
 from .errors import NodesFileError, StoreUnavailable
 from .identifiers import is_ae_title
 
@@ -206,7 +207,7 @@ class NodeTable:
             for page in self._client.get_paginator("query").paginate(**request):
                 nodes += [_from_item(item) for item in page["Items"]]
         except (ClientError, BotoCoreError) as error:
-            raise StoreUnavailable(f"the nodes cannot be read: {type(error).__name__}") from error
+            raise StoreUnavailable(f"the nodes cannot be read: {error_code(error)}") from error
         return nodes
 
     def put(self, node: Node) -> None:
@@ -215,7 +216,7 @@ class NodeTable:
         try:
             self._client.put_item(TableName=self._table, Item=item)
         except (ClientError, BotoCoreError) as error:
-            raise StoreUnavailable(f"the node was not stored: {type(error).__name__}") from error
+            raise StoreUnavailable(f"the node was not stored: {error_code(error)}") from error
 
     def remove(self, aet: str) -> None:
         """Remove one node; removing one that is not there is no error."""
@@ -223,7 +224,7 @@ class NodeTable:
         try:
             self._client.delete_item(TableName=self._table, Key=key)
         except (ClientError, BotoCoreError) as error:
-            raise StoreUnavailable(f"the node was not removed: {type(error).__name__}") from error
+            raise StoreUnavailable(f"the node was not removed: {error_code(error)}") from error
 
     def replace_all(self, nodes: list[Node]) -> None:
         """Make the table's nodes equal to `nodes`: additions first, then removals."""

@@ -84,6 +84,20 @@ def _file(raw: str) -> Path:
     return path
 
 
+def _file_in_a_directory(raw: str) -> Path:
+    path = Path(raw)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise ValueError(f"must be a file in an existing directory, and {raw!r} is not")
+    return path
+
+
+def _host_and_port(raw: str) -> tuple[str, int]:
+    host, _, port = raw.rpartition(":")
+    if not host:
+        raise ValueError("must be host:port")
+    return host.strip("[]"), _whole(1, 65535)(port)
+
+
 def _directory(raw: str) -> Path:
     path = Path(raw)
     if not path.is_dir():
@@ -426,6 +440,31 @@ class GatewaySettings(_Shared):
         "`emf` writes metrics on stdout, in the embedded metric format of CloudWatch Logs",
         "off",
     )
+    audit_log_group: str | None = _setting(
+        "LENTICULAR_AUDIT_LOG_GROUP",
+        _text,
+        "log group of CloudWatch that the audit trail (PS3.15 A.5) goes to; it names patients",
+        None,
+    )
+    audit_file: Path | None = _setting(
+        "LENTICULAR_AUDIT_FILE",
+        _file_in_a_directory,
+        "file that the audit trail is appended to, a line of JSON for each message",
+        None,
+    )
+    audit_syslog: tuple[str, int] | None = _setting(
+        "LENTICULAR_AUDIT_SYSLOG",
+        _host_and_port,
+        "`host:port` of a repository that gets a copy of the audit trail by syslog over TLS "
+        "(PS3.15 A.6)",
+        None,
+    )
+    audit_syslog_ca: Path | None = _setting(
+        "LENTICULAR_AUDIT_SYSLOG_CA",
+        _file,
+        "PEM file of who issued the repository's certificate; default whom the system trusts",
+        None,
+    )
     drain_seconds: int = _setting(
         "LENTICULAR_DRAIN_SECONDS",
         _whole(0, 3600),
@@ -500,6 +539,10 @@ class GatewaySettings(_Shared):
             problems.append("LENTICULAR_TLS_CERTIFICATE is set, but LENTICULAR_TLS_PORT is not")
         if not plain and not tls:
             problems.append("LENTICULAR_PORT is off and LENTICULAR_TLS_PORT too: set one of them")
+        if environment.get("LENTICULAR_AUDIT_SYSLOG_CA") and not environment.get(
+            "LENTICULAR_AUDIT_SYSLOG"
+        ):
+            problems.append("LENTICULAR_AUDIT_SYSLOG_CA is set, but LENTICULAR_AUDIT_SYSLOG is not")
         spools = environment.get("LENTICULAR_CUSTODY") == "spool"
         if spools and not environment.get("LENTICULAR_SPOOL_DIR"):
             problems.append("LENTICULAR_SPOOL_DIR is not set, but LENTICULAR_CUSTODY is spool")
