@@ -20,6 +20,7 @@ from lenticular.index import Index
 from lenticular.nodes import NodeTable, read_nodes_file
 from lenticular.settings import GatewaySettings
 from lenticular.transactions import Transactions
+from lenticular.validation import Validator
 
 from .acceptance import AccessPolicy, Offer
 from .association import Limits, Service
@@ -45,7 +46,6 @@ from .storage import StorageService
 from .supervisor import FAILED, USAGE_ERROR, Supervisor
 from .syslog import Syslog, tls_context
 from .tls import Certificates, TlsFiles
-from .validation import Validator
 from .verification import VerificationService
 
 _log: Final = logging.getLogger(__name__)

@@ -66,7 +66,7 @@ def _send_all(
 ) -> bool:
     """Send every file; return whether the requestor cancelled."""
     while (file := files.head()) is not None:
-        if retrieval.cancelled():
+        if retrieval.cancelled_before(file):
             return True
         progress.count(file.stored, _send(retrieval, file, contexts))
         files.drop()

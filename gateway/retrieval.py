@@ -54,6 +54,7 @@ from .identifier import read_identifier, write_identifier
 from .messages import Message, PresentationContext
 from .negotiation import QueryOption
 from .read_ahead import OutgoingFile, ReadAhead, Stored
+from .wire import LOOK_SECONDS
 
 _FAILED_SOP_INSTANCE_UID_LIST: Final = 0x00080058
 #: The counts are of VR US (PS3.7 E.1); a patient may have more instances than that can say.
@@ -208,6 +209,7 @@ class Retrieval:
             pages,
             budget_bytes=self._memory.read_ahead_bytes,
             is_wanted=is_wanted,
+            restore=self._restored_now,
         )
 
     def data_set(
@@ -253,7 +255,7 @@ class Retrieval:
                 return file.data_set()
             form = self._gathered(file.pieces())
             if target_uid == stored.transfer_syntax_uid:
-                return [self._restored(form, stored)]
+                return [_data_set_of(self._restored(form, stored))]
             return [self._uncompressed(form, target_uid)]
         if target_uid == stored.transfer_syntax_uid:
             return file.data_set()
@@ -296,23 +298,40 @@ class Retrieval:
     def _from_one_form(
         self, stored: Stored, form: Form, target_uid: str
     ) -> Iterable[bytes | memoryview]:
+        file = self._read(form)
+        if target_uid == form.transfer_syntax_uid:
+            return [_data_set_of(file)]
+        if target_uid == stored.transfer_syntax_uid:
+            return [_data_set_of(self._restored(file, stored))]
+        return [self._uncompressed(file, target_uid)]
+
+    def _read(self, form: Form) -> memoryview:
         part_bytes = self._memory.read_ahead_bytes
-        file = self._gathered(
+        return self._gathered(
             self._custody.get(form.object_key, start, min(part_bytes, form.size - start))
             for start in range(0, form.size, part_bytes)
         )
-        if target_uid == form.transfer_syntax_uid:
-            return [file[data_set_offset(file) :]]
-        if target_uid == stored.transfer_syntax_uid:
-            return [self._restored(file, stored)]
-        return [self._uncompressed(file, target_uid)]
 
     def _restored(self, form: memoryview, stored: Stored) -> memoryview:
-        """Return the data set of the original that a form was made of, and of nothing else."""
+        """Return the file of the original that a form was made of, and of nothing else."""
         original = self._gathered(restored(InMemory(form)))
         if sha256(original).hexdigest() != stored.sha256:
             raise CannotUnderstand("the form does not restore to its original")
-        return original[data_set_offset(original) :]
+        return original
+
+    def _restored_now(self, stored: Stored) -> memoryview:
+        """Return the file of an original that went while it was being sent, or `InstanceMissing`.
+
+        Retiring it is the one thing that takes it away, and then a form restores to it.
+        """
+        # A form that was being sent itself is not to be had from another one.
+        for form in () if stored.retired else self._forms_now(stored):
+            try:
+                return self._restored(self._read(form), stored)
+            except (InstanceMissing, StoreUnavailable, CannotUnderstand) as error:
+                extra = {"object_key": form.object_key, "reason": str(error)}
+                self.log.warning("form not readable", extra=extra)
+        raise InstanceMissing(f"nothing is left of {stored.object_key}")
 
     def _uncompressed(self, file: memoryview, target_uid: str) -> memoryview:
         """Return a file's data set in another transfer syntax, or raise `CannotUnderstand`.
@@ -362,6 +381,13 @@ class Retrieval:
     def cancelled(self) -> bool:
         """Tell whether the requestor sent C-CANCEL."""
         return self.association.cancel_requested(self.message_id)
+
+    def cancelled_before(self, file: OutgoingFile) -> bool:
+        """Wait until a file begins to come; tell whether the requestor sent C-CANCEL before."""
+        while not self.cancelled():
+            if file.has_begun(LOOK_SECONDS):
+                return False
+        return True
 
     def refuse(self, status: MoveStatus, comment: str) -> None:
         """End before any sub-operation."""
@@ -447,6 +473,10 @@ def context_for(stored: Stored, contexts: Contexts) -> PresentationContext | Non
         if context is not None:
             return context
     return None
+
+
+def _data_set_of(file: memoryview) -> memoryview:
+    return file[data_set_offset(file) :]
 
 
 def _deflated(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes]:

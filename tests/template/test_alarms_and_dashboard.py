@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable
@@ -226,6 +227,8 @@ def test_a_log_line_that_an_alarm_counts_is_written_at_every_level_that_can_be_c
         for template in (written, gateway)
         for each in template.properties("AWS::Logs::MetricFilter").values()
     ]
+    # The gateway's level is the name that Python gives it.
+    filters.remove(f'{{ $.level = "{logging.getLevelName(logging.ERROR)}" }}')
     assert len(filters) == 3
     for pattern in filters:
         [message] = re.findall(r'^\{ \$\.message = "(.+)" \}$', pattern)

@@ -41,6 +41,12 @@ def test_every_parameter_is_used_described_grouped_and_has_a_default(written: Te
         assert parameter["Description"]
 
 
+def test_what_every_clinic_decides_is_asked_first(written: Template) -> None:
+    [first, *_] = written.document["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
+    asked = list(written.document["Parameters"])
+    assert asked[: len(first["Parameters"])] == first["Parameters"]
+
+
 def test_the_template_has_room_for_more_parameters(written: Template) -> None:
     # CloudFormation takes 200.
     assert len(written.document["Parameters"]) < 150

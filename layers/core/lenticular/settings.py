@@ -254,6 +254,42 @@ class StackSettings(_FromEnvironment):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PeerSettings(_FromEnvironment):
+    """How commands reach the gateway by DICOM, and what they call themselves."""
+
+    ae_title: str = _setting(
+        "LENTICULAR_AE_TITLE", _ae_title, "AE title this node answers to", "LENTICULAR"
+    )
+    host: str = _setting(
+        "LENTICULAR_HOST", _text, "name or address at which commands find the gateway", "127.0.0.1"
+    )
+    port: int = _setting(
+        "LENTICULAR_PORT", _whole(1, 65535), "port at which commands find the gateway", 11112
+    )
+    calling_ae_title: str = _setting(
+        "LENTICULAR_CALLING_AE_TITLE", _ae_title, "AE title of the commands", "LENTICULAR-CLI"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetentionSettings(_FromEnvironment):
+    """How long what was received is held, and what was deleted is kept."""
+
+    retention_days: int = _setting(
+        "LENTICULAR_RETENTION_DAYS",
+        _whole(0, 36_525),
+        "days after its last instance came for which a study cannot be deleted",
+        3_653,
+    )
+    deleted_days: int = _setting(
+        "LENTICULAR_DELETED_DAYS",
+        _whole(1, 3_650),
+        "days for which a deleted study can be brought back; the template's DeletedDays",
+        30,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TranscodeSettings(_Shared):
     """What the transcode function reads; template.yaml sets them."""
 
