@@ -12,6 +12,7 @@ While it keeps us waiting we look for C-CANCEL; a sub-operation that is broken o
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeAlias
 
+from lenticular.audit import Participant
 from lenticular.errors import StoreUnavailable
 from lenticular.index import Index
 from lenticular.nodes import Node
@@ -19,6 +20,7 @@ from lenticular.status import MoveStatus, Status
 from lenticular.transfer_syntaxes import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 
 from .association import Association
+from .audit import AuditTrail
 from .custody import Custody
 from .identifier import IDENTIFIER_MAX_BYTES
 from .messages import BufferSink, DataSetSink, Message
@@ -52,6 +54,7 @@ class MoveService:
         ae_title: str,
         max_pdu_bytes: int,
         dimse_seconds: float,
+        audit: AuditTrail | None = None,
     ) -> None:
         """Send from `custody` what `index` names, as `ae_title`, to nodes `find_node` knows."""
         self._index = index
@@ -61,6 +64,7 @@ class MoveService:
         self._ae_title = ae_title
         self._max_pdu_bytes = max_pdu_bytes
         self._dimse_seconds = dimse_seconds
+        self._audit = audit
 
     def begin(self, association: Association, message: Message) -> DataSetSink:  # noqa: ARG002 - the interface of a service
         """Take the identifier into memory."""
@@ -83,15 +87,16 @@ class MoveService:
         found = retrieval.find(self._index)
         if found is None:
             return
-        progress = Progress(found.count)
-        # The responses may take as long as the destination does; a pending one at once shows the
-        # requestor that we are at it.
-        retrieval.pending(progress)
-        delivery = _Delivery(retrieval, node, found, progress, self._associate)
-        cancelled = delivery.run(found.pages)
-        retrieval.final(
-            progress, cancelled=cancelled, destination=node.aet, failure=delivery.failure
-        )
+        receiver = Participant(node.aet, node.address)
+        with retrieval.audited(self._audit, found, receiver) as progress:
+            # The responses may take as long as the destination does; a pending one at once shows
+            # the requestor that we are at it.
+            retrieval.pending(progress)
+            delivery = _Delivery(retrieval, node, found, progress, self._associate)
+            cancelled = delivery.run(found.pages)
+            retrieval.final(
+                progress, cancelled=cancelled, destination=node.aet, failure=delivery.failure
+            )
 
     def _associate(
         self, node: Node, contexts: _Contexts, interrupted: Callable[[], bool]

@@ -88,6 +88,12 @@ class Stored:
         key = InstanceKey.parse(self.object_key)
         return key.sha256 if key else ""
 
+    @property
+    def study_instance_uid(self) -> str:
+        """The study, by the original's key."""
+        key = InstanceKey.parse(self.object_key)
+        return key.study_instance_uid if key else ""
+
 
 @dataclass(frozen=True, slots=True)
 class _Part:

@@ -12,6 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
+from lenticular.sop_classes import VERIFICATION
+
 from .command_set import CommandField, CommandSet, Priority
 from .messages import MessageExchange, PresentationContext
 from .negotiation import (
@@ -50,7 +52,6 @@ __all__ = [
     "open_association",
 ]
 
-_VERIFICATION: Final = "1.2.840.10008.1.1"
 _NO_ROLES: Final[Mapping[str, Roles]] = MappingProxyType({})
 
 
@@ -134,11 +135,11 @@ class RequestedAssociation:
 
     def echo(self) -> CommandSet:
         """Send C-ECHO-RQ on the accepted Verification context, or raise `ConnectionFailed`."""
-        context = self.context_for(_VERIFICATION)
+        context = self.context_for(VERIFICATION)
         if context is None:
             raise ConnectionFailed(f"{self.peer_name} did not accept Verification")
         response, _ = self.request(
-            context, CommandSet(CommandField.C_ECHO_RQ, affected_sop_class_uid=_VERIFICATION)
+            context, CommandSet(CommandField.C_ECHO_RQ, affected_sop_class_uid=VERIFICATION)
         )
         return response
 

@@ -12,6 +12,7 @@ import mmap
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Final, TypeAlias
 
 from lenticular.answers import select
 from lenticular.archive import Form, InstanceKey
+from lenticular.audit import Action, Outcome, Participant
 from lenticular.byte_ranges import InMemory
 from lenticular.decoding import native_data_set
 from lenticular.dicom_json import JsonElement
@@ -45,6 +47,7 @@ from lenticular.transfer_syntaxes import (
 )
 
 from .association import Association
+from .audit import AuditTrail, Tally
 from .command_set import RESPONSE, CommandSet
 from .custody import Custody
 from .identifier import read_identifier, write_identifier
@@ -87,13 +90,14 @@ class Progress:
     """The sub-operations of one retrieval, PS3.4 C.4.2.1.6 and C.4.3.1.5.
 
     `total` is what studies and series say they hold. While instances are being indexed there may
-    be more.
+    be more. `sent` is what the audit trail is told.
     """
 
     total: int
     completed: int = 0
     warning: int = 0
     failed: list[str] = field(default_factory=list)
+    sent: Tally = field(default_factory=Tally)
 
     @property
     def remaining(self) -> int:
@@ -102,12 +106,16 @@ class Progress:
 
     def count(self, stored: Stored, status: int | None) -> None:
         """Count one sub-operation by the status of its C-STORE-RSP, None when there is none."""
+        outcome = Outcome.SUCCESS
         if status == Status.SUCCESS:
             self.completed += 1
         elif status is not None and is_warning(status):
             self.warning += 1
         else:
             self.failed.append(stored.sop_instance_uid)
+            outcome = Outcome.MINOR_FAILURE
+        # "Read" is what a source says that does not know what the receiver held, PS3.15 A.5.3.7.
+        self.sent.count(stored.study_instance_uid, stored.sop_class_uid, Action.READ, outcome)
 
     def final_status(self) -> Status | MoveStatus:
         """Return the status of the last response; PS3.4 tables C.4-2 and C.4-3."""
@@ -122,12 +130,13 @@ class Progress:
 class Found:
     """What a retrieval names: how many, of which SOP classes, and which, page by page of the index.
 
-    Reading the pages may raise `StoreUnavailable`.
+    Reading the pages may raise `StoreUnavailable`. `patients` are Patient IDs by study.
     """
 
     count: int
     sop_class_uids: frozenset[str]
     pages: Iterator[list[Stored]]
+    patients: Mapping[str, str]
 
 
 class Retrieval:
@@ -173,7 +182,23 @@ class Retrieval:
             self.refuse(MoveStatus.CANNOT_COUNT_MATCHES, "the index is unavailable")
             return None
         pages = (list(map(Stored.from_item, page)) for page in selection.pages)
-        return Found(selection.count, selection.sop_class_uids, pages)
+        return Found(selection.count, selection.sop_class_uids, pages, selection.patients)
+
+    @contextmanager
+    def audited(
+        self, audit: AuditTrail | None, found: Found, receiver: Participant
+    ) -> Iterator[Progress]:
+        """Tell the audit trail before and after instances are sent, however that ends."""
+        progress = Progress(found.count)
+        if audit is None:
+            yield progress
+            return
+        audit.transfer_begins(self.association, receiver, found.patients)
+        progress.sent.patients.update(found.patients)
+        try:
+            yield progress
+        finally:
+            audit.transferred(self.association, receiver, progress.sent)
 
     def read_ahead(
         self, pages: Iterable[list[Stored]], is_wanted: Callable[[Stored], bool] = lambda _: True

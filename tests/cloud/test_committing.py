@@ -3,8 +3,6 @@
 import base64
 import hashlib
 import json
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,7 +24,8 @@ from lenticular.status import CommitmentFailure
 from lenticular.transactions import Transactions
 from tests.bench.committing import counted, put_series
 from tests.cloud.standin import OfflineCloud
-from tests.cloud.stored_instances import CT, ROOT, Store, study
+from tests.cloud.stored_instances import CT, Store, study
+from tests.commands import lenticular
 from tests.peers.commitment_requester import Oddity, Requester, requester
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -592,19 +591,11 @@ def test_an_operator_sees_what_could_not_be_told_and_starts_it_again(site: Site)
 
 
 def _lenticular(site: Site, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "lenticular.cli", *arguments],
-        env={
-            **site.store.cloud.environment,
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'layers/core'}",
-            "LENTICULAR_BUCKET": site.store.bucket,
-            "LENTICULAR_TABLE": site.store.table,
-        },
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    environment = {
+        **site.store.cloud.environment,
+        "LENTICULAR_BUCKET": site.store.bucket,
+        "LENTICULAR_TABLE": site.store.table,
+    }
+    done = lenticular(environment, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -328,7 +328,8 @@ def _handler(monkeypatch: pytest.MonkeyPatch, store: Store) -> ModuleType:
         "LENTICULAR_TABLE": store.table,
         "LENTICULAR_TRANSCODE": "none",
         "LENTICULAR_TRANSCODE_QUEUE": "asked for nothing",
-        "POWERTOOLS_SERVICE_NAME": "index",
+        "POWERTOOLS_SERVICE_NAME": "lenticular-index",
+        "POWERTOOLS_METRICS_NAMESPACE": "Lenticular",
     }.items():
         monkeypatch.setenv(name, value)
     path = ROOT / "functions/index/app.py"

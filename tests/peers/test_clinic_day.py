@@ -37,9 +37,9 @@ from lenticular.dead_letters import DeadLetters
 from lenticular.part10 import data_set_offset
 from tests.cloud.deadline import eventually
 from tests.cloud.standin import OfflineCloud
+from tests.commands import lenticular
 from tests.peers import commitment_requester, dcmtk, orthanc, pynetdicom_peer
 from tests.peers.clinic_day import DayInstance, studies
-from tests.peers.commands import lenticular
 from tests.peers.commitment_requester import Requester, requester
 from tests.peers.conftest import free_port
 from tests.peers.custody import in_bucket

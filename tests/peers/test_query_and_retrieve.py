@@ -1,14 +1,13 @@
 """Querying and retrieving with DCMTK: what a viewer does with a node, and what fails for it."""
 
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.cloud.deadline import eventually
+from tests.commands import lenticular
 from tests.peers import dcmtk
 from tests.peers.conftest import WORKSTATION, Clinic, free_port
 from tests.peers.ct_files import ct_file
@@ -182,12 +181,7 @@ def test_nodes_that_are_loaded_by_the_command_are_known_without_a_restart(
         f"  - {{aet: {WORKSTATION}, address: 127.0.0.1, port: {stored.clinic.workstation_port}}}\n"
         f"  - {{aet: NEWCOMER, address: 127.0.0.1, port: {port}}}\n"
     )
-    subprocess.run(
-        [sys.executable, "-m", "lenticular.cli", "nodes", "load", str(nodes)],
-        env=node.environment(),
-        check=True,
-        capture_output=True,
-    )
+    assert lenticular(node.environment(), "nodes", "import", "--replace", nodes).returncode == 0
     with dcmtk.receiver(tmp_path / "newcomer", "NEWCOMER", port) as folder:
         # The gateway looks at the table every few seconds.
         eventually(

@@ -32,6 +32,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from . import index_items
 from .archive import InstanceKey
+from .aws import condition_failed, error_code
 from .errors import ItemRefused, StoreUnavailable
 from .index_items import (
     CONVERSION_ATTRIBUTES,
@@ -291,7 +292,7 @@ class Index:
         try:
             operation(TableName=self.table, **request)
         except ClientError as error:
-            if _condition_failed(error):
+            if condition_failed(error):
                 return False
             raise _failure(error) from error
         except BotoCoreError as error:
@@ -528,6 +529,13 @@ class Index:
         prefix = study_partition("")
         return {pk.removeprefix(prefix) for pk in partitions if pk.startswith(prefix)}
 
+    def everything(self, names: Iterable[str]) -> Iterator[Item]:
+        """Read some attributes of every item of the table, in no order."""
+        aliases = {f"#{name}": name for name in names}
+        return self._pages(
+            "scan", ProjectionExpression=", ".join(aliases), ExpressionAttributeNames=aliases
+        )
+
     def release_from_quarantine(self, key: str) -> None:
         """Take an object off the quarantine list."""
         self._call(
@@ -591,10 +599,6 @@ class Index:
             raise _failure(error) from error
 
 
-def _condition_failed(error: ClientError) -> bool:
-    return error.response["Error"]["Code"] == "ConditionalCheckFailedException"
-
-
 def _key_condition(pk: str, prefix: str) -> dict[str, Any]:
     """Ask for a partition, or for what in it has sort keys that begin with `prefix`."""
     condition, values = "pk = :pk", {":pk": {"S": pk}}
@@ -605,12 +609,10 @@ def _key_condition(pk: str, prefix: str) -> dict[str, Any]:
 
 
 def _failure(error: ClientError | BotoCoreError) -> StoreUnavailable | ItemRefused:
-    if not isinstance(error, ClientError):
-        return StoreUnavailable(f"DynamoDB did not answer: {type(error).__name__}")
-    code = error.response["Error"]["Code"]
+    code = error_code(error)
     if code in _REFUSED_FOR_EVER:
         return ItemRefused(f"DynamoDB does not take its index entry: {code}")
-    return StoreUnavailable(f"DynamoDB refused: {code}")
+    return StoreUnavailable(f"DynamoDB refused or did not answer: {code}")
 
 
 def _fingerprint(item: Item) -> str:

@@ -130,6 +130,17 @@ def rebuild(
     return read
 
 
+def rebuild_study(archive: Archive, index: Index, study: str) -> None:
+    """Make the index hold exactly what the bucket holds of a study; raises as `rebuild`."""
+    unplaceable: dict[str, Unplaceable] = {}
+    months: set[str] = set()
+    _rebuild_study(archive, index, study, unplaceable, months)
+    for key, why in unplaceable.items():
+        index.quarantine(key, why.reason, why.received, why.calling_ae_title)
+    for month in months:
+        index.list_month(month)
+
+
 def _rebuild_study(
     archive: Archive,
     index: Index,

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from .archive import Archive, TransactionKey
+from .aws import condition_failed, error_code
 from .commitment import Request, State, Verdict, moment
 from .errors import CommitmentUnknown, StoreUnavailable, TransactionUidInUse
 from .index_items import Item, from_dynamodb, to_dynamodb
@@ -266,7 +267,7 @@ class Transactions:
         try:
             operation(TableName=self._table, **request)
         except ClientError as error:
-            if error.response["Error"]["Code"] == "ConditionalCheckFailedException":
+            if condition_failed(error):
                 return False
             raise _failure(error) from error
         except BotoCoreError as error:
@@ -279,7 +280,4 @@ def _moment(item: Item, name: str) -> datetime | None:
 
 
 def _failure(error: ClientError | BotoCoreError) -> StoreUnavailable:
-    code = (
-        error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
-    )
-    return StoreUnavailable(f"DynamoDB refused or did not answer: {code}")
+    return StoreUnavailable(f"DynamoDB refused or did not answer: {error_code(error)}")
