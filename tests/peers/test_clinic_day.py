@@ -4,7 +4,7 @@ Three modalities without a worklist each begin a procedure step, store a third o
 on two associations while S3 fails in turn in each way that it can, send again what was refused, end
 the step, and ask for storage commitment. The functions index, transcode, follow the steps and
 commit, while S3 and DynamoDB fail for them as well. Then a viewer queries, everything goes to a
-second gateway, a study to Orthanc, and one to a receiver of the internal storage format alone.
+second gateway, and a study to a receiver of the internal storage format alone.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import os
 import queue
 import re
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -38,7 +38,7 @@ from lenticular.part10 import data_set_offset
 from tests.cloud.deadline import eventually
 from tests.cloud.standin import OfflineCloud
 from tests.commands import lenticular
-from tests.peers import commitment_requester, dcmtk, orthanc, pynetdicom_peer
+from tests.peers import commitment_requester, dcmtk, pynetdicom_peer
 from tests.peers.clinic_day import DayInstance, studies
 from tests.peers.commitment_requester import Requester, requester
 from tests.peers.conftest import free_port
@@ -71,6 +71,7 @@ FAULTS: Final = (
     Fault.CONFLICT,
     Fault.BODY_ALTERED,
 )
+BROKEN_CONNECTIONS: Final = {Fault.CONNECTION_RESET, Fault.RESET_WITHIN_BODY, Fault.ANSWER_LOST}
 #: And those of what the functions work with; a few boto3 gets over, of many it gives up.
 FAULTS_OF_FUNCTIONS: Final = (
     ("dynamodb", Fault.THROTTLED, "POST /", TIMES),
@@ -99,6 +100,7 @@ class Day:
         ports: where others listen, by AE title
         refused: C-STORE-RSPs that were not Success
         steps_refused: responses to N-CREATE and N-SET that were not
+        planned: how many requests of the functions are to fail, on which way and how
     """
 
     cloud: OfflineCloud
@@ -112,6 +114,7 @@ class Day:
     sent: int = 0
     refused: int = 0
     steps_refused: int = 0
+    planned: dict[str, Counter[Fault]] = field(default_factory=lambda: defaultdict(Counter))
     faults: Iterator[Fault] = field(default_factory=lambda: cycle(FAULTS))
     faults_of_functions: Iterator[tuple[str, Fault, str, int]] = field(
         default_factory=lambda: cycle(FAULTS_OF_FUNCTIONS)
@@ -129,11 +132,7 @@ class Day:
             elif self.sent % EACH == EACH // 2:
                 way, fault, where, times = next(self.faults_of_functions)
                 self.of_functions[way].fail(fault, where=where, times=times)
-
-    def heal(self) -> None:
-        """Let nothing fail any more."""
-        for way in (self.s3, *self.of_functions.values()):
-            way.heal()
+                self.planned[way][fault] += times
 
     def items(self) -> list[dict[str, Any]]:
         """Read the whole table."""
@@ -177,9 +176,9 @@ def day(cloud: OfflineCloud, tmp_path: Path) -> Iterator[Day]:
         # What failed comes again soon, and as often as it takes.
         IndexVisibilitySeconds="45",
         IndexMaxReceiveCount="50",
-        TranscodeVisibilitySeconds="90",
+        TranscodeVisibilitySeconds="45",
         ProceduresVisibilitySeconds="45",
-        CommitVisibilitySeconds="90",
+        CommitVisibilitySeconds="45",
     )
     stores = Stores(cloud, stack.name("ArchiveBucket"), stack.name("Table"))
     with ExitStack() as opened:
@@ -190,7 +189,7 @@ def day(cloud: OfflineCloud, tmp_path: Path) -> Iterator[Day]:
             )
         )
         ports = {aet: each.port for aet, each in requesters.items()}
-        ports |= {SECOND: second.port, orthanc.AET: free_port(), READER: free_port()}
+        ports |= {SECOND: second.port, READER: free_port()}
         nodes = tmp_path / "nodes.yaml"
         nodes.write_text(
             json.dumps(
@@ -274,12 +273,13 @@ def test_at_the_end_of_a_clinic_day_nothing_is_missing_and_all_counts_add_up(
     assert len({each.sop_instance_uid for each in instances}) == INSTANCES
     with ThreadPoolExecutor(len(work)) as pool:
         steps = dict(zip(work, pool.map(lambda each: _work(day, *each), work.items()), strict=True))
-    day.heal()
-    # Everything failed in every way, and each time that S3 did, one request of a modality did.
-    assert day.s3.failed.keys() == set(FAULTS)
-    assert sum(day.s3.failed.values()) == day.refused + day.steps_refused
-    for name, way in day.of_functions.items():
-        assert way.failed.keys() == {each[1] for each in FAULTS_OF_FUNCTIONS if each[0] == name}
+    day.s3.heal()
+    # S3 failed in every way, and each time it said so, one request of a modality failed. Of a
+    # connection that broke the HTTP client may have made another, where it had been used before.
+    failed = day.s3.failed
+    assert failed.keys() == set(FAULTS)
+    said = sum(times for fault, times in failed.items() if fault not in BROKEN_CONNECTIONS)
+    assert said <= day.refused + day.steps_refused <= sum(failed.values())
 
     # The bucket holds each instance, once, byte for byte as it was sent.
     assert in_bucket(day.gateway, "instances/") == {each.key: each.sha256 for each in instances}
@@ -291,9 +291,11 @@ def test_at_the_end_of_a_clinic_day_nothing_is_missing_and_all_counts_add_up(
     _each_instance_is_in_the_index_and_has_a_form_or_a_reason(day, instances)
     _each_study_is_found_whole(day, work)
     _all_goes_to_a_second_gateway_as_it_was_sent(day, work)
-    _orthanc_gets_a_study_as_it_was_sent(day, work["CT1"], tmp_path)
     _who_takes_the_internal_format_alone_gets_it(day, work["MR1"], tmp_path)
     _what_the_gateway_counted_is_what_happened(day)
+    for name, way in day.of_functions.items():
+        assert way.failed == day.planned[name]
+        assert way.failed.keys() == {each[1] for each in FAULTS_OF_FUNCTIONS if each[0] == name}
     for letters in DeadLetters(day.cloud.clients.sqs, day.stack.site.stack).all():
         assert (letters.waiting, letters.dead) == (0, 0), letters
 
@@ -401,19 +403,6 @@ def _all_goes_to_a_second_gateway_as_it_was_sent(
     assert in_bucket(day.second) == {each.key: each.sha256 for each in instances}
 
 
-def _orthanc_gets_a_study_as_it_was_sent(
-    day: Day, of_study: Sequence[DayInstance], folder: Path
-) -> None:
-    with orthanc.running_orthanc(folder / "orthanc", port=day.ports[orthanc.AET]) as peer:
-        assert _move(day, orthanc.AET, of_study) == (0x0000, len(of_study), 0, 0)
-        names = peer.get("/instances")
-        with ThreadPoolExecutor(4) as pool:
-            kept = list(pool.map(lambda name: peer.download(f"/instances/{name}/file"), names))
-    assert len(kept) == len(of_study)
-    data_sets = {hashlib.sha256(file[data_set_offset(file) :]).hexdigest() for file in kept}
-    assert data_sets == {hashlib.sha256(each.data_set).hexdigest() for each in of_study}
-
-
 def _who_takes_the_internal_format_alone_gets_it(
     day: Day, of_study: Sequence[DayInstance], folder: Path
 ) -> None:
@@ -457,8 +446,8 @@ def _who_takes_the_internal_format_alone_gets_it(
 def _what_the_gateway_counted_is_what_happened(day: Day) -> None:
     messages: Counter[str] = Counter()
     # Of each modality two for its step, two to store, one for commitment; of the viewer two queries
-    # and a retrieval of each study, and two retrievals more.
-    expected = 5 * len(MODALITIES) + 3 * len(MODALITIES) + 2
+    # and a retrieval of each study, and one retrieval more.
+    expected = 5 * len(MODALITIES) + 3 * len(MODALITIES) + 1
     associations = eventually(
         lambda: day.gateway.lines(message="association ended"),
         until=lambda lines: len(lines) == expected,
@@ -470,7 +459,7 @@ def _what_the_gateway_counted_is_what_happened(day: Day) -> None:
         "C_STORE": INSTANCES + day.refused,
         "N_ACTION": len(MODALITIES),
         "C_FIND": 2 * len(MODALITIES),
-        "C_MOVE": len(MODALITIES) + 2,
+        "C_MOVE": len(MODALITIES) + 1,
     }
     assert {name: messages[f"{name}_RQ"] for name in expected_messages} == expected_messages
     assert messages["N_CREATE_RQ"] + messages["N_SET_RQ"] == steps + day.steps_refused
