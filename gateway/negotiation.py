@@ -167,6 +167,16 @@ class Rejected:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class TurnedAway:
+    """A peer that was not let in, why, and the AE titles if it came to tell them."""
+
+    address: str
+    reason: str
+    calling_aet: str = ""
+    called_aet: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What an A-ASSOCIATE-AC says to us as the requestor."""

@@ -337,10 +337,12 @@ _SKIPPED: Final = {
     "AWS::IAM::Policy": "moto allows everything",
     "AWS::IAM::Role": "moto allows everything",
     "AWS::IAM::RolePolicy": "moto allows everything",
+    "AWS::KMS::Key": "moto encrypts nothing",
     "AWS::Lambda::EventSourceMapping": "functions run in processes of their own",
     "AWS::Lambda::Function": "functions run in processes of their own",
     "AWS::Lambda::LayerVersion": "functions run in processes of their own",
     "AWS::Logs::LogGroup": "logs go to stderr",
+    "AWS::Logs::MetricFilter": "logs go to stderr",
     "AWS::SNS::Topic": "nobody is paged offline",
     "AWS::SNS::TopicPolicy": "nobody is paged offline",
 }

@@ -7,7 +7,7 @@ so the same code talks to AWS, to moto and to any other S3 or DynamoDB.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import boto3
 import botocore.session
@@ -92,6 +92,12 @@ def sqs_client() -> "SQSClient":
     """Make an SQS client; it may be shared by threads. Raises `OperatorError`."""
     with _configured():
         return boto3.client("sqs", config=_CONFIG)
+
+
+def logs_client() -> Any:  # noqa: ANN401 - no stubs for the two calls that are made of it
+    """Make a CloudWatch Logs client whose caller tries again. Raises `OperatorError`."""
+    with _configured():
+        return boto3.client("logs", config=_SOON)
 
 
 def error_code(error: ClientError | BotoCoreError) -> str:
