@@ -1,11 +1,12 @@
 """C-FIND SCP, PS3.4 C.4.1: answer an identifier from the index, match by match."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
 
 from lenticular.answers import find
+from lenticular.dicom_json import JsonElement
 from lenticular.errors import InvalidIdentifier, StoreUnavailable
 from lenticular.index import Index, Reading
 from lenticular.planner import plan
@@ -13,6 +14,7 @@ from lenticular.query import MODEL_OF, Query, model_of, read_query
 from lenticular.status import FindStatus, Status
 
 from .association import Association
+from .audit import AuditTrail
 from .identifier import IDENTIFIER_MAX_BYTES, read_identifier
 from .messages import BufferSink, DataSetSink, Message
 from .negotiation import QueryOption
@@ -65,9 +67,9 @@ class _Answering:
     def __init__(self, association: Association, message: Message, query: Query) -> None:
         self.matches = 0
         self.reading = Reading(before_page=self.flush, on_page=self._stop_if_cancelled)
-        self._association = association
-        self._context = message.context
-        self._message_id = message.command.message_id
+        self.association = association
+        self.message = message
+        self.query = query
         self._pending = message.command.response(
             FindStatus.PENDING_OPTIONAL_KEYS_NOT_SUPPORTED
             if asks_for_more(query)
@@ -89,11 +91,11 @@ class _Answering:
         """Send what waits."""
         if self._waiting:
             waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
-            self._association.send_pending(self._context, self._pending, waiting)
+            self.association.send_pending(self.message.context, self._pending, waiting)
 
     def _stop_if_cancelled(self) -> None:
         """Look whether the peer sent C-CANCEL; raise `_Cancelled` if so."""
-        if self._association.cancel_requested(self._message_id):
+        if self.association.cancel_requested(self.message.command.message_id):
             raise _Cancelled
 
 
@@ -109,6 +111,7 @@ class FindService:
         *,
         max_responses: int = 0,
         report: Callable[[QueryEnded], None] | None = None,
+        audit: AuditTrail | None = None,
     ) -> None:
         """Answer from `index`; what is found can be retrieved from `ae_title`.
 
@@ -118,6 +121,7 @@ class FindService:
         self._ae_title = ae_title
         self._max_responses = max_responses
         self._report = report
+        self._audit = audit
 
     def begin(self, association: Association, message: Message) -> DataSetSink:  # noqa: ARG002 - the interface of a service
         """Take the identifier into memory."""
@@ -131,6 +135,9 @@ class FindService:
     ) -> None:
         """Send a pending response for each match, then the final one."""
         context = message.context
+        keys: Mapping[int, JsonElement] = {}
+        answering: _Answering | None = None
+        status: Status | FindStatus = FindStatus.UNABLE_TO_PROCESS
         try:
             keys = read_identifier(message.data or b"", context.transfer_syntax)
             query = read_query(
@@ -140,23 +147,26 @@ class FindService:
                 combined_date_time=_agreed(association, message, QueryOption.COMBINED_DATE_TIME),
             )
             # Keys that are no dates or numbers are found out when matching begins.
-            status, comment = self._answer_and_note(association, message, query)
+            answering = _Answering(association, message, query)
+            status, comment = self._answer_and_note(answering)
         except InvalidIdentifier as error:
             association.log.info("query refused", extra={"reason": str(error)})
             status, comment = FindStatus.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS, str(error)
-        _respond(association, message, status, comment)
+        finally:
+            if self._audit is not None:
+                matches = 0 if answering is None else answering.matches
+                self._audit.queried(association, message, keys, status, matches)
+        association.send_response(message.context, message.command.response(status, comment))
 
-    def _answer_and_note(
-        self, association: Association, message: Message, query: Query
-    ) -> tuple[Status | FindStatus, str | None]:
+    def _answer_and_note(self, answering: _Answering) -> tuple[Status | FindStatus, str | None]:
         """Send every match; return status and comment of the final response, and note the cost."""
         began = perf_counter()
-        answering = _Answering(association, message, query)
+        association, query = answering.association, answering.query
         # Whatever else goes wrong is answered so, see `failure_status`.
         status: Status | FindStatus = FindStatus.UNABLE_TO_PROCESS
         comment = None
         try:
-            self._answer(answering, message, query)
+            self._answer(answering)
             status = Status.SUCCESS
         except _Cancelled:
             status = FindStatus.CANCELLED
@@ -175,7 +185,7 @@ class FindService:
             self._note(
                 association,
                 QueryEnded(
-                    model=MODEL_OF[message.context.abstract_syntax].name,
+                    model=MODEL_OF[answering.message.context.abstract_syntax].name,
                     level=query.level.query_retrieve_level,
                     plan=plan(query).name,
                     status=status,
@@ -191,17 +201,17 @@ class FindService:
         if self._report is not None:
             self._report(ended)
 
-    def _answer(self, answering: _Answering, message: Message, query: Query) -> None:
+    def _answer(self, answering: _Answering) -> None:
         """Send every match, or raise what keeps us from it; what was found before is sent."""
         index = self._index.noting(answering.reading)
         identifiers = ResponseIdentifiers(
-            query,
+            answering.query,
             index,
             ae_title=self._ae_title,
-            transfer_syntax_uid=message.context.transfer_syntax,
+            transfer_syntax_uid=answering.message.context.transfer_syntax,
         )
         try:
-            for match in find(index, query):
+            for match in find(index, answering.query):
                 if answering.matches == self._max_responses > 0:
                     raise _TooMany
                 answering.add(identifiers.encode(match))
@@ -211,12 +221,3 @@ class FindService:
 
 def _agreed(association: Association, message: Message, option: QueryOption) -> bool:
     return association.peer.agreed_on(message.context.abstract_syntax, option)
-
-
-def _respond(
-    association: Association,
-    message: Message,
-    status: int,
-    comment: str | None,
-) -> None:
-    association.send_response(message.context, message.command.response(status, comment or None))

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
 
+from .negotiation import TurnedAway
 from .tls import beneath, why
 from .wire import (
     ASSOCIATE_PDU_MAX_BYTES,
@@ -62,12 +63,14 @@ class Door:
 class _Arrival:
     """A connection whose association request is not whole yet.
 
-    `spoke` is whether it has left a TLS handshake half way.
+    `proceed` goes on with what it has sent; `spoke` is whether it has left a TLS handshake half
+    way.
     """
 
     sock: socket.socket
     address: tuple[str, int]
     deadline: float
+    proceed: Callable[["_Arrival"], None]
     request: bytearray = field(default_factory=bytearray)
     spoke: bool = False
 
@@ -100,14 +103,17 @@ class Lobby:
         *,
         artim_seconds: float,
         on_request: Callable[[socket.socket, tuple[str, int], bytes], None],
+        on_refusal: Callable[[TurnedAway], None] | None = None,
     ) -> None:
         """Watch listening sockets; `on_request` gets a connection, its peer and the whole PDU.
 
         A connection that came in through a TLS door is an `ssl.SSLSocket` with its session.
+        `on_refusal` is told of a peer with which TLS could not be agreed on.
         """
         self._doors = list(doors)
         self._artim_seconds = artim_seconds
         self._on_request = on_request
+        self._on_refusal = on_refusal
         # ARTIM is the same for all, so each is in order of its deadlines.
         self._arrivals: dict[socket.socket, _Arrival] = {}
         self._departures: dict[socket.socket, _Departure] = {}
@@ -231,8 +237,7 @@ class Lobby:
             self.let_in(sock, address, door.tls_context)
             return
         pass_on = door.pass_on
-        arrival = self._arrive(sock, address)
-        self._selector.register(sock, selectors.EVENT_READ, lambda: self._pass_on(arrival, pass_on))
+        self._arrive(sock, address, lambda arrival: self._pass_on(arrival, pass_on))
 
     def let_in(
         self,
@@ -251,16 +256,17 @@ class Lobby:
                 sock.close()  # the peer has gone already
                 return
             proceed = self._shake_hands
-        arrival = self._arrive(sock, address)
-        self._selector.register(sock, selectors.EVENT_READ, lambda: proceed(arrival))
+        self._arrive(sock, address, proceed)
 
-    def _arrive(self, sock: socket.socket, address: tuple[str, int]) -> _Arrival:
+    def _arrive(
+        self, sock: socket.socket, address: tuple[str, int], proceed: Callable[[_Arrival], None]
+    ) -> None:
         sock.setblocking(False)
         if len(self._arrivals) >= _MAX_ARRIVALS:
-            self._push_out()
-        arrival = _Arrival(sock, address, monotonic() + self._artim_seconds)
+            self._push_out(next(iter(self._arrivals.values())))
+        arrival = _Arrival(sock, address, monotonic() + self._artim_seconds, proceed)
         self._arrivals[sock] = arrival
-        return arrival
+        self._selector.register(sock, selectors.EVENT_READ, lambda: arrival.proceed(arrival))
 
     def _pass_on(
         self, arrival: _Arrival, pass_on: Callable[[socket.socket, tuple[str, int]], None]
@@ -301,25 +307,35 @@ class Lobby:
             return
         else:
             arrival.spoke = False
-            self._selector.modify(sock, selectors.EVENT_READ, lambda: self._read(arrival))
+            arrival.proceed = self._read
+            self._await(arrival, selectors.EVENT_READ)
             # The request may have come together with the handshake's end, and then lies in the
             # session, where the selector does not see it.
             self._read(arrival)
             return
-        self._selector.modify(sock, awaited, lambda: self._shake_hands(arrival))
+        self._await(arrival, awaited)
+
+    def _await(self, arrival: _Arrival, event: int) -> None:
+        self._selector.modify(arrival.sock, event, lambda: arrival.proceed(arrival))
 
     def _refuse_handshake(self, arrival: _Arrival, reason: str) -> None:
         """Part with a peer whose handshake failed; OpenSSL has sent the alert."""
         _log.warning(
             "TLS handshake failed", extra={"address": arrival.address[0], "reason": reason}
         )
+        if self._on_refusal is not None:
+            self._on_refusal(TurnedAway(arrival.address[0], f"TLS handshake failed: {reason}"))
         self._forget(arrival.sock)
         with contextlib.suppress(OSError):
             # A peer that does not speak TLS does not know an alert, but everybody knows an end.
             socket.socket.shutdown(arrival.sock, socket.SHUT_WR)
         self._begin_departure(arrival.sock)
 
-    def _push_out(self) -> None:
+    def _push_out(self, arrival: _Arrival) -> None:
+        # A flood may come in faster than we turn: who is pushed out may have asked already.
+        arrival.proceed(arrival)
+        if arrival.sock not in self._arrivals:
+            return
         now = monotonic()
         if now >= self._crowd_noted + self._artim_seconds:
             self._crowd_noted = now
@@ -327,7 +343,7 @@ class Lobby:
                 "too many connections wait without an association request",
                 extra={"waiting": len(self._arrivals)},
             )
-        self._close(next(iter(self._arrivals)))
+        self._close(arrival.sock)
 
     def _read(self, arrival: _Arrival) -> None:
         """Read on in an association request, never past its end, until nothing more is there.

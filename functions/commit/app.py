@@ -36,7 +36,9 @@ from lenticular.transactions import Transactions
 
 logger = Logger()
 metrics = Metrics()
-tracer = Tracer()
+# What calls AWS, and not all that X-Ray can patch, which would be loaded for it.
+tracer = Tracer(patch_modules=["botocore"])
+# A batch of which everything failed is answered like any other, not by breaking off.
 processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
 # What the shared package logs comes out as one JSON line as well, with its facts as fields.
 copy_config_to_registered_loggers(source_logger=logger, include={"lenticular"})
@@ -82,6 +84,7 @@ class _Turns:
 
     lease: timedelta
 
+    @tracer.capture_method(capture_response=False)
     def __call__(self, record: SQSRecord) -> None:
         try:
             for turn in turns(record.body):

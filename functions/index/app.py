@@ -1,22 +1,32 @@
 """Index function: a batch of S3 events from the index queue becomes items of the index.
 
-A message is acknowledged when everything it names is in the index (or in quarantine), and the
-transcode function has been asked for its form; the others are reported as failed, come again, and
-end in the dead-letter queue.
+The batch is indexed at once, for what is written at a time is a study. Then each message is
+acknowledged when everything it names is in the index (or in quarantine), and the transcode function
+has been asked for its form; the others are reported as failed, come again, and end in the
+dead-letter queue.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
-from itertools import chain
 from os import environ
 from typing import TYPE_CHECKING, Any
 
-from aws_lambda_powertools import Logger
+from aws_lambda_powertools import Logger, Metrics, Tracer
 from aws_lambda_powertools.logging.utils import copy_config_to_registered_loggers
+from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools.utilities.batch import (
+    BatchProcessor,
+    EventType,
+    process_partial_response,
+)
+from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
+from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from lenticular.archive import Archive, InstanceKey
 from lenticular.aws import dynamodb_client, s3_client, sqs_client
+from lenticular.errors import StoreUnavailable
 from lenticular.index import Index
 from lenticular.indexing import index_objects
 from lenticular.s3_events import object_keys
@@ -27,6 +37,11 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 logger = Logger()
+metrics = Metrics()
+# What calls AWS, and not all that X-Ray can patch, which would be loaded for it.
+tracer = Tracer(patch_modules=["botocore"])
+# A batch of which everything failed is answered like any other, not by breaking off.
+processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
 # What the shared package logs comes out as one JSON line as well, with its facts as fields.
 copy_config_to_registered_loggers(source_logger=logger, include={"lenticular"})
 
@@ -50,6 +65,30 @@ def _sqs() -> "SQSClient":
     return sqs_client()
 
 
+@logger.inject_lambda_context
+@tracer.capture_lambda_handler(capture_response=False)
+@metrics.log_metrics
+def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
+    """Index every object that the batch names; report the messages to be delivered again."""
+    keys = {key for record in event["Records"] for key in _keys(record["body"])}
+    done = _Done(frozenset(_failed(keys)))
+    answer = process_partial_response(event, done, processor, context)
+    again = len(answer["batchItemFailures"])
+    logger.info("batch indexed", extra={"messages": len(event["Records"]), "failed": again})
+    return answer
+
+
+@tracer.capture_method(capture_response=False)
+def _failed(keys: set[str]) -> set[str]:
+    """Index objects and ask for their forms; return the keys that must be tried again."""
+    archive, index = _stores()
+    failed = set(index_objects(archive, index, keys))
+    metrics.add_metric("ObjectsIndexed", MetricUnit.Count, len(keys) - len(failed))
+    metrics.add_metric("ObjectsNotIndexed", MetricUnit.Count, len(failed))
+    # Behind the index: a form is recorded in the item of its instance.
+    return failed.union(_not_asked_for(keys - failed))
+
+
 def _not_asked_for(keys: Iterable[str]) -> list[str]:
     """Ask for a form of each indexed instance; return those for which SQS did not listen."""
     if _settings().transcode.keeps_everything:
@@ -61,22 +100,26 @@ def _not_asked_for(keys: Iterable[str]) -> list[str]:
     return failed
 
 
-@logger.inject_lambda_context
-def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:  # noqa: ARG001 - Lambda's signature
-    """Index every object that the batch names; report the messages to be delivered again."""
-    archive, index = _stores()
-    keys_of_message: dict[str, list[str]] = {}
-    again: list[str] = []
-    for record in event["Records"]:
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """Tells of each record of the batch whether it has been done."""
+
+    failed: frozenset[str]
+
+    def __call__(self, record: SQSRecord) -> None:
         try:
-            keys_of_message[record["messageId"]] = object_keys(record["body"])
+            keys = object_keys(record.body)
         except ValueError:
-            logger.exception("message not understood")
-            again.append(record["messageId"])
-    keys = set(chain.from_iterable(keys_of_message.values()))
-    failed = set(index_objects(archive, index, keys))
-    # Behind the index: a form is recorded in the item of its instance.
-    failed.update(_not_asked_for(keys - failed))
-    again += [message for message, keys in keys_of_message.items() if failed.intersection(keys)]
-    logger.info("batch indexed", extra={"messages": len(event["Records"]), "failed": len(again)})
-    return {"batchItemFailures": [{"itemIdentifier": message} for message in again]}
+            logger.exception("message not understood", extra={"message_id": record.message_id})
+            raise
+        # Why is in the log already, of each object or study.
+        if not self.failed.isdisjoint(keys):
+            raise StoreUnavailable("not everything that the message names was done")
+
+
+def _keys(body: str) -> list[str]:
+    """Return the keys that a message names, none when it is not understood."""
+    try:
+        return object_keys(body)
+    except ValueError:
+        return []

@@ -18,12 +18,13 @@ from aws_lambda_powertools.utilities.batch import (
     EventType,
     process_partial_response,
 )
+from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import BotoCoreError, ClientError
 
 from lenticular.archive import Archive, ProcedureKey
-from lenticular.aws import dynamodb_client, s3_client, sqs_client
+from lenticular.aws import dynamodb_client, error_code, s3_client, sqs_client
 from lenticular.errors import StoreUnavailable
 from lenticular.identifiers import is_uid
 from lenticular.index import Index
@@ -37,7 +38,10 @@ if TYPE_CHECKING:
 
 logger = Logger()
 metrics = Metrics()
-tracer = Tracer()
+# What calls AWS, and not all that X-Ray can patch, which would be loaded for it.
+tracer = Tracer(patch_modules=["botocore"])
+# A batch of which everything failed is answered like any other, not by breaking off.
+processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
 # What the shared package logs comes out as one JSON line as well, with its facts as fields.
 copy_config_to_registered_loggers(source_logger=logger, include={"lenticular"})
 _LOOK_AGAIN = "look_again"
@@ -55,7 +59,7 @@ class _Watch:
         try:
             self._sqs.send_message(QueueUrl=self._queue, MessageBody=body, DelaySeconds=seconds)
         except (ClientError, BotoCoreError) as error:
-            raise StoreUnavailable(f"SQS did not take a message: {type(error).__name__}") from error
+            raise StoreUnavailable(f"SQS did not take a message: {error_code(error)}") from error
 
     def give_up(self, procedure: Procedure) -> None:
         logger.warning("procedure incomplete", extra=_facts(procedure))
@@ -79,12 +83,9 @@ def _stores() -> tuple[Archive, Index, _Watch, Waiting]:
 @logger.inject_lambda_context
 @tracer.capture_lambda_handler(capture_response=False)
 @metrics.log_metrics
-def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
     """Bring every step that the batch names to the index; report what is to come again."""
-    # A batch of which everything failed is answered like any other, not by breaking off.
-    processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
-    answer = process_partial_response(event, _look_at, processor, context)
-    return {"batchItemFailures": [*answer["batchItemFailures"]]}
+    return process_partial_response(event, _look_at, processor, context)
 
 
 @tracer.capture_method(capture_response=False)

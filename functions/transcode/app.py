@@ -30,7 +30,8 @@ from lenticular.transcoding_queue import object_key
 
 logger = Logger()
 metrics = Metrics()
-tracer = Tracer()
+# What calls AWS, and not all that X-Ray can patch, which would be loaded for it.
+tracer = Tracer(patch_modules=["botocore"])
 # What the shared package logs comes out as one JSON line as well, with its facts as fields.
 copy_config_to_registered_loggers(source_logger=logger, include={"lenticular"})
 # A batch of which everything failed is answered like any other, not by breaking off.

@@ -91,10 +91,11 @@ def serving(
     acceptance: Acceptance | None = None,
     limits: Limits = DEFAULT_LIMITS,
     tls_context: Callable[[], ssl.SSLContext] | None = None,
+    ports: Ports | None = None,
 ) -> Iterator[Server]:
     """Serve on a free port of this machine, and one for TLS if wanted, until the block is left."""
     server = Server(
-        Ports.open("127.0.0.1", 0, None if tls_context is None else 0),
+        ports or Ports.open("127.0.0.1", 0, None if tls_context is None else 0),
         acceptance=acceptance or policy(),
         services={CommandField.C_ECHO_RQ: VerificationService(), **(services or {})},
         limits=limits,

@@ -11,8 +11,10 @@ import pytest
 from gateway.association import Association, Limits
 from gateway.command_set import CommandField
 from gateway.messages import BufferSink, DataSetSink, Message
+from gateway.ports import Ports
 from gateway.server import Server
 from gateway.wire import AssociationAborted, Outcome
+from tests.cloud.deadline import eventually
 from tests.peers.dimse import (
     CT,
     EXPLICIT,
@@ -304,12 +306,23 @@ def test_a_process_without_file_descriptors_takes_clients_again_when_it_has_some
             resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
             peer.sock.connect(server.address)
             peer.send(associate_rq())
-            while "connections cannot be accepted" not in caplog.text:
-                pass
+            eventually(lambda: "connections cannot be accepted" in caplog.text)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert peer.read_pdu()[0] == 2
         peer.release()
+
+
+def test_a_crowd_that_comes_at_once_pushes_out_nobody_who_has_asked() -> None:
+    ports = Ports.open("127.0.0.1", 0)
+    with ExitStack() as connections:
+        peer = connections.enter_context(RawPeer(socket.create_connection(ports.address)))
+        peer.send(associate_rq())
+        # As many as fit into the backlog beside it, and one more than may wait inside.
+        for _ in range(256):
+            connections.enter_context(socket.create_connection(ports.address))
+        with serving(ports=ports):
+            assert peer.read_pdu()[0] == 2
 
 
 def test_nothing_is_left_behind(caplog: pytest.LogCaptureFixture) -> None:

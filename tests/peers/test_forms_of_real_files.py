@@ -12,7 +12,7 @@ import pytest
 
 from lenticular.byte_ranges import InMemory
 from lenticular.codecs import CODECS
-from lenticular.decoding import is_decodable, native_data_set
+from lenticular.decoding import native_data_set
 from lenticular.errors import CannotUnderstand
 from lenticular.part10 import file_head
 from lenticular.splice import LeftAlone, Reason, restored_sha256, write_form
@@ -90,7 +90,7 @@ def test_every_real_file_is_restored_to_the_last_byte_or_left_alone(uid: str) ->
 def test_what_dcmtk_and_gdcm_decode_we_decode_to_the_same_pixels(tmp_path: Path) -> None:
     compared = 0
     for each in readable(*JUDGES):
-        assert is_decodable(each.transfer_syntax_uid)
+        assert each.transfer_syntax_uid in CODECS
         judged = tmp_path / "judged.dcm"
         judged.unlink(missing_ok=True)
         judge = JUDGES[each.transfer_syntax_uid]

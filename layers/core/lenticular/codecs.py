@@ -13,36 +13,37 @@ numpy and the codecs are loaded when the first frame is: whoever only stores nev
 """
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from .errors import CannotUnderstand
 from .image_pixel import ImagePixel
+from .transfer_syntaxes import (
+    DEFLATED_FRAMES,
+    ENCAPSULATED_UNCOMPRESSED,
+    HTJ2K,
+    HTJ2K_LOSSLESS,
+    HTJ2K_LOSSLESS_RPCL,
+    JPEG_2000,
+    JPEG_2000_LOSSLESS,
+    JPEG_BASELINE,
+    JPEG_EXTENDED,
+    JPEG_FULL_PROGRESSION,
+    JPEG_LOSSLESS,
+    JPEG_LOSSLESS_SV1,
+    JPEG_LS_LOSSLESS,
+    JPEG_LS_NEAR_LOSSLESS,
+    JPEG_SPECTRAL_SELECTION,
+    RLE_LOSSLESS,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     Pixels: TypeAlias = NDArray[np.unsignedinteger[Any]]
-
-JPEG_BASELINE: Final = "1.2.840.10008.1.2.4.50"
-JPEG_EXTENDED: Final = "1.2.840.10008.1.2.4.51"
-JPEG_SPECTRAL_SELECTION: Final = "1.2.840.10008.1.2.4.53"
-JPEG_FULL_PROGRESSION: Final = "1.2.840.10008.1.2.4.55"
-JPEG_LOSSLESS: Final = "1.2.840.10008.1.2.4.57"
-JPEG_LOSSLESS_SV1: Final = "1.2.840.10008.1.2.4.70"
-JPEG_LS_LOSSLESS: Final = "1.2.840.10008.1.2.4.80"
-JPEG_LS_NEAR_LOSSLESS: Final = "1.2.840.10008.1.2.4.81"
-JPEG_2000_LOSSLESS: Final = "1.2.840.10008.1.2.4.90"
-JPEG_2000: Final = "1.2.840.10008.1.2.4.91"
-HTJ2K_LOSSLESS: Final = "1.2.840.10008.1.2.4.201"
-HTJ2K_LOSSLESS_RPCL: Final = "1.2.840.10008.1.2.4.202"
-HTJ2K: Final = "1.2.840.10008.1.2.4.203"
-RLE_LOSSLESS: Final = "1.2.840.10008.1.2.5"
-ENCAPSULATED_UNCOMPRESSED: Final = "1.2.840.10008.1.2.1.98"
-DEFLATED_FRAMES: Final = "1.2.840.10008.1.2.8.1"
 
 #: An incompressible frame grows; the codec is given this much more than the frame to write into.
 _GROWTH: Final = 4
@@ -51,6 +52,7 @@ _GROWTH_BYTES: Final = 4096
 _LOWEST_RESOLUTION: Final = 64
 _FEWEST_LEVELS: Final = 5
 
+_INFLATED_CHUNK_BYTES: Final = 1 << 20
 _COLOUR_SAMPLES: Final = 3
 _CONTAINER_BITS: Final = frozenset({8, 16, 32})
 
@@ -205,20 +207,9 @@ def _cells(array: Any, image: ImagePixel) -> memoryview:  # noqa: ANN401 - any i
 
 
 def _encode_jpeg_lossless(cells: memoryview, image: ImagePixel) -> bytes:
-    # Never "ycbcr": libjpeg-turbo then codes chroma with a table that the scan header does not
-    # name, and every other decoder shows other colours without a word.
-    colours: dict[str, str] = {}
-    if image.samples_per_pixel == _COLOUR_SAMPLES:
-        space = "rgb" if image.photometric_interpretation == "RGB" else "unknown"
-        colours = {"colorspace": space, "outcolorspace": space}
-    stream: bytes = _imagecodecs().jpeg8_encode(
-        _array(cells, image),
-        lossless=True,
-        predictor=1,
-        bitspersample=image.bits_allocated,
-        **colours,
-    )
-    return stream
+    from .jpeg_lossless import encode_jpeg_lossless
+
+    return encode_jpeg_lossless(_array(cells, image), rgb=image.photometric_interpretation == "RGB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,7 +396,27 @@ def _decode_rle(stream: bytes, image: ImagePixel) -> Frame:
     return Frame(interleaved(memoryview(cells), image), label)
 
 
-# Frames that are only wrapped: PS3.5 A.4.11 and 8.2.16
+# What is deflated, or only wrapped: PS3.5 A.5, A.4.11 and 8.2.16
+
+
+def inflated(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes]:
+    """Inflate a data set (A.5) piece by piece.
+
+    Raises:
+        CannotDecode: it is damaged, or breaks off.
+    """
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        for piece in pieces:
+            waiting: bytes | memoryview = piece
+            while len(waiting) and not inflater.eof:
+                yield inflater.decompress(waiting, _INFLATED_CHUNK_BYTES)
+                waiting = inflater.unconsumed_tail
+        yield inflater.flush()
+    except zlib.error as error:
+        raise CannotDecode("the deflated data set is damaged") from error
+    if not inflater.eof:
+        raise CannotDecode("the deflated data set breaks off")
 
 
 def _decode_uncompressed(stream: bytes, image: ImagePixel) -> Frame:
@@ -425,21 +436,21 @@ def _native_frame(stream: bytes, image: ImagePixel) -> Frame:
 
 
 CODECS: Final[Mapping[str, Codec]] = {
-    JPEG_BASELINE: Codec(_decode_third_party_jpeg),
-    JPEG_EXTENDED: Codec(_decode_third_party_jpeg),
-    JPEG_SPECTRAL_SELECTION: Codec(_decode_third_party_jpeg),
-    JPEG_FULL_PROGRESSION: Codec(_decode_third_party_jpeg),
-    JPEG_LOSSLESS: Codec(_decode_third_party_jpeg),
-    JPEG_LOSSLESS_SV1: Codec(_decode_third_party_jpeg, _encode_jpeg_lossless, _decode_jpeg),
-    JPEG_LS_LOSSLESS: Codec(_decode_jpeg_ls, _encode_jpeg_ls),
-    JPEG_LS_NEAR_LOSSLESS: Codec(_decode_jpeg_ls),
-    JPEG_2000_LOSSLESS: Codec(_decode_jpeg_2000, _encode_jpeg_2000),
-    JPEG_2000: Codec(_decode_jpeg_2000),
-    HTJ2K_LOSSLESS: Codec(_decode_htj2k, _encode_htj2k),
-    HTJ2K_LOSSLESS_RPCL: Codec(_decode_htj2k, _encode_htj2k_rpcl),
+    JPEG_BASELINE.uid: Codec(_decode_third_party_jpeg),
+    JPEG_EXTENDED.uid: Codec(_decode_third_party_jpeg),
+    JPEG_SPECTRAL_SELECTION.uid: Codec(_decode_third_party_jpeg),
+    JPEG_FULL_PROGRESSION.uid: Codec(_decode_third_party_jpeg),
+    JPEG_LOSSLESS.uid: Codec(_decode_third_party_jpeg),
+    JPEG_LOSSLESS_SV1.uid: Codec(_decode_third_party_jpeg, _encode_jpeg_lossless, _decode_jpeg),
+    JPEG_LS_LOSSLESS.uid: Codec(_decode_jpeg_ls, _encode_jpeg_ls),
+    JPEG_LS_NEAR_LOSSLESS.uid: Codec(_decode_jpeg_ls),
+    JPEG_2000_LOSSLESS.uid: Codec(_decode_jpeg_2000, _encode_jpeg_2000),
+    JPEG_2000.uid: Codec(_decode_jpeg_2000),
+    HTJ2K_LOSSLESS.uid: Codec(_decode_htj2k, _encode_htj2k),
+    HTJ2K_LOSSLESS_RPCL.uid: Codec(_decode_htj2k, _encode_htj2k_rpcl),
     # OpenJPH lets samples of lossy streams wrap around at their limits; OpenJPEG does not.
-    HTJ2K: Codec(_decode_jpeg_2000),
-    RLE_LOSSLESS: Codec(_decode_rle, _encode_rle),
-    ENCAPSULATED_UNCOMPRESSED: Codec(_decode_uncompressed),
-    DEFLATED_FRAMES: Codec(_decode_deflated),
+    HTJ2K.uid: Codec(_decode_jpeg_2000),
+    RLE_LOSSLESS.uid: Codec(_decode_rle, _encode_rle),
+    ENCAPSULATED_UNCOMPRESSED.uid: Codec(_decode_uncompressed),
+    DEFLATED_FRAMES.uid: Codec(_decode_deflated),
 }

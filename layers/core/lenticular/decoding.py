@@ -2,15 +2,15 @@
 
 Pixels come out as every other decoder has them, frame by frame. What changes with them in the
 header changes: Planar Configuration is 0, a Photometric Interpretation that was true of the stream
-alone is replaced, offset tables go, icons in sequences are decoded too. Everything else is copied.
+alone is replaced, offset tables and group lengths go, icons in sequences are decoded too. All else
+is copied.
 """
 
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Final
 
 from .byte_ranges import ByteRanges, InMemory
-from .codecs import CODECS, CannotDecode, decode_frame
+from .codecs import CODECS, CannotDecode, decode_frame, inflated
 from .elements import (
     ITEM,
     ITEM_DELIMITATION,
@@ -36,23 +36,13 @@ from .image_pixel import (
     describing_values,
     read_image_pixel,
 )
-from .reencoding import reencoded
-from .transfer_syntaxes import BY_UID, EXPLICIT_VR_LITTLE_ENDIAN, TransferSyntax
+from .reencoding import is_group_length, reencoded
+from .transfer_syntaxes import EXPLICIT_VR_LITTLE_ENDIAN, TransferSyntax
 
-_INFLATED_CHUNK_BYTES: Final = 1 << 20
 _COPIED_CHUNK_BYTES: Final = 4 << 20
 #: Tag, VR, reserved bytes and length of encapsulated pixel data.
 _PIXEL_HEADER_BYTES: Final = 12
 _PIXEL_HEADER_MARK: Final = b"\xe0\x7f\x10\x00"
-
-
-def is_decodable(transfer_syntax_uid: str) -> bool:
-    """Tell whether data sets in this syntax can be had in a native one.
-
-    Whether a certain file can is known when it has been tried: files are damaged, or lie.
-    """
-    syntax = BY_UID.get(transfer_syntax_uid)
-    return syntax is not None and (not syntax.encapsulated or syntax.uid in CODECS)
 
 
 def native_data_set(
@@ -81,28 +71,13 @@ def native_data_set(
         yield from _with_decoded_pixels(found, target)
 
 
-def _inflated(file: ByteRanges, start: int, target: TransferSyntax) -> Iterator[bytes | memoryview]:
+def _inflated(file: ByteRanges, start: int, target: TransferSyntax) -> Iterator[bytes]:
     """PS3.5 A.5: a deflated data set is one in Explicit VR Little Endian."""
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    pieces = _inflated_pieces(file, start, inflater)
+    pieces = inflated(_copied(file, start, file.size))
     if target.explicit:
         yield from pieces
     else:
         yield _reencoded(b"".join(pieces), EXPLICIT_VR_LITTLE_ENDIAN, target)
-
-
-def _inflated_pieces(file: ByteRanges, start: int, inflater: "zlib._Decompress") -> Iterator[bytes]:
-    try:
-        for piece in _copied(file, start, file.size):
-            waiting: bytes | memoryview = piece
-            while len(waiting) and not inflater.eof:
-                yield inflater.decompress(waiting, _INFLATED_CHUNK_BYTES)
-                waiting = inflater.unconsumed_tail
-        yield inflater.flush()
-    except zlib.error as error:
-        raise CannotDecode("the deflated data set is damaged") from error
-    if not inflater.eof:
-        raise CannotDecode("the deflated data set breaks off")
 
 
 def _with_native_pixels(found: ImageFile, target: TransferSyntax) -> Iterator[bytes | memoryview]:
@@ -169,6 +144,8 @@ def _edited(data: bytes | memoryview, changes: Mapping[int, bytes | None], uid: 
     parts: list[bytes | memoryview] = []
     view = memoryview(data)
     for element in walk(view, explicit=True, little_endian=True):
+        if is_group_length(element):
+            continue  # It may be wrong now, and may be left out (PS3.5 7.2).
         due = [tag for tag in waiting if tag < element.tag]
         parts += [waiting.pop(tag) or b"" for tag in due]
         if element.tag in waiting:

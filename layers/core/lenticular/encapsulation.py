@@ -121,16 +121,6 @@ def _by_frame(
     return grouped
 
 
-def fragment_header(length: int) -> bytes:
-    """Encode what precedes a fragment, or the Basic Offset Table, of `length` bytes."""
-    return _ITEM_HEADER.pack(ITEM >> 16, ITEM & 0xFFFF, length)
-
-
-def delimiter() -> bytes:
-    """Encode the end of an encapsulated value."""
-    return _ITEM_HEADER.pack(SEQUENCE_DELIMITATION >> 16, SEQUENCE_DELIMITATION & 0xFFFF, 0)
-
-
 def needs_extended_offset_table(native_bytes: int, count: int) -> bool:
     """Tell whether an offset of `count` frames, together no longer than native, may not fit."""
     return native_bytes + 2 * ITEM_HEADER_BYTES * count > _MOST_OFFSET

@@ -8,7 +8,7 @@ dropped, so that the way there and back ends where it began.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from .elements import (
     ITEM,
@@ -39,6 +39,7 @@ _CHOSEN: Final = {
     "OB or OW": "OW",
 }
 _PIXEL_REPRESENTATION: Final = 0x00280103
+_GROUP_LENGTH_BYTES: Final = 4
 _LAST_CREATOR: Final = 0xFF
 _FIRST_CREATOR: Final = 0x10
 
@@ -52,14 +53,55 @@ def reencoded(
 ) -> bytes:
     """Return the elements of `data` as `target` writes them; neither is a deflated syntax.
 
-    Without `group_lengths` those that were right before and would be wrong now are left out, as
-    PS3.5 7.2 allows. Raises ElementsError when the data set breaks off, makes no sense, or has
-    numbers of odd lengths.
+    Group lengths are what they were, and so may be wrong now; with `group_lengths` False they are
+    left out, as PS3.5 7.2 allows. Raises ElementsError when the data set breaks off, makes no
+    sense, or has numbers of odd lengths.
     """
     if (source.explicit, source.little_endian) == (target.explicit, target.little_endian):
         return bytes(data)
     translation = _Translation(source, target, group_lengths)
     return b"".join(translation.elements(memoryview(data), signed=False, depth=0))
+
+
+def is_group_length(element: Element) -> bool:
+    """Tell whether an element is (gggg,0000), PS3.5 7.2."""
+    return not element.tag & 0xFFFF
+
+
+def group_lengths(
+    data: bytes | bytearray, syntax: TransferSyntax
+) -> Iterator[tuple[memoryview, bytes]]:
+    """Yield the value of each group length, and what it should be, both as they are encoded.
+
+    Those in the items of sequences too, in the order they come: it is that of the same data set in
+    any other syntax. Values are views, to be written to in a bytearray. Raises ElementsError.
+    """
+    return _group_lengths(memoryview(data), syntax, depth=0)
+
+
+def _group_lengths(
+    data: memoryview, syntax: TransferSyntax, *, depth: int
+) -> Iterator[tuple[memoryview, bytes]]:
+    if depth > MAX_DEPTH:
+        raise ElementsError(Fault.MALFORMED, 0, None)
+    encoding = {"explicit": syntax.explicit, "little_endian": syntax.little_endian}
+    outline = list(walk(data, **encoding))
+    for at, element in enumerate(outline):
+        if is_group_length(element) and len(element.value) == _GROUP_LENGTH_BYTES:
+            end = element.end
+            for following in outline[at + 1 :]:
+                if following.tag >> 16 != element.tag >> 16:
+                    break
+                end = following.end
+            order: Literal["little", "big"] = "little" if syntax.little_endian else "big"
+            yield element.value, (end - element.end).to_bytes(_GROUP_LENGTH_BYTES, order)
+        elif _vr(element, syntax, signed=False) == "SQ":
+            for item in delimited_items(element.value, **encoding):
+                yield from _group_lengths(item.content, syntax, depth=depth + 1)
+
+
+def _vr(element: Element, syntax: TransferSyntax, *, signed: bool) -> str:
+    return element.vr or ("UN" if syntax.explicit else _dictionary_vr(element.tag, signed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +123,9 @@ class _Translation:
             if element.tag == _PIXEL_REPRESENTATION and element.value:
                 signed = any(element.value)
         for element in outline:
-            if not (self.group_lengths or element.tag & 0xFFFF):
+            if is_group_length(element) and not self.group_lengths:
                 continue
-            vr = element.vr or ("UN" if source.explicit else _dictionary_vr(element.tag, signed))
+            vr = _vr(element, source, signed=signed)
             if vr == "SQ":
                 value = b"".join(self._items(element.value, signed=signed, depth=depth))
             elif element.undefined_length:

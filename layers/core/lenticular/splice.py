@@ -7,9 +7,10 @@ Only the pixel data is written anew, and what must change with it. All else is s
                +recipe  headed
 
 What the form does not show of the original is its recipe: the head, the VR and padding of the pixel
-data, the order of the samples. It is kept in the form's own file meta information as private
-information (PS3.10 table 7.1-1), which is valid DICOM, is never lost on the way and never sent to a
-peer. A form is proven by restoring the original from it: nothing here is trusted to be reversible.
+data, the order of the samples, group lengths where the form has others. It is kept in the form's
+own file meta information as private information (PS3.10 table 7.1-1), which is valid DICOM, is
+never lost on the way and never sent to a peer. A form is proven by restoring the original from it:
+nothing here is trusted to be reversible.
 """
 
 import base64
@@ -24,25 +25,21 @@ from typing import IO, Final, Self
 from . import IMPLEMENTATION_CLASS_UID
 from .byte_ranges import ByteRanges, InMemory
 from .codecs import (
-    JPEG_LOSSLESS,
-    JPEG_LOSSLESS_SV1,
-    CannotDecode,
     CannotEncode,
     decode_frame,
     encode_frame,
+    inflated,
     interleaved,
     is_lossless_jpeg,
     planar,
     swapped,
 )
-from .elements import UNDEFINED_LENGTH, encode_header, walk
+from .elements import ITEM, SEQUENCE_DELIMITATION, UNDEFINED_LENGTH, encode_header, walk
 from .encapsulation import (
     EXTENDED_OFFSET_TABLE,
     EXTENDED_OFFSET_TABLE_LENGTHS,
     basic_offset_table,
-    delimiter,
     extended_offset_table,
-    fragment_header,
     frames,
     needs_extended_offset_table,
 )
@@ -57,10 +54,12 @@ from .image_files import (
 )
 from .image_pixel import PLANAR_CONFIGURATION
 from .part10 import PRIVATE_INFORMATION, file_head
-from .reencoding import reencoded
+from .reencoding import group_lengths, reencoded
 from .transfer_syntaxes import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
+    JPEG_LOSSLESS,
+    JPEG_LOSSLESS_SV1,
     TransferSyntax,
 )
 
@@ -71,6 +70,9 @@ _VERSION: Final = 1
 _SOP_CLASS_UID: Final = 0x00020002
 _SOP_INSTANCE_UID: Final = 0x00020003
 _CREATOR: Final = 0x00020100
+_PIXEL_GROUP: Final = PIXEL_DATA >> 16
+_PIXEL_GROUP_LENGTH: Final = _PIXEL_GROUP << 16
+_GROUP_LENGTH_BYTES: Final = 4
 _COPIED_CHUNK_BYTES: Final = 1 << 20
 _DEFLATE_LEVEL: Final = 6
 #: More than a pad byte behind the frames is not padding but something we do not understand.
@@ -111,12 +113,17 @@ class LeftAlone(CannotUnderstand):
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What of an original its form does not show."""
+    """What of an original its form does not show.
+
+    `group_lengths` are the original's, of header and tail, nested ones too; none where the form has
+    the very same.
+    """
 
     head: bytes
     pixel_vr: str | None
     planar_configuration: int | None
     padding: bytes
+    group_lengths: bytes = b""
 
     def encode(self) -> bytes:
         """Write it as JSON in ASCII."""
@@ -127,6 +134,7 @@ class Recipe:
                 "vr": self.pixel_vr,
                 "planar": self.planar_configuration,
                 "padding": self.padding.hex(),
+                "group_lengths": self.group_lengths.hex(),
             },
             separators=(",", ":"),
         ).encode("ascii")
@@ -143,6 +151,7 @@ class Recipe:
                 read["vr"],
                 read["planar"],
                 bytes.fromhex(read["padding"]),
+                bytes.fromhex(read["group_lengths"]),
             )
         except (ValueError, KeyError, TypeError, zlib.error) as error:
             raise CannotUnderstand("the recipe cannot be read") from error
@@ -165,6 +174,7 @@ def write_form(original: ByteRanges, target: TransferSyntax, out: IO[bytes]) -> 
         # The tail is copied as it is in most cases; but what cannot be followed is not a data set.
         for _ in walk(tail, explicit=True, little_endian=True):
             pass
+        header, tail, others = _with_right_group_lengths(found, header, tail)
     except LeftAlone:
         raise
     except HeaderTooLong as error:
@@ -177,10 +187,13 @@ def write_form(original: ByteRanges, target: TransferSyntax, out: IO[bytes]) -> 
         header = _with_planar_configuration(header, 0)
     padding_start = found.value_start + image.native_bytes
     padding = bytes(original.read(padding_start, found.tail_start - padding_start))
-    recipe = Recipe(found.head, found.pixel_vr, planar_configuration, padding)
+    recipe = Recipe(found.head, found.pixel_vr, planar_configuration, padding, others)
     out.write(_form_head(found.meta, target, recipe))
+    header_start = out.tell()
     out.write(header)
     _write_frames(found, target, out)
+    if _PIXEL_GROUP_LENGTH in found.header_tags:
+        _write_pixel_group_length(out, header_start, header, tail)
     out.write(tail)
     if out.tell() >= original.size:
         raise LeftAlone(Reason.NOTHING_GAINED)
@@ -231,7 +244,10 @@ def restored(form: ByteRanges) -> Iterator[bytes | memoryview]:
     recipe = Recipe.decode(meta.get(PRIVATE_INFORMATION, b""))
     yield recipe.head
     if transfer_syntax_of(meta).deflated:
-        yield from _inflated(form, len(head))
+        yield from inflated(
+            form.read(position, _COPIED_CHUNK_BYTES)
+            for position in range(len(head), form.size, _COPIED_CHUNK_BYTES)
+        )
     else:
         yield from _restored_data_set(read_image_file(form), recipe)
 
@@ -250,7 +266,11 @@ def _restored_data_set(found: ImageFile, recipe: Recipe) -> Iterator[bytes | mem
     header = _without_offset_tables(found)
     if recipe.planar_configuration == 1:
         header = _with_planar_configuration(header, 1)
-    yield reencoded(header, EXPLICIT_VR_LITTLE_ENDIAN, original)
+    header = reencoded(header, EXPLICIT_VR_LITTLE_ENDIAN, original)
+    tail = reencoded(found.tail, EXPLICIT_VR_LITTLE_ENDIAN, original)
+    if recipe.group_lengths:
+        header, tail = _with_group_lengths(header, tail, original, recipe.group_lengths)
+    yield header
     encoding = {"explicit": original.explicit, "little_endian": original.little_endian}
     length = image.native_bytes + len(recipe.padding)
     yield encode_header(PIXEL_DATA, recipe.pixel_vr or "OW", length, **encoding)
@@ -262,7 +282,60 @@ def _restored_data_set(found: ImageFile, recipe: Recipe) -> Iterator[bytes | mem
             cells = planar(cells, image)
         yield swapped(cells) if turned else cells
     yield recipe.padding
-    yield reencoded(found.tail, EXPLICIT_VR_LITTLE_ENDIAN, original)
+    yield tail
+
+
+def _with_right_group_lengths(
+    found: ImageFile, header: bytes, tail: bytes
+) -> tuple[bytes, bytes, bytes]:
+    """Return header and tail of the form with group lengths that are right, and the original's.
+
+    That of the pixels is written when it is known how long they are.
+    """
+    source = found.transfer_syntax
+    if source == EXPLICIT_VR_LITTLE_ENDIAN and _PIXEL_GROUP_LENGTH not in found.header_tags:
+        return header, tail, b""
+    parts = [bytearray(header), bytearray(tail)]
+    others = [
+        bytes(value)
+        for part in (found.header, found.tail)
+        for value, _ in group_lengths(part, source)
+    ]
+    for part in parts:
+        for value, right in group_lengths(part, EXPLICIT_VR_LITTLE_ENDIAN):
+            value[:] = right
+    return bytes(parts[0]), bytes(parts[1]), b"".join(others)
+
+
+def _with_group_lengths(
+    header: bytes, tail: bytes, syntax: TransferSyntax, values: bytes
+) -> tuple[bytes, bytes]:
+    """Return header and tail of the original with the values that it had."""
+    parts = [bytearray(header), bytearray(tail)]
+    position = 0
+    for part in parts:
+        for value, _ in group_lengths(part, syntax):
+            value[:] = values[position : position + len(value)].ljust(len(value), b"\0")
+            position += len(value)
+    return bytes(parts[0]), bytes(parts[1])
+
+
+def _write_pixel_group_length(
+    out: IO[bytes], header_start: int, header: bytes, tail: bytes
+) -> None:
+    """Say how long group 7FE0 is (PS3.5 7.2), now that its pixels are written."""
+    end = out.tell()
+    of_group = end
+    for element in walk(tail, explicit=True, little_endian=True):
+        if element.tag >> 16 != _PIXEL_GROUP:
+            break
+        of_group = end + element.end
+    for element in walk(header, explicit=True, little_endian=True):
+        if element.tag == _PIXEL_GROUP_LENGTH and len(element.value) == _GROUP_LENGTH_BYTES:
+            behind = header_start + element.end
+            out.seek(behind - _GROUP_LENGTH_BYTES)
+            out.write((of_group - behind).to_bytes(_GROUP_LENGTH_BYTES, "little"))
+    out.seek(end)
 
 
 def _write_frames(found: ImageFile, target: TransferSyntax, out: IO[bytes]) -> None:
@@ -275,26 +348,26 @@ def _write_frames(found: ImageFile, target: TransferSyntax, out: IO[bytes]) -> N
     out.write(encode_header(PIXEL_DATA, "OB", UNDEFINED_LENGTH))
     if not extended:
         table_start = out.tell()
-        out.write(fragment_header(4 * image.frames) + bytes(4 * image.frames))
+        out.write(encode_header(ITEM, "", 4 * image.frames) + bytes(4 * image.frames))
     else:
-        out.write(fragment_header(0))
+        out.write(encode_header(ITEM, "", 0))
     lengths = []
     for number in range(image.frames):
         cells = original.read(found.value_start + number * image.frame_bytes, image.frame_bytes)
         stream = _compressed(cells, found, target)
         lengths.append(len(stream) + len(stream) % 2)
-        out.write(fragment_header(lengths[-1]))
+        out.write(encode_header(ITEM, "", lengths[-1]))
         out.write(stream)
         out.write(bytes(len(stream) % 2))
         if out.tell() > original.size:
             raise LeftAlone(Reason.NOTHING_GAINED)
-    out.write(delimiter())
+    out.write(encode_header(SEQUENCE_DELIMITATION, "", 0))
     end = out.tell()
     out.seek(table_start)
     if extended:
         out.write(extended_offset_table(lengths))
     else:
-        out.write(fragment_header(4 * image.frames) + basic_offset_table(lengths))
+        out.write(encode_header(ITEM, "", 4 * image.frames) + basic_offset_table(lengths))
     out.seek(end)
 
 
@@ -334,19 +407,6 @@ def _write_deflated(original: ByteRanges, out: IO[bytes]) -> None:
     out.write(bytes((out.tell() - start) % 2))
     if out.tell() >= original.size:
         raise LeftAlone(Reason.NOTHING_GAINED)
-
-
-def _inflated(form: ByteRanges, start: int) -> Iterator[bytes]:
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        for position in range(start, form.size, _COPIED_CHUNK_BYTES):
-            waiting: bytes | memoryview = form.read(position, _COPIED_CHUNK_BYTES)
-            while len(waiting) and not inflater.eof:
-                yield inflater.decompress(waiting, _COPIED_CHUNK_BYTES)
-                waiting = inflater.unconsumed_tail
-        yield inflater.flush()
-    except zlib.error as error:
-        raise CannotDecode("the deflated data set is damaged") from error
 
 
 def _form_head(meta: Mapping[int, bytes], target: TransferSyntax, recipe: Recipe) -> bytes:
@@ -395,7 +455,7 @@ def _encapsulated_reason(found: ImageFile) -> Reason:
     syntax = found.transfer_syntax
     if syntax.lossy:
         return Reason.LOSSY
-    if syntax.uid in (JPEG_LOSSLESS, JPEG_LOSSLESS_SV1):
+    if syntax in (JPEG_LOSSLESS, JPEG_LOSSLESS_SV1):
         try:
             first = next(frames(found.file, found.fragments, found.image.frames))
             if not is_lossless_jpeg(first):

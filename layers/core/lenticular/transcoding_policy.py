@@ -12,17 +12,26 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from .identifiers import is_uid
+from .transfer_syntaxes import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    HTJ2K_LOSSLESS,
+    HTJ2K_LOSSLESS_RPCL,
+    JPEG_2000_LOSSLESS,
+    JPEG_LOSSLESS_SV1,
+    JPEG_LS_LOSSLESS,
+    RLE_LOSSLESS,
+)
 
 #: Names of the formats an operator may ask for; the transfer syntax, None to keep what came.
 TARGETS: Final[Mapping[str, str | None]] = {
     "none": None,
-    "jpeg-lossless": "1.2.840.10008.1.2.4.70",
-    "jpeg-ls": "1.2.840.10008.1.2.4.80",
-    "jpeg-2000": "1.2.840.10008.1.2.4.90",
-    "htj2k": "1.2.840.10008.1.2.4.201",
-    "htj2k-rpcl": "1.2.840.10008.1.2.4.202",
-    "rle": "1.2.840.10008.1.2.5",
-    "deflate": "1.2.840.10008.1.2.1.99",
+    "jpeg-lossless": JPEG_LOSSLESS_SV1.uid,
+    "jpeg-ls": JPEG_LS_LOSSLESS.uid,
+    "jpeg-2000": JPEG_2000_LOSSLESS.uid,
+    "htj2k": HTJ2K_LOSSLESS.uid,
+    "htj2k-rpcl": HTJ2K_LOSSLESS_RPCL.uid,
+    "rle": RLE_LOSSLESS.uid,
+    "deflate": DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN.uid,
 }
 _CONDITIONS: Final = ("modality", "sop-class", "syntax", "bits")
 

@@ -1,0 +1,122 @@
+"""Each function is traced on AWS and silent elsewhere, and answers in the shape Lambda wants."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.template.sam import ROOT, Template
+
+SETTINGS = {
+    "LENTICULAR_BUCKET": "bucket",
+    "LENTICULAR_TABLE": "table",
+    **{
+        f"LENTICULAR_{name}_QUEUE": "https://queue.invalid/"
+        for name in ("COMMIT", "PROCEDURES", "TRANSCODE")
+    },
+    "POWERTOOLS_SERVICE_NAME": "service",
+    "POWERTOOLS_METRICS_NAMESPACE": "Lenticular",
+    "AWS_DEFAULT_REGION": "eu-central-1",
+    "AWS_ACCESS_KEY_ID": "nobody",
+    "AWS_SECRET_ACCESS_KEY": "nothing",
+}
+#: What Lambda sets where a call is traced.
+ON_LAMBDA = {
+    "LAMBDA_TASK_ROOT": "/var/task",
+    "_X_AMZN_TRACE_ID": "Root=1-5759e988-bd862e3fe1be46a994272793;"
+    "Parent=53995c3f42cd8ad8;Sampled=1",
+}
+#: A message that no function understands is given back, without a word to AWS.
+CALL = """
+import sys
+import app
+class Context:
+    function_name = "function"
+    memory_limit_in_mb = 512
+    invoked_function_arn = "arn"
+    aws_request_id = "request"
+    get_remaining_time_in_millis = lambda self: 60000
+record = {"messageId": "m1", "body": "[", "eventSource": "aws:sqs"}
+print(app.handler({"Records": [record]}, Context()), file=sys.stderr)
+"""
+FUNCTIONS = ["commit", "index", "mpps", "transcode"]
+
+
+@contextmanager
+def daemon() -> Iterator[socket.socket]:
+    """Listen where the daemon of X-Ray would."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listening:
+        listening.bind(("127.0.0.1", 0))
+        yield listening
+
+
+def called(function: str, environment: Mapping[str, str]) -> "subprocess.Popen[str]":
+    path = os.pathsep.join((str(ROOT / "functions" / function), str(ROOT / "layers/core")))
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", CALL],
+        env={"PYTHONPATH": path, **SETTINGS, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def traced(listening: socket.socket) -> set[str]:
+    """Return the names of what was sent by now."""
+    names: set[str] = set()
+    listening.setblocking(False)
+    while True:
+        try:
+            _, _, document = listening.recv(1 << 16).partition(b"\n")
+        except BlockingIOError:
+            return names
+        names.update(_names(json.loads(document)))
+
+
+def _names(segment: Mapping[str, object]) -> Iterator[str]:
+    yield str(segment["name"])
+    inner = segment.get("subsegments", [])
+    assert isinstance(inner, list)
+    for each in inner:
+        yield from _names(each)
+
+
+def test_every_function_is_looked_at_here() -> None:
+    assert sorted(path.parent.name for path in Path(ROOT / "functions").glob("*/app.py")) == (
+        FUNCTIONS
+    )
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_call_is_traced_on_lambda_and_nowhere_else(function: str) -> None:
+    with daemon() as of_lambda, daemon() as of_nobody:
+        calls = [
+            called(function, {**more, "AWS_XRAY_DAEMON_ADDRESS": f"127.0.0.1:{port}"})
+            for more, port in (
+                (ON_LAMBDA, of_lambda.getsockname()[1]),
+                ({}, of_nobody.getsockname()[1]),
+            )
+        ]
+        for call in calls:
+            _, answer = call.communicate(timeout=60)
+            assert call.returncode == 0, answer
+            assert "{'batchItemFailures': [{'itemIdentifier': 'm1'}]}" in answer
+        assert "## handler" in traced(of_lambda)
+        assert traced(of_nobody) == set()
+
+
+def test_every_function_may_write_its_traces(transformed: Template) -> None:
+    functions = transformed.properties("AWS::Lambda::Function")
+    roles = transformed.properties("AWS::IAM::Role")
+    assert functions
+    for function in functions.values():
+        assert function["TracingConfig"] == {"Mode": "Active"}
+        (policy,) = roles[function["Role"]["Fn::GetAtt"][0]]["Policies"]
+        allowed = [each["Action"] for each in policy["PolicyDocument"]["Statement"]]
+        assert ["xray:PutTelemetryRecords", "xray:PutTraceSegments"] in allowed
