@@ -17,10 +17,12 @@ export AWS_DEFAULT_REGION ?= eu-central-1
 VENV := .venv/bin
 UV := $(VENV)/python infra/run_uv.py
 SOURCES := layers/core/lenticular gateway functions infra tests
+# A file of tests stays on one core: its tests share a gateway or a cloud.
+PYTEST := $(VENV)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' Makefile
 
 .PHONY: run
 run: python ## Start the node offline; options in ARGS="--port 11119 --aet CLINIC"
@@ -32,11 +34,11 @@ run: python ## Start the node offline; options in ARGS="--port 11119 --aet CLINI
 
 .PHONY: test
 test: python dcmtk gdcm orthanc dcmjs dynamodb ## Run the tests that take seconds; pytest's options in ARGS
-	$(VENV)/python -m pytest -m "not slow and not image" $(ARGS)
+	$(PYTEST) -m "not slow and not image" $(ARGS)
 
 .PHONY: test-all
-test-all: test sam ## Run the slow tests too
-	$(VENV)/python -m pytest -m slow $(ARGS)
+test-all: test sam ministack ## Run the slow tests too
+	$(PYTEST) -m slow $(ARGS)
 
 .PHONY: test-image
 test-image: python dcmtk containers ## Build the gateway's image and run it; needs root, asks no registry of images
@@ -46,7 +48,7 @@ test-image: python dcmtk containers ## Build the gateway's image and run it; nee
 check: lint test ## Run every check and the tests; must pass before a commit
 
 .PHONY: lint
-lint: python sam ## Run every check but the tests
+lint: python sam checkov ## Run every check but the tests
 	$(VENV)/ruff format --check
 	$(VENV)/ruff check
 	$(VENV)/mypy $(SOURCES)
@@ -56,11 +58,16 @@ lint: python sam ## Run every check but the tests
 	$(VENV)/cfn-lint template.yaml infra/*.yaml
 	$(VENV)/hadolint gateway/Dockerfile
 	.venv-sam/bin/sam validate --lint
+	.venv-checkov/bin/checkov --file template.yaml infra/*.yaml
 
 .PHONY: fmt
 fmt: python ## Format the code and mend what ruff can
 	$(VENV)/ruff check --fix-only
 	$(VENV)/ruff format
+
+.PHONY: conformance
+conformance: python ## Write the DICOM Conformance Statement anew from the tables of the code
+	$(VENV)/python -m infra.conformance
 
 .PHONY: bench
 bench: python dcmtk gdcm orthanc dynamodb ## Measure speed beside other servers; options in ARGS
@@ -81,6 +88,14 @@ image: ## Build the gateway's image; BASE=image@sha256:..., CONTAINERS=docker or
 push-image: image ## Push the image to the account's registry and print its name, for the parameter GatewayImage
 	@infra/push_image.sh "$(CONTAINERS)" "$(REPOSITORY)" "$(VERSION)"
 
+.PHONY: cloud-image
+cloud-image: ## Build and push the image on AWS, where there is no Docker here; prints the same
+	@infra/build_image.sh "$(REPOSITORY)" "$(VERSION)" "$(ARCHITECTURE)" $(if $(filter-out file,$(origin BASE)),"$(BASE)")
+
+.PHONY: sbom
+sbom: image ## Write what the image is made of to sbom.json (CycloneDX), by the Python in it
+	$(CONTAINERS) run --rm --interactive --entrypoint python3 $(REPOSITORY):$(VERSION) - <infra/sbom.py >sbom.json
+
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
     --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 # What a layer needs and the Lambda runtime has.
@@ -94,17 +109,19 @@ lock: python ## Write the locks anew from pyproject.toml; ARGS="--upgrade" for n
 	$(LOCK) $(ARGS) pyproject.toml -c requirements/dev.lock -o requirements/gateway.lock
 	$(LOCK) $(ARGS) --group uv -c requirements/dev.lock -o requirements/installer.lock
 	$(LOCK) $(ARGS) --group sam -o requirements/sam.lock
+	$(LOCK) $(ARGS) --group checkov -o requirements/checkov.lock
+	$(LOCK) $(ARGS) --group ministack -o requirements/ministack.lock
 	$(LOCK) $(ARGS) --group peers -o requirements/peers.lock
 	$(LOCK) $(ARGS) --group layer -c requirements/dev.lock $(OF_THE_RUNTIME:%=--no-emit-package %) -o layers/deps/requirements.txt
 	$(subst 3.11,3.13,$(LOCK)) $(ARGS) --group codecs -c requirements/dev.lock -o layers/codecs/requirements.txt
 
 .PHONY: clean
 clean: ## Remove everything that a target made, environments included
-	rm -rf .venv .venv-sam .venv-peers tests/peers/javascript/node_modules .aws-sam .lenticular .hypothesis .*_cache
+	rm -rf .venv .venv-* tests/peers/javascript/node_modules .aws-sam .lenticular .hypothesis .*_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What targets need.
-PARTS := python sam dcmtk gdcm orthanc dcmjs dynamodb containers
+PARTS := python sam checkov ministack dcmtk gdcm orthanc dcmjs dynamodb containers
 .PHONY: $(PARTS)
 $(PARTS):
 	@infra/setup.sh $@

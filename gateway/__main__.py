@@ -3,6 +3,7 @@
 import json
 import logging
 import signal
+import socket
 import ssl
 import sys
 from collections.abc import Callable
@@ -12,15 +13,19 @@ from typing import Final
 
 from lenticular import sop_classes, transfer_syntaxes
 from lenticular.archive import Archive
-from lenticular.aws import dynamodb_client, s3_client
+from lenticular.audit import AuditSource
+from lenticular.audit_outlets import AuditFile, LogGroup, Outlet
+from lenticular.aws import dynamodb_client, logs_client, s3_client
 from lenticular.errors import LenticularError, OperatorError
 from lenticular.index import Index
 from lenticular.nodes import NodeTable, read_nodes_file
 from lenticular.settings import GatewaySettings
 from lenticular.transactions import Transactions
+from lenticular.validation import Validator
 
 from .acceptance import AccessPolicy, Offer
 from .association import Limits, Service
+from .audit import AuditTrail
 from .command_set import CommandField
 from .commitment import CommitmentScp
 from .custody import Custody
@@ -39,8 +44,8 @@ from .server import Server, Slots
 from .spool import Spool
 from .storage import StorageService
 from .supervisor import FAILED, USAGE_ERROR, Supervisor
+from .syslog import Syslog, tls_context
 from .tls import Certificates, TlsFiles
-from .validation import Validator
 from .verification import VerificationService
 
 _log: Final = logging.getLogger(__name__)
@@ -123,6 +128,22 @@ def build_spool(settings: GatewaySettings) -> Spool | None:
     )
 
 
+def build_audit(settings: GatewaySettings) -> AuditTrail:
+    """Make this process's audit trail to where it is wanted, or raise `OperatorError`."""
+    outlets: list[Outlet] = []
+    if settings.audit_log_group is not None:
+        outlets.append(LogGroup(logs_client(), settings.audit_log_group))
+    if settings.audit_file is not None:
+        outlets.append(AuditFile(settings.audit_file))
+    if settings.audit_syslog is not None:
+        try:
+            context = tls_context(settings.audit_syslog_ca)
+        except (OSError, ValueError) as error:
+            raise OperatorError(f"LENTICULAR_AUDIT_SYSLOG_CA cannot be used: {error}") from error
+        outlets.append(Syslog(*settings.audit_syslog, context))
+    return AuditTrail(AuditSource(settings.ae_title, socket.gethostname()), outlets)
+
+
 def open_ports(settings: GatewaySettings) -> Ports:
     """Listen, or raise `OperatorError`."""
     try:
@@ -135,19 +156,22 @@ def open_ports(settings: GatewaySettings) -> Ports:
         ) from error
 
 
-def build(
+def build(  # noqa: PLR0913 - each is there or not, by the settings and the kind of process
     settings: GatewaySettings,
     ports: Ports,
     metrics: Metrics | None = None,
     *,
     spool: Spool | None = None,
     slots: Slots | None = None,
+    audit: AuditTrail | None = None,
 ) -> Server:
     """Connect the services to bucket, table and spool, and the ports to the services.
 
     A worker process has no ports, and `slots` that it shares. Raises `OperatorError` when AWS is
     not configured or TLS cannot be spoken.
     """
+    if audit is not None and not audit.has_outlets:
+        audit = None
     dynamodb = dynamodb_client()
     nodes = NodeTable(dynamodb, settings.table)
     custody = Custody(
@@ -158,7 +182,11 @@ def build(
     )
     index = Index(dynamodb, settings.table)
     archive = Archive(s3_client(), settings.bucket)
-    commitment = CommitmentScp(Transactions(archive, dynamodb, settings.table), nodes.find)
+    commitment = CommitmentScp(
+        Transactions(archive, dynamodb, settings.table),
+        nodes.find,
+        arriving=(lambda _: ()) if spool is None else spool.arriving,
+    )
     memory = Memory(settings.read_ahead_bytes, settings.scratch_dir)
     services: dict[int, Service] = {
         CommandField.C_ECHO_RQ: VerificationService(),
@@ -168,12 +196,14 @@ def build(
             scratch_dir=settings.scratch_dir,
             validator=None if settings.validation == "none" else Validator(),
             reject_invalid=settings.validation == "reject",
+            audit=audit,
         ),
         CommandField.C_FIND_RQ: FindService(
             index,
             settings.ae_title,
             max_responses=settings.max_responses,
             report=None if metrics is None else metrics.query_ended,
+            audit=audit,
         ),
         CommandField.C_MOVE_RQ: MoveService(
             index,
@@ -183,8 +213,9 @@ def build(
             ae_title=settings.ae_title,
             max_pdu_bytes=settings.max_pdu_bytes,
             dimse_seconds=settings.dimse_seconds,
+            audit=audit,
         ),
-        CommandField.C_GET_RQ: GetService(index, custody, memory),
+        CommandField.C_GET_RQ: GetService(index, custody, memory, audit),
         CommandField.N_ACTION_RQ: NormalizedService(
             {sop_classes.STORAGE_COMMITMENT_PUSH: Operation("commit", commitment.perform)}
         ),
@@ -214,6 +245,7 @@ def build(
         tls_context=_tls_context(settings),
         slots=slots,
         report=None if metrics is None else metrics.association_ended,
+        on_refusal=None if audit is None else audit.turned_away,
     )
 
 
@@ -295,9 +327,10 @@ def main() -> int:
         ports = open_ports(settings)
         server: Server | Supervisor
         spool: Spool | None = None
+        audit = build_audit(settings)
         if settings.workers == 1:
             spool = build_spool(settings)
-            server = build(settings, ports, metrics, spool=spool)
+            server = build(settings, ports, metrics, spool=spool, audit=audit)
         else:
             server = build_supervisor(settings, ports)
         health = build_health(settings, server, spool)
@@ -314,6 +347,8 @@ def main() -> int:
         health.start()
     if spool is not None:
         spool.start()
+    audit.start()
+    audit.application_started()
     # Whoever started us waits for this line.
     print(_ready_line(settings, ports, health), flush=True)  # noqa: T201
     if metrics is not None:
@@ -324,6 +359,8 @@ def main() -> int:
         spool.close(server.drained_by)
     if health is not None:
         health.close()
+    audit.application_stopped()
+    audit.close()
     if metrics is not None:
         metrics.close()
     return 0

@@ -14,6 +14,7 @@ from typing import Final
 from lenticular.nodes import PERMISSIONS, Node
 from lenticular.settings import Access
 from lenticular.sop_classes import may_be_storage
+from lenticular.transfer_syntaxes import EXPLICIT_VR_LITTLE_ENDIAN
 
 from .negotiation import (
     ADDRESS_NOT_RECOGNIZED,
@@ -30,10 +31,9 @@ from .negotiation import (
     Roles,
 )
 
-_EXPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2.1"
 #: The policies with a name, as transfer syntaxes to take before the first offered one.
 _PREFERRED: Final[Mapping[str, tuple[str, ...]]] = {
-    "prefer-explicit": (_EXPLICIT_VR_LITTLE_ENDIAN,),
+    "prefer-explicit": (EXPLICIT_VR_LITTLE_ENDIAN.uid,),
     "first-offered": (),
 }
 

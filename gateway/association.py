@@ -47,7 +47,9 @@ from .negotiation import (
     MalformedPdu,
     QueryOption,
     Rejected,
+    RejectResult,
     Roles,
+    TurnedAway,
     UserIdentity,
     decode_request,
     encode_acceptance,
@@ -178,6 +180,7 @@ class Association:
         log: a logger that puts `association`, `calling_aet`, `called_aet` and `address` on each
             line
         objects_missing: how many instances a service did not find where the index has them
+        at_end: what is called when it is over, if it was ever established
     """
 
     peer: Peer
@@ -194,14 +197,18 @@ class Association:
         drain_wake: int | None = None,
         on_end: Callable[[], None] = lambda: None,
         report: Callable[[Ended], None] | None = None,
+        on_refusal: Callable[[TurnedAway], None] | None = None,
     ) -> None:
         """Take over a connection whose A-ASSOCIATE-RQ has been read.
 
         `drain_wake` is a file descriptor that becomes readable when the server drains. `on_end` is
         called once, when the association no longer counts and before the peer can know it.
-        `report` gets what it did, if it was ever established.
+        `report` gets what it did, if it was ever established. `on_refusal` is told of a peer that
+        is refused for good.
         """
         self.id = secrets.token_hex(4)
+        self.at_end: list[Callable[[], None]] = []
+        self._on_refusal = on_refusal
         self.contexts: dict[int, PresentationContext] = {}
         self.fate = Fate()
         self.log = _FactsOnEachLine(_log, {"association": self.id, "address": address[0]})
@@ -295,6 +302,8 @@ class Association:
             self._wire.abort()
         finally:
             self._no_longer_counts()
+            for callback in self.at_end:
+                callback()
         return self._wire.detach()
 
     def _no_longer_counts(self) -> None:
@@ -348,6 +357,8 @@ class Association:
                 self._accept(request, verdict)
                 return True
             self.log.warning("association rejected", extra={"reason": verdict.why})
+            if self._on_refusal is not None and verdict.result is RejectResult.PERMANENT:
+                self._on_refusal(TurnedAway(request.address, verdict.why, **titles))
             self._no_longer_counts()
             self._wire.send_pdu(Pdu.ASSOCIATE_RJ, encode_rejection(verdict))
         except AssociationAborted as error:

@@ -24,6 +24,7 @@ from lenticular.query import (
 from lenticular.status import FindStatus, Status
 
 from .association import Association
+from .audit import AuditTrail
 from .command_set import CommandField, CommandSet
 from .identifier import IDENTIFIER_MAX_BYTES, read_identifier, write_identifier
 from .messages import BufferSink, DataSetSink, Message
@@ -111,6 +112,7 @@ class FindService:
         *,
         max_responses: int = 0,
         report: Callable[[QueryEnded], None] | None = None,
+        audit: AuditTrail | None = None,
     ) -> None:
         """Answer from `index`; what is found can be retrieved from `ae_title`.
 
@@ -120,6 +122,7 @@ class FindService:
         self._ae_title = ae_title
         self._max_responses = max_responses
         self._report = report
+        self._audit = audit
 
     def begin(self, association: Association, message: Message) -> DataSetSink:  # noqa: ARG002 - the interface of a service
         """Take the identifier into memory."""
@@ -133,6 +136,9 @@ class FindService:
     ) -> None:
         """Send a pending response for each match, then the final one."""
         context = message.context
+        keys: Mapping[int, JsonElement] = {}
+        answering: _Answering | None = None
+        status: Status | FindStatus = FindStatus.UNABLE_TO_PROCESS
         try:
             keys = read_identifier(message.data or b"", context.transfer_syntax)
             query = read_query(
@@ -142,18 +148,21 @@ class FindService:
                 combined_date_time=_agreed(association, message, QueryOption.COMBINED_DATE_TIME),
             )
             # Keys that are no dates or numbers are found out when matching begins.
-            status, comment = self._answer_and_note(association, message, query)
+            answering = _Answering(association, message, query, self._index)
+            status, comment = self._answer_and_note(answering)
         except InvalidIdentifier as error:
             association.log.info("query refused", extra={"reason": str(error)})
             status, comment = FindStatus.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS, str(error)
+        finally:
+            if self._audit is not None:
+                matches = 0 if answering is None else answering.matches
+                self._audit.queried(association, message, keys, status, matches)
         _respond(association, message, status, comment=comment)
 
-    def _answer_and_note(
-        self, association: Association, message: Message, query: Query
-    ) -> tuple[Status | FindStatus, str | None]:
+    def _answer_and_note(self, answering: _Answering) -> tuple[Status | FindStatus, str | None]:
         """Send every match; return status and comment of the final response, and note the cost."""
         began = perf_counter()
-        answering = _Answering(association, message, query, self._index)
+        association, query = answering.association, answering.query
         # Whatever else goes wrong is answered so, see `failure_status`.
         status: Status | FindStatus = FindStatus.UNABLE_TO_PROCESS
         comment = None
@@ -177,7 +186,7 @@ class FindService:
             self._note(
                 association,
                 QueryEnded(
-                    model=MODEL_OF[message.context.abstract_syntax].name,
+                    model=MODEL_OF[answering.message.context.abstract_syntax].name,
                     level=query.level.query_retrieve_level,
                     plan=plan(query).name,
                     status=status,

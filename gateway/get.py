@@ -8,6 +8,7 @@ from lenticular.index import Index
 from lenticular.status import MoveStatus
 
 from .association import Association
+from .audit import AuditTrail, participant_of
 from .command_set import CommandField, CommandSet, Priority
 from .custody import Custody
 from .identifier import IDENTIFIER_MAX_BYTES
@@ -21,8 +22,11 @@ class GetService:
 
     failure_status = MoveStatus.UNABLE_TO_PROCESS
 
-    def __init__(self, index: Index, custody: Custody, memory: Memory) -> None:
+    def __init__(
+        self, index: Index, custody: Custody, memory: Memory, audit: AuditTrail | None = None
+    ) -> None:
         """Send from `custody` what `index` names."""
+        self._audit = audit
         self._index = index
         self._custody = custody
         self._memory = memory
@@ -42,19 +46,19 @@ class GetService:
         found = retrieval.find(self._index)
         if found is None:
             return
-        progress = Progress(found.count)
-        retrieval.pending(progress)
-        contexts = _storage_contexts(association)
-        with retrieval.read_ahead(
-            found.pages, is_wanted=lambda stored: context_for(stored, contexts) is not None
-        ) as files:
-            cancelled = _send_all(retrieval, files, contexts, progress)
-        retrieval.final(
-            progress,
-            cancelled=cancelled,
-            destination=association.peer.calling_aet,
-            failure=files.failure,
-        )
+        with retrieval.audited(self._audit, found, participant_of(association)) as progress:
+            retrieval.pending(progress)
+            contexts = _storage_contexts(association)
+            with retrieval.read_ahead(
+                found.pages, is_wanted=lambda stored: context_for(stored, contexts) is not None
+            ) as files:
+                cancelled = _send_all(retrieval, files, contexts, progress)
+            retrieval.final(
+                progress,
+                cancelled=cancelled,
+                destination=association.peer.calling_aet,
+                failure=files.failure,
+            )
 
 
 def _send_all(
@@ -62,7 +66,7 @@ def _send_all(
 ) -> bool:
     """Send every file; return whether the requestor cancelled."""
     while (file := files.head()) is not None:
-        if retrieval.cancelled():
+        if retrieval.cancelled_before(file):
             return True
         progress.count(file.stored, _send(retrieval, file, contexts))
         files.drop()

@@ -25,7 +25,7 @@ from typing import Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from lenticular.aws import dynamodb_client, s3_client
+from lenticular.aws import dynamodb_client, error_code, s3_client
 
 _log: Final = logging.getLogger(__name__)
 
@@ -68,20 +68,14 @@ class StoreLook:
             try:
                 self._s3.head_bucket(Bucket=self._bucket)
             except (BotoCoreError, ClientError) as error:
-                return f"the bucket cannot be reached: {_reason(error)}"
+                return f"the bucket cannot be reached: {error_code(error)}"
         try:
             self._dynamodb.get_item(
                 TableName=self._table, Key={"pk": {"S": "HEALTH"}, "sk": {"S": "LOOK"}}
             )
         except (BotoCoreError, ClientError) as error:
-            return f"the table cannot be reached: {_reason(error)}"
+            return f"the table cannot be reached: {error_code(error)}"
         return None
-
-
-def _reason(error: BotoCoreError | ClientError) -> str:
-    if isinstance(error, ClientError):
-        return error.response.get("Error", {}).get("Code", "unknown")
-    return type(error).__name__
 
 
 @dataclass(slots=True, eq=False)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
 
+from .negotiation import TurnedAway
 from .tls import beneath, why
 from .wire import (
     ASSOCIATE_PDU_MAX_BYTES,
@@ -102,14 +103,17 @@ class Lobby:
         *,
         artim_seconds: float,
         on_request: Callable[[socket.socket, tuple[str, int], bytes], None],
+        on_refusal: Callable[[TurnedAway], None] | None = None,
     ) -> None:
         """Watch listening sockets; `on_request` gets a connection, its peer and the whole PDU.
 
         A connection that came in through a TLS door is an `ssl.SSLSocket` with its session.
+        `on_refusal` is told of a peer with which TLS could not be agreed on.
         """
         self._doors = list(doors)
         self._artim_seconds = artim_seconds
         self._on_request = on_request
+        self._on_refusal = on_refusal
         # ARTIM is the same for all, so each is in order of its deadlines.
         self._arrivals: dict[socket.socket, _Arrival] = {}
         self._departures: dict[socket.socket, _Departure] = {}
@@ -319,6 +323,8 @@ class Lobby:
         _log.warning(
             "TLS handshake failed", extra={"address": arrival.address[0], "reason": reason}
         )
+        if self._on_refusal is not None:
+            self._on_refusal(TurnedAway(arrival.address[0], f"TLS handshake failed: {reason}"))
         self._forget(arrival.sock)
         with contextlib.suppress(OSError):
             # A peer that does not speak TLS does not know an alert, but everybody knows an end.

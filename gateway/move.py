@@ -6,11 +6,13 @@ each instance goes over an association of its own.
 
 A sub-operation that fails at the destination, or on which the association breaks, is tried once
 more on a fresh association, after all others. A destination that answers no more is given up.
+While it keeps us waiting we look for C-CANCEL; a sub-operation that is broken off then remains.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
+from lenticular.audit import Participant
 from lenticular.errors import StoreUnavailable
 from lenticular.index import Index
 from lenticular.nodes import Node
@@ -18,6 +20,7 @@ from lenticular.status import MoveStatus, Status
 from lenticular.transfer_syntaxes import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 
 from .association import Association
+from .audit import AuditTrail
 from .custody import Custody
 from .identifier import IDENTIFIER_MAX_BYTES
 from .messages import BufferSink, DataSetSink, Message
@@ -25,12 +28,15 @@ from .negotiation import MAX_CONTEXTS
 from .read_ahead import OutgoingFile, ReadAhead, Stored
 from .requestor import RequestedAssociation, open_association
 from .retrieval import Found, Memory, Progress, Retrieval, is_warning
-from .wire import AssociationAborted, AssociationRefused, ConnectionFailed
+from .wire import AssociationAborted, AssociationRefused, ConnectionFailed, Interrupted
 
 #: Associations in a row on which nothing was answered, after which the destination counts as gone.
 _FRUITLESS_ASSOCIATIONS: Final = 3
 #: Proposed for every SOP class. The second of them is every receiver's (PS3.5 10.1).
 _UNCOMPRESSED: Final = (EXPLICIT_VR_LITTLE_ENDIAN.uid, IMPLICIT_VR_LITTLE_ENDIAN.uid)
+
+#: Abstract syntaxes with the transfer syntaxes that are proposed for each.
+_Contexts: TypeAlias = Sequence[tuple[str, Sequence[str]]]
 
 
 class MoveService:
@@ -48,6 +54,7 @@ class MoveService:
         ae_title: str,
         max_pdu_bytes: int,
         dimse_seconds: float,
+        audit: AuditTrail | None = None,
     ) -> None:
         """Send from `custody` what `index` names, as `ae_title`, to nodes `find_node` knows."""
         self._index = index
@@ -57,6 +64,7 @@ class MoveService:
         self._ae_title = ae_title
         self._max_pdu_bytes = max_pdu_bytes
         self._dimse_seconds = dimse_seconds
+        self._audit = audit
 
     def begin(self, association: Association, message: Message) -> DataSetSink:  # noqa: ARG002 - the interface of a service
         """Take the identifier into memory."""
@@ -79,18 +87,19 @@ class MoveService:
         found = retrieval.find(self._index)
         if found is None:
             return
-        progress = Progress(found.count)
-        # The responses may take as long as the destination does; a pending one at once shows the
-        # requestor that we are at it.
-        retrieval.pending(progress)
-        delivery = _Delivery(retrieval, node, found, progress, self._associate)
-        cancelled = delivery.run(found.pages)
-        retrieval.final(
-            progress, cancelled=cancelled, destination=node.aet, failure=delivery.failure
-        )
+        receiver = Participant(node.aet, node.address)
+        with retrieval.audited(self._audit, found, receiver) as progress:
+            # The responses may take as long as the destination does; a pending one at once shows
+            # the requestor that we are at it.
+            retrieval.pending(progress)
+            delivery = _Delivery(retrieval, node, found, progress, self._associate)
+            cancelled = delivery.run(found.pages)
+            retrieval.final(
+                progress, cancelled=cancelled, destination=node.aet, failure=delivery.failure
+            )
 
     def _associate(
-        self, node: Node, contexts: Sequence[tuple[str, Sequence[str]]]
+        self, node: Node, contexts: _Contexts, interrupted: Callable[[], bool]
     ) -> RequestedAssociation:
         return open_association(
             node.address,
@@ -100,6 +109,7 @@ class MoveService:
             contexts=contexts,
             max_pdu_bytes=self._max_pdu_bytes,
             dimse_seconds=self._dimse_seconds,
+            interrupted=interrupted,
         )
 
 
@@ -116,7 +126,7 @@ class _Delivery:
         node: Node,
         found: Found,
         progress: Progress,
-        associate: Callable[[Node, Sequence[tuple[str, Sequence[str]]]], RequestedAssociation],
+        associate: Callable[[Node, _Contexts, Callable[[], bool]], RequestedAssociation],
     ) -> None:
         self.failure: StoreUnavailable | None = None
         self._retrieval = retrieval
@@ -150,6 +160,8 @@ class _Delivery:
                 with self._open(files) as destination:
                     if self._send_over(destination, files, on_failure):
                         return True
+            except Interrupted:
+                return True
             except StoreUnavailable as error:
                 self._retrieval.log.warning(
                     "stored instance not readable to its end", extra={"reason": str(error)}
@@ -174,7 +186,7 @@ class _Delivery:
     ) -> bool:
         """Send what one association carries; tell whether the requestor cancelled."""
         while (file := files.head()) is not None and self._is_proposed(file.stored):
-            if self._retrieval.cancelled():
+            if self._retrieval.cancelled_before(file):
                 return True
             try:
                 self._send(destination, file, on_failure)
@@ -209,6 +221,8 @@ class _Delivery:
                     self._retrieval.message_id,
                 ),
             ).status
+        except Interrupted:
+            raise
         except (AssociationAborted, StoreUnavailable):
             on_failure(stored, None)
             raise
@@ -240,7 +254,8 @@ class _Delivery:
         )
         proposed = list(pairs)[:MAX_CONTEXTS]
         self._proposed = frozenset(proposed)
-        return self._associate(self._node, [(abstract, [syntax]) for abstract, syntax in proposed])
+        contexts = [(abstract, [syntax]) for abstract, syntax in proposed]
+        return self._associate(self._node, contexts, self._retrieval.cancelled)
 
 
 def _with_uncompressed(pairs: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:

@@ -29,6 +29,7 @@ from pynetdicom.pdu_items import (
 
 from lenticular import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from lenticular.errors import SenderError
+from lenticular.transfer_syntaxes import IMPLICIT_VR_LITTLE_ENDIAN
 
 #: PS3.7 A.2.1; there is only this one.
 APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"
@@ -37,7 +38,6 @@ PROTOCOL_VERSION: Final = 0x0001
 #: All the odd numbers of a byte, PS3.8 9.3.2.2.
 MAX_CONTEXTS: Final = 128
 
-_IMPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2"
 #: What we take a peer to accept that does not say; the smallest that is common.
 _UNSTATED_MAX_PDU_BYTES: Final = 16 * 1024
 
@@ -165,6 +165,16 @@ class Rejected:
     source: RejectSource
     reason: int
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnedAway:
+    """A peer that was not let in, why, and the AE titles if it came to tell them."""
+
+    address: str
+    reason: str
+    calling_aet: str = ""
+    called_aet: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,7 +321,7 @@ def encode_acceptance(request: AssociationRequest, accepted: Accepted, max_pdu_b
         item.presentation_context_id = answer.context_id
         item.result_reason = int(answer.result)
         item.transfer_syntax_sub_item = [
-            _transfer_syntax(answer.transfer_syntax or _IMPLICIT_VR_LITTLE_ENDIAN)
+            _transfer_syntax(answer.transfer_syntax or IMPLICIT_VR_LITTLE_ENDIAN.uid)
         ]
         pdu.variable_items.append(item)
     user = _own_user_information(max_pdu_bytes)

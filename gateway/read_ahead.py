@@ -5,12 +5,17 @@
 
 S3's latency is paid once and not for each instance, and a file of any length takes no more memory
 than the budget. One thread sends and asks for more; others only wait for S3 and for the index.
+
+A file of several parts is being sent before all of it is here, and half a data set on the wire can
+be taken back only by an abort. So nothing is sent before the first part is here, and a later one
+that S3 does not give is asked for again, for a while. Where the object has gone meanwhile, as it
+does when an original is retired, `restore` may still have the file.
 """
 
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from queue import Queue
 from types import TracebackType
@@ -21,6 +26,7 @@ from lenticular.errors import InstanceMissing, StoreUnavailable
 from lenticular.index_items import Item, converted
 from lenticular.part10 import data_set_offset
 
+from .backoff import persistently
 from .custody import Custody
 
 #: With 30 ms for each GET these bring a thousand instances a second.
@@ -28,6 +34,9 @@ _FETCHES_AT_A_TIME: Final = 32
 #: Parts that wait to be sent, so that of small instances not thousands are held.
 _PARTS_AHEAD: Final = 64
 _PARTS_OF_BUDGET: Final = 8
+#: How long a later part is asked for again. Below the 30 s after which impatient receivers abort a
+#: message that does not go on.
+_LATER_PART_SECONDS: Final = 20.0
 #: Pages of the index, of several hundred instances each.
 _PAGES_AHEAD: Final = 2
 
@@ -79,6 +88,21 @@ class Stored:
         key = InstanceKey.parse(self.object_key)
         return key.sha256 if key else ""
 
+    @property
+    def study_instance_uid(self) -> str:
+        """The study, by the original's key."""
+        key = InstanceKey.parse(self.object_key)
+        return key.study_instance_uid if key else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Bytes of a file that have been asked for."""
+
+    start: int
+    length: int
+    bytes: Future[memoryview]
+
 
 class OutgoingFile:
     """One file, whose parts come in order while it is at the head of its `ReadAhead`."""
@@ -86,8 +110,13 @@ class OutgoingFile:
     def __init__(self, stored: Stored, ahead: "ReadAhead") -> None:
         """Have nothing of it yet."""
         self.stored = stored
-        self.parts: deque[tuple[Future[memoryview], int]] = deque()
+        self.parts: deque[_Part] = deque()
         self._ahead = ahead
+
+    def has_begun(self, seconds: float) -> bool:
+        """Wait for its first bytes; tell whether they are here, or known not to come."""
+        self._ahead.ask_for_more()
+        return not self.parts or bool(wait([self.parts[0].bytes], seconds).done)
 
     def pieces(self) -> Iterator[memoryview]:
         """Return the file in pieces, when the first of them is there.
@@ -96,34 +125,57 @@ class OutgoingFile:
             InstanceMissing: the bucket holds no such object.
             StoreUnavailable: S3 did not give it. The iterator may raise it, too.
         """
-        return self._pieces(self._next_part())
+        return self._pieces(self._first_part())
 
     def data_set(self) -> Iterator[memoryview]:
         """Return the encoded data set as `pieces` returns the file.
 
         Raises CannotUnderstand when the object is not a file that this node wrote, too.
         """
-        head = self._next_part()
+        head = self._first_part()
         return self._pieces(None if head is None else head[data_set_offset(head) :])
 
     def _pieces(self, piece: memoryview | None) -> Iterator[memoryview]:
         while piece is not None:
             yield piece
+            part = self._next_part()
+            if part is None:
+                return
             try:
-                piece = self._next_part()
+                piece = self._later(part)
             except InstanceMissing as error:
-                # It was there a moment ago. Whoever asks again is told what became of it.
-                raise StoreUnavailable("the object went while it was being read") from error
+                try:
+                    whole = self._ahead.restore(self.stored)
+                except InstanceMissing:
+                    # It was there a moment ago. Whoever asks again is told what became of it.
+                    raise StoreUnavailable("the object went while it was being read") from error
+                yield whole[part.start :]
+                return
 
-    def _next_part(self) -> memoryview | None:
-        self._ahead.ask_for_more()
-        if not self.parts:
-            return None
-        part, length = self.parts.popleft()
+    def _first_part(self) -> memoryview | None:
+        part = self._next_part()
+        return None if part is None else self._taken(part)
+
+    def _later(self, part: _Part) -> memoryview:
+        """Return a part that must come, because what is before it has been sent."""
         try:
-            return part.result()
+            return self._taken(part)
+        except (InstanceMissing, StoreUnavailable):
+            return self._ahead.ask_again(self.stored, part.start, part.length)
+
+    def _next_part(self) -> _Part | None:
+        self._ahead.ask_for_more()
+        return self.parts.popleft() if self.parts else None
+
+    def _taken(self, part: _Part) -> memoryview:
+        try:
+            return part.bytes.result()
         finally:
-            self._ahead.release(length)
+            self._ahead.release(part.length)
+
+
+def _not_restored(stored: Stored) -> memoryview:
+    raise InstanceMissing(f"the bucket holds no object {stored.read_key}")
 
 
 class ReadAhead:
@@ -131,6 +183,7 @@ class ReadAhead:
 
     Attributes:
         failure: why the instances broke off, once all that came before has been sent
+        restore: as it was given
     """
 
     def __init__(
@@ -140,13 +193,18 @@ class ReadAhead:
         *,
         budget_bytes: int,
         is_wanted: Callable[[Stored], bool] = lambda _: True,
+        restore: Callable[[Stored], memoryview] = _not_restored,
     ) -> None:
-        """Read files from `custody`, but none that `is_wanted` says will not be sent."""
+        """Read files from `custody`, but none that `is_wanted` says will not be sent.
+
+        `restore` returns a whole file of which the object has gone, or raises `InstanceMissing`.
+        """
         self.failure: StoreUnavailable | None = None
         self._custody = custody
         self._budget_bytes = budget_bytes
         self._part_bytes = budget_bytes // _PARTS_OF_BUDGET
         self._is_wanted = is_wanted
+        self.restore = restore
         self._pool = ThreadPoolExecutor(_FETCHES_AT_A_TIME, "read-ahead")
         self._page: deque[Stored] = deque()
         #: What the index has given, and at the end nothing or why there is no more.
@@ -184,9 +242,9 @@ class ReadAhead:
         file = self._files.popleft()
         while self._not_asked_for and self._not_asked_for[0][0] is file:
             self._not_asked_for.popleft()
-        for part, length in file.parts:
-            part.cancel()
-            self.release(length)
+        for part in file.parts:
+            part.bytes.cancel()
+            self.release(part.length)
 
     def known(self) -> Iterator[Stored]:
         """Yield the instances whose turn is near."""
@@ -212,9 +270,18 @@ class ReadAhead:
                 return
             self._not_asked_for.popleft()
             key = file.stored.read_key
-            file.parts.append((self._pool.submit(self._custody.get, key, start, length), length))
+            asked = self._pool.submit(self._custody.get, key, start, length)
+            file.parts.append(_Part(start, length, asked))
             self._parts_ahead += 1
             self._bytes_ahead += length
+
+    def ask_again(self, stored: Stored, start: int, length: int) -> memoryview:
+        """Return bytes of a file that did not come; once more, or while S3 fails for a while."""
+        return persistently(
+            lambda: self._custody.get(stored.read_key, start, length),
+            _LATER_PART_SECONDS,
+            is_transient=lambda error: isinstance(error, StoreUnavailable),
+        )
 
     def release(self, length: int) -> None:
         """Give back to the budget what a part took of it."""

@@ -7,9 +7,12 @@ with one sentence that names the peer.
 import contextlib
 import socket
 import ssl
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
+
+from lenticular.sop_classes import VERIFICATION
 
 from .command_set import CommandField, CommandSet, Priority
 from .messages import MessageExchange, PresentationContext
@@ -26,9 +29,11 @@ from .negotiation import (
     encode_request,
 )
 from .wire import (
+    LOOK_SECONDS,
     AssociationAborted,
     AssociationRefused,
     ConnectionFailed,
+    Interrupted,
     Outcome,
     Pdu,
     PeerTimeout,
@@ -41,12 +46,12 @@ __all__ = [
     "AssociationAborted",
     "AssociationRefused",
     "ConnectionFailed",
+    "Interrupted",
     "PeerTimeout",
     "RequestedAssociation",
     "open_association",
 ]
 
-_VERIFICATION: Final = "1.2.840.10008.1.1"
 _NO_ROLES: Final[Mapping[str, Roles]] = MappingProxyType({})
 
 
@@ -130,11 +135,11 @@ class RequestedAssociation:
 
     def echo(self) -> CommandSet:
         """Send C-ECHO-RQ on the accepted Verification context, or raise `ConnectionFailed`."""
-        context = self.context_for(_VERIFICATION)
+        context = self.context_for(VERIFICATION)
         if context is None:
             raise ConnectionFailed(f"{self.peer_name} did not accept Verification")
         response, _ = self.request(
-            context, CommandSet(CommandField.C_ECHO_RQ, affected_sop_class_uid=_VERIFICATION)
+            context, CommandSet(CommandField.C_ECHO_RQ, affected_sop_class_uid=VERIFICATION)
         )
         return response
 
@@ -155,6 +160,8 @@ class RequestedAssociation:
         if self.is_established:
             with contextlib.suppress(AssociationAborted):
                 self._wire.release()
+        # Where it was not agreed to; otherwise there is nobody left to hear of it.
+        self._wire.abort()
         self._wire.close()
 
     def abort(self) -> None:
@@ -190,17 +197,20 @@ def open_association(  # noqa: PLR0913 - each is negotiated or limits what a pee
     dimse_seconds: float = 60,
     roles: Mapping[str, Roles] = _NO_ROLES,
     tls: ssl.SSLContext | None = None,
+    interrupted: Callable[[], bool] | None = None,
 ) -> RequestedAssociation:
     """Connect, negotiate `contexts`: pairs of abstract syntax and transfer syntaxes, 128 at most.
 
     `roles` proposes SCP/SCU roles by SOP class. An association on which no context was accepted is
-    returned like any other: `accepted` is empty.
+    returned like any other: `accepted` is empty. `interrupted` is asked a few times a second
+    whenever the peer keeps us waiting, now and later, whether the association is wanted no more.
 
     Raises:
         ConnectionFailed: nobody listens there, or TLS failed.
         AssociationRefused: the peer rejected it; the sentence names the reason.
         AssociationAborted: it ended instead of being answered.
         PeerTimeout: there was no answer in `artim_seconds`.
+        Interrupted: `interrupted` said so.
     """
     if not 1 <= len(contexts) <= MAX_CONTEXTS:
         raise ValueError(f"an association has 1 to {MAX_CONTEXTS} contexts, not {len(contexts)}")
@@ -210,11 +220,12 @@ def open_association(  # noqa: PLR0913 - each is negotiated or limits what a pee
         for position, (abstract, transfer) in enumerate(contexts)
     ]
     wire = Wire(
-        _connect(address, port, peer_name, connect_seconds, tls),
+        _connect(address, port, peer_name, connect_seconds, tls, interrupted),
         State.CONNECTED,
         max_pdu_bytes=max_pdu_bytes,
         dimse_seconds=dimse_seconds,
         artim_seconds=artim_seconds,
+        interrupted=interrupted,
     )
     try:
         wire.send_pdu(
@@ -238,11 +249,19 @@ def open_association(  # noqa: PLR0913 - each is negotiated or limits what a pee
     )  # fmt: skip
 
 
-def _connect(
-    address: str, port: int, peer_name: str, connect_seconds: float, tls: ssl.SSLContext | None
+def _connect(  # noqa: PLR0913, PLR0917 - what `open_association` was given
+    address: str,
+    port: int,
+    peer_name: str,
+    connect_seconds: float,
+    tls: ssl.SSLContext | None,
+    interrupted: Callable[[], bool] | None,
 ) -> socket.socket:
     try:
-        sock = socket.create_connection((address, port), timeout=connect_seconds)
+        if interrupted is None:
+            sock = socket.create_connection((address, port), timeout=connect_seconds)
+        else:
+            sock = _connected(address, port, connect_seconds, interrupted)
         try:
             tune(sock)
             return sock if tls is None else tls.wrap_socket(sock, server_hostname=address)
@@ -252,6 +271,27 @@ def _connect(
     except OSError as error:
         reason = "no answer in time" if isinstance(error, TimeoutError) else error.strerror or error
         raise ConnectionFailed(f"{peer_name} cannot be reached: {reason}") from error
+
+
+def _connected(
+    address: str, port: int, connect_seconds: float, interrupted: Callable[[], bool]
+) -> socket.socket:
+    """Connect in another thread, and look meanwhile whether that is still wanted."""
+    pool = ThreadPoolExecutor(1, "connect")
+    connecting = pool.submit(socket.create_connection, (address, port), timeout=connect_seconds)
+    pool.shutdown(wait=False)
+    with contextlib.ExitStack() as giving_up:
+        giving_up.callback(connecting.add_done_callback, _close_at_once)
+        while not wait([connecting], LOOK_SECONDS).done:
+            if interrupted():
+                raise Interrupted
+        giving_up.pop_all()
+    return connecting.result()
+
+
+def _close_at_once(connecting: Future[socket.socket]) -> None:
+    if connecting.exception() is None:
+        connecting.result().close()
 
 
 def _answer(wire: Wire, peer_name: str) -> Answer:

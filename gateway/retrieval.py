@@ -12,6 +12,7 @@ import mmap
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Final, TypeAlias
 
 from lenticular.answers import select
 from lenticular.archive import Form, InstanceKey
+from lenticular.audit import Action, Outcome, Participant
 from lenticular.byte_ranges import InMemory
 from lenticular.decoding import native_data_set
 from lenticular.dicom_json import JsonElement
@@ -45,12 +47,14 @@ from lenticular.transfer_syntaxes import (
 )
 
 from .association import Association
+from .audit import AuditTrail, Tally
 from .command_set import RESPONSE, CommandSet
 from .custody import Custody
 from .identifier import read_identifier, write_identifier
 from .messages import Message, PresentationContext
 from .negotiation import QueryOption
 from .read_ahead import OutgoingFile, ReadAhead, Stored
+from .wire import LOOK_SECONDS
 
 _FAILED_SOP_INSTANCE_UID_LIST: Final = 0x00080058
 #: The counts are of VR US (PS3.7 E.1); a patient may have more instances than that can say.
@@ -86,13 +90,14 @@ class Progress:
     """The sub-operations of one retrieval, PS3.4 C.4.2.1.6 and C.4.3.1.5.
 
     `total` is what studies and series say they hold. While instances are being indexed there may
-    be more.
+    be more. `sent` is what the audit trail is told.
     """
 
     total: int
     completed: int = 0
     warning: int = 0
     failed: list[str] = field(default_factory=list)
+    sent: Tally = field(default_factory=Tally)
 
     @property
     def remaining(self) -> int:
@@ -101,12 +106,16 @@ class Progress:
 
     def count(self, stored: Stored, status: int | None) -> None:
         """Count one sub-operation by the status of its C-STORE-RSP, None when there is none."""
+        outcome = Outcome.SUCCESS
         if status == Status.SUCCESS:
             self.completed += 1
         elif status is not None and is_warning(status):
             self.warning += 1
         else:
             self.failed.append(stored.sop_instance_uid)
+            outcome = Outcome.MINOR_FAILURE
+        # "Read" is what a source says that does not know what the receiver held, PS3.15 A.5.3.7.
+        self.sent.count(stored.study_instance_uid, stored.sop_class_uid, Action.READ, outcome)
 
     def final_status(self) -> Status | MoveStatus:
         """Return the status of the last response; PS3.4 tables C.4-2 and C.4-3."""
@@ -121,12 +130,13 @@ class Progress:
 class Found:
     """What a retrieval names: how many, of which SOP classes, and which, page by page of the index.
 
-    Reading the pages may raise `StoreUnavailable`.
+    Reading the pages may raise `StoreUnavailable`. `patients` are Patient IDs by study.
     """
 
     count: int
     sop_class_uids: frozenset[str]
     pages: Iterator[list[Stored]]
+    patients: Mapping[str, str]
 
 
 class Retrieval:
@@ -172,7 +182,23 @@ class Retrieval:
             self.refuse(MoveStatus.CANNOT_COUNT_MATCHES, "the index is unavailable")
             return None
         pages = (list(map(Stored.from_item, page)) for page in selection.pages)
-        return Found(selection.count, selection.sop_class_uids, pages)
+        return Found(selection.count, selection.sop_class_uids, pages, selection.patients)
+
+    @contextmanager
+    def audited(
+        self, audit: AuditTrail | None, found: Found, receiver: Participant
+    ) -> Iterator[Progress]:
+        """Tell the audit trail before and after instances are sent, however that ends."""
+        progress = Progress(found.count)
+        if audit is None:
+            yield progress
+            return
+        audit.transfer_begins(self.association, receiver, found.patients)
+        progress.sent.patients.update(found.patients)
+        try:
+            yield progress
+        finally:
+            audit.transferred(self.association, receiver, progress.sent)
 
     def read_ahead(
         self, pages: Iterable[list[Stored]], is_wanted: Callable[[Stored], bool] = lambda _: True
@@ -183,6 +209,7 @@ class Retrieval:
             pages,
             budget_bytes=self._memory.read_ahead_bytes,
             is_wanted=is_wanted,
+            restore=self._restored_now,
         )
 
     def data_set(
@@ -228,7 +255,7 @@ class Retrieval:
                 return file.data_set()
             form = self._gathered(file.pieces())
             if target_uid == stored.transfer_syntax_uid:
-                return [self._restored(form, stored)]
+                return [_data_set_of(self._restored(form, stored))]
             return [self._uncompressed(form, target_uid)]
         if target_uid == stored.transfer_syntax_uid:
             return file.data_set()
@@ -271,23 +298,40 @@ class Retrieval:
     def _from_one_form(
         self, stored: Stored, form: Form, target_uid: str
     ) -> Iterable[bytes | memoryview]:
+        file = self._read(form)
+        if target_uid == form.transfer_syntax_uid:
+            return [_data_set_of(file)]
+        if target_uid == stored.transfer_syntax_uid:
+            return [_data_set_of(self._restored(file, stored))]
+        return [self._uncompressed(file, target_uid)]
+
+    def _read(self, form: Form) -> memoryview:
         part_bytes = self._memory.read_ahead_bytes
-        file = self._gathered(
+        return self._gathered(
             self._custody.get(form.object_key, start, min(part_bytes, form.size - start))
             for start in range(0, form.size, part_bytes)
         )
-        if target_uid == form.transfer_syntax_uid:
-            return [file[data_set_offset(file) :]]
-        if target_uid == stored.transfer_syntax_uid:
-            return [self._restored(file, stored)]
-        return [self._uncompressed(file, target_uid)]
 
     def _restored(self, form: memoryview, stored: Stored) -> memoryview:
-        """Return the data set of the original that a form was made of, and of nothing else."""
+        """Return the file of the original that a form was made of, and of nothing else."""
         original = self._gathered(restored(InMemory(form)))
         if sha256(original).hexdigest() != stored.sha256:
             raise CannotUnderstand("the form does not restore to its original")
-        return original[data_set_offset(original) :]
+        return original
+
+    def _restored_now(self, stored: Stored) -> memoryview:
+        """Return the file of an original that went while it was being sent, or `InstanceMissing`.
+
+        Retiring it is the one thing that takes it away, and then a form restores to it.
+        """
+        # A form that was being sent itself is not to be had from another one.
+        for form in () if stored.retired else self._forms_now(stored):
+            try:
+                return self._restored(self._read(form), stored)
+            except (InstanceMissing, StoreUnavailable, CannotUnderstand) as error:
+                extra = {"object_key": form.object_key, "reason": str(error)}
+                self.log.warning("form not readable", extra=extra)
+        raise InstanceMissing(f"nothing is left of {stored.object_key}")
 
     def _uncompressed(self, file: memoryview, target_uid: str) -> memoryview:
         """Return a file's data set in another transfer syntax, or raise `CannotUnderstand`.
@@ -337,6 +381,13 @@ class Retrieval:
     def cancelled(self) -> bool:
         """Tell whether the requestor sent C-CANCEL."""
         return self.association.cancel_requested(self.message_id)
+
+    def cancelled_before(self, file: OutgoingFile) -> bool:
+        """Wait until a file begins to come; tell whether the requestor sent C-CANCEL before."""
+        while not self.cancelled():
+            if file.has_begun(LOOK_SECONDS):
+                return False
+        return True
 
     def refuse(self, status: MoveStatus, comment: str) -> None:
         """End before any sub-operation."""
@@ -422,6 +473,10 @@ def context_for(stored: Stored, contexts: Contexts) -> PresentationContext | Non
         if context is not None:
             return context
     return None
+
+
+def _data_set_of(file: memoryview) -> memoryview:
+    return file[data_set_offset(file) :]
 
 
 def _deflated(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes]:

@@ -19,6 +19,7 @@ from .negotiation import (
     LOCAL_LIMIT_EXCEEDED,
     TEMPORARY_CONGESTION,
     Rejected,
+    TurnedAway,
     encode_rejection,
     titles_in,
 )
@@ -80,13 +81,15 @@ class Server:
         tls_context: Callable[[], ssl.SSLContext] | None = None,
         slots: Slots | None = None,
         report: Callable[[Ended], None] | None = None,
+        on_refusal: Callable[[TurnedAway], None] | None = None,
     ) -> None:
         """Take over `ports`, none where connections come by `begin` and `shake_hands`.
 
         `tls_context` gives each connection of a TLS port its context; it is called in the thread
         that accepts. `services` maps request command fields to services. `slots` count what
         `limits` allow, unless they are given. `report` gets what each association did, in the
-        association's thread. Nothing is served before `serve` or `start`.
+        association's thread, and `on_refusal` who is refused for good, in any thread. Nothing is
+        served before `serve` or `start`.
         """
         self._ports = ports
         self._acceptance = acceptance
@@ -94,13 +97,19 @@ class Server:
         self._limits = limits
         self._tls_context = tls_context
         self._report = report
+        self._on_refusal = on_refusal
         doors = []
         if ports.plain is not None:
             doors.append(Door(ports.plain))
         if ports.tls is not None:
             assert tls_context is not None
             doors.append(Door(ports.tls, tls_context))
-        self._lobby = Lobby(doors, artim_seconds=limits.artim_seconds, on_request=self._admit)
+        self._lobby = Lobby(
+            doors,
+            artim_seconds=limits.artim_seconds,
+            on_request=self._admit,
+            on_refusal=on_refusal,
+        )
         # Readable once the server drains: associations watch it while they wait for a message.
         self._drain_wake_read, self._drain_wake_write = os.pipe()
         #: When associations are cut, as `monotonic` tells time; `None` while it is not draining.
@@ -230,6 +239,7 @@ class Server:
                 drain_wake=self._drain_wake_read,
                 on_end=self._slots.free,
                 report=self._report,
+                on_refusal=self._on_refusal,
             )
         except OSError:
             # The peer has gone already.

@@ -2,7 +2,7 @@
 
 The data set is kept bit for bit. While it arrives it is hashed and held in memory, or in a scratch
 file when it is long; when it is whole it becomes one object, and only then is 0000 sent. Where the
-operator wants it, it is held against its IOD before (`gateway.validation`).
+operator wants it, it is held against its IOD before (`lenticular.validation`).
 """
 
 import contextlib
@@ -16,18 +16,20 @@ from types import MappingProxyType
 from typing import IO, Final
 
 from lenticular.archive import provenance
+from lenticular.audit import Action, Outcome
 from lenticular.errors import StoreUnavailable
 from lenticular.identifiers import is_uid
 from lenticular.part10 import file_head
-from lenticular.placement import Placement, Problem, place
+from lenticular.placement import Placement, Problem, patient_id_in, place
 from lenticular.sop_classes import may_be_storage
 from lenticular.status import Status, StoreStatus
+from lenticular.validation import Validator, Verdict
 
 from .association import Association
+from .audit import AuditTrail
 from .command_set import CommandSet
 from .custody import Keeper
 from .messages import DataSetSink, Message
-from .validation import Validator, Verdict
 
 #: What a sender hears of a problem; PS3.4 B.2.3. One that only the index has (no study to put the
 #: instance in) is no failure of the sender's: the instance is kept, and an operator sees it.
@@ -43,6 +45,8 @@ STATUS_OF: Final[Mapping[Problem | None, Status | StoreStatus]] = MappingProxyTy
         Problem.SOP_INSTANCE_DIFFERS: StoreStatus.DATA_SET_DOES_NOT_MATCH_SOP_CLASS,
     }
 )
+#: Of an instance that has a study, the answers that say that it was kept.
+_KEPT: Final = (Status.SUCCESS, StoreStatus.DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING)
 
 
 class IncomingFile:
@@ -110,18 +114,28 @@ class IncomingFile:
 
     def place(self, command: CommandSet, transfer_syntax_uid: str) -> Placement:
         """Decide where the instance belongs."""
+        with self._data_set() as data_set:
+            return place(
+                data_set,
+                sop_class_uid=command.affected_sop_class_uid or "",
+                sop_instance_uid=command.affected_sop_instance_uid or "",
+                transfer_syntax_uid=transfer_syntax_uid,
+            )
+
+    def patient_id(self, transfer_syntax_uid: str) -> str:
+        """Return the Patient ID in it, for the audit trail."""
+        with self._data_set() as data_set:
+            return patient_id_in(data_set, transfer_syntax_uid)
+
+    @contextlib.contextmanager
+    def _data_set(self) -> Iterator[memoryview]:
         mapped = None
         if self.scratch is not None:
             mapped = mmap.mmap(self.scratch.fileno(), 0, access=mmap.ACCESS_READ)
         try:
             # The views must be gone before the map can close.
             with memoryview(mapped or self._buffer) as whole, whole[self._head_bytes :] as data_set:
-                return place(
-                    data_set,
-                    sop_class_uid=command.affected_sop_class_uid or "",
-                    sop_instance_uid=command.affected_sop_instance_uid or "",
-                    transfer_syntax_uid=transfer_syntax_uid,
-                )
+                yield data_set
         finally:
             if mapped is not None:
                 mapped.close()
@@ -178,7 +192,7 @@ class StorageService:
 
     failure_status = StoreStatus.INTERNAL_ERROR
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - where instances go, and what is done beside
         self,
         custody: Keeper,
         *,
@@ -186,6 +200,7 @@ class StorageService:
         scratch_dir: Path | None = None,
         validator: Validator | None = None,
         reject_invalid: bool = False,
+        audit: AuditTrail | None = None,
     ) -> None:
         """Keep instances in `custody`; hold at most `memory_bytes` of one in memory.
 
@@ -197,6 +212,7 @@ class StorageService:
         self._validator = validator
         self._reject_invalid = reject_invalid
         self._memory_bytes = memory_bytes
+        self._audit = audit
 
     def begin(self, association: Association, message: Message) -> DataSetSink:
         """Open the file that the data set goes to."""
@@ -238,6 +254,29 @@ class StorageService:
         if file.failure is not None:
             return _refused(association, message, file, file.failure)
         placement = file.place(message.command, message.context.transfer_syntax)
+        study = placement.study_instance_uid
+        if self._audit is None or not study:
+            # What has no study is in the list of quarantine, with who sent it.
+            status, comment, _ = self._keep(association, message, file, placement)
+            return status, comment
+        syntax = message.context.transfer_syntax
+        self._audit.study_comes(association, study, lambda: file.patient_id(syntax))
+        action, outcome = Action.CREATE, Outcome.MINOR_FAILURE
+        try:
+            status, comment, is_new = self._keep(association, message, file, placement)
+            # A.5.3.7: create where we did not hold it, read where we did and change nothing.
+            action = Action.CREATE if is_new else Action.READ
+            if status in _KEPT:
+                outcome = Outcome.SUCCESS
+        finally:
+            sop_class = message.context.abstract_syntax
+            self._audit.stored(association, study, sop_class, action, outcome)
+        return status, comment
+
+    def _keep(
+        self, association: Association, message: Message, file: IncomingFile, placement: Placement
+    ) -> tuple[Status | StoreStatus, str | None, bool]:
+        """Keep an instance; return status and comment, and whether it was not there before."""
         key = placement.key(file.sha256)
         metadata = provenance(association.peer.calling_aet, association.peer.called_aet)
         status = STATUS_OF[placement.problem]
@@ -245,17 +284,18 @@ class StorageService:
             # What the sender is told is wrong already need not be looked at for more.
             verdict = self._judge(association, file, key) if status is Status.SUCCESS else None
             if verdict is not None and self._reject_invalid:
-                return StoreStatus.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, _found(verdict)
-            file.keep(self._custody, key, metadata)
+                return StoreStatus.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, _found(verdict), True
+            is_new = file.keep(self._custody, key, metadata)
         except StoreUnavailable as error:
-            return _refused(association, message, file, error)
+            return *_refused(association, message, file, error), True
         if placement.problem is not None:
             association.log.warning(
                 "instance quarantined", extra={"reason": placement.problem.value, "object_key": key}
             )
         if verdict is not None:
-            return StoreStatus.DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING, _found(verdict)
-        return status, None if placement.problem is None else placement.problem.value
+            return StoreStatus.DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING, _found(verdict), is_new
+        comment = None if placement.problem is None else placement.problem.value
+        return status, comment, is_new
 
     def _judge(self, association: Association, file: IncomingFile, key: str) -> Verdict | None:
         """Return what is wrong with an instance by its IOD, if anything is; note it."""

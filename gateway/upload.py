@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Final, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
+from lenticular.aws import error_code
 from lenticular.errors import StoreUnavailable
 
 from .backoff import persistently
@@ -144,7 +145,7 @@ class Uploads:
         try:
             return persistently(request, self._retry_seconds, is_transient=_is_transient)
         except _FAILURES as error:
-            raise StoreUnavailable(f"S3 did not take the file: {_reason(error)}") from error
+            raise StoreUnavailable(f"S3 did not take the file: {error_code(error)}") from error
 
 
 def _parts(file: IO[bytes] | RawIOBase) -> Iterator[bytes]:
@@ -154,15 +155,8 @@ def _parts(file: IO[bytes] | RawIOBase) -> Iterator[bytes]:
 
 def _is_transient(error: Exception) -> bool:
     if isinstance(error, ClientError):
-        return (_status(error) or 0) >= _SERVER_ERROR or _reason(error) in _TRANSIENT_CODES
+        return (_status(error) or 0) >= _SERVER_ERROR or error_code(error) in _TRANSIENT_CODES
     return isinstance(error, HTTPClientError)
-
-
-def _reason(error: Exception) -> str:
-    """Name the failure without the URL that the library's message goes on with."""
-    if isinstance(error, ClientError):
-        return error.response.get("Error", {}).get("Code", "") or type(error).__name__
-    return type(error).__name__
 
 
 def _status(error: BaseException | None) -> int | None:

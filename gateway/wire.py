@@ -24,7 +24,8 @@ size whatever length fields claim; those are only compared with what was negotia
 
 Time is bounded too. Before an association there is ARTIM. Between messages `wait` bounds the
 silence. Within a message a peer must bring the rest of it, or `_PROGRESS_BYTES`, in every
-`dimse_seconds`: a byte now and then is no progress. The same bounds each write.
+`dimse_seconds`: a byte now and then is no progress. The same bounds each write. Who waits for a
+peer on behalf of another, as C-MOVE does, looks a few times a second whether that is still wanted.
 
 Writing gathers the PDUs of a message and hands them to the kernel in one call, or one for each
 `_BATCH_BYTES`, uncopied. TCP_NODELAY is on, so nothing waits for an acknowledgement.
@@ -37,7 +38,7 @@ import ssl
 import struct
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum, IntEnum
 from time import monotonic
 from typing import Final, NamedTuple, NoReturn
@@ -217,6 +218,14 @@ class ProtocolViolation(AssociationAborted):
         super().__init__(message, Outcome.VIOLATION)
 
 
+class Interrupted(AssociationAborted):
+    """We gave the association up, because nobody wants any more what it is for."""
+
+    def __init__(self) -> None:
+        """Say so."""
+        super().__init__("the association is not wanted any more", Outcome.ABORTED_BY_US)
+
+
 class ConnectionFailed(LenticularError):
     """No TCP connection or TLS session to the peer could be made."""
 
@@ -265,6 +274,11 @@ _SENT_FRAGMENT_MIN_BYTES: Final = 64
 _PROGRESS_BYTES: Final = 64 * 1024
 #: An A-ABORT is a courtesy: it does not wait longer for a peer that does not read.
 _ABORT_SECONDS: Final = 1.0
+#: How long we wait for a peer before we look whether it is still to be waited for.
+LOOK_SECONDS: Final = 0.25
+_CLOCKS_DIFFER_SECONDS: Final = 0.05
+#: What a peer gets to agree to a release when somebody waits for us to be done with it.
+_HURRIED_RELEASE_SECONDS: Final = 2.0
 
 _QUICK_ACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
 _KEEP_ALIVE: Final = (
@@ -312,7 +326,7 @@ class Wire:
         bytes_received, bytes_sent: on the connection since it was given to us
     """
 
-    def __init__(  # noqa: PLR0913 - a connection and the five limits put on it
+    def __init__(  # noqa: PLR0913 - a connection and the limits put on it
         self,
         sock: socket.socket,
         state: State,
@@ -321,10 +335,13 @@ class Wire:
         dimse_seconds: float,
         artim_seconds: float,
         wake: int | None = None,
+        interrupted: Callable[[], bool] | None = None,
     ) -> None:
         """Take over a connection that is in `state`.
 
-        `wake` is a file descriptor; `wait` returns early once it is readable.
+        `wake` is a file descriptor; `wait` returns early once it is readable. `interrupted` is
+        asked while the peer keeps us waiting: when it says so the association is aborted, and
+        `Interrupted` raised. What it raises itself goes on.
         """
         self.state = state
         self.bytes_received = 0
@@ -351,7 +368,9 @@ class Wire:
         if wake is not None:
             self._poller.register(wake, select.POLLIN)
         self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
-        _bound_each_call(sock, dimse_seconds)
+        self._interrupted = interrupted
+        self._call_seconds = dimse_seconds if interrupted is None else LOOK_SECONDS
+        _bound_each_call(sock, self._call_seconds)
 
     @property
     def tls_version(self) -> str | None:
@@ -367,9 +386,31 @@ class Wire:
         """
         if self._start < self._end or self._pdu_left:
             return True
+        if self._interrupted is None:
+            return self._wait(seconds)
+        deadline = monotonic() + seconds
+        while not self._wait(max(0.0, min(LOOK_SECONDS, deadline - monotonic()))):
+            if monotonic() >= deadline:
+                return False
+            self._look()
+        return True
+
+    def _wait(self, seconds: float) -> bool:
         if self._tls is not None:
             return self._wait_for_tls(monotonic() + seconds)
         return self._poll(seconds)
+
+    def _look(self) -> None:
+        """Look whether the association is still wanted, or raise `Interrupted`."""
+        if self._interrupted is not None and self._interrupted():
+            self.abort()
+            raise Interrupted
+
+    def _waits_on(self, deadline: float) -> bool:
+        """Tell whether a call that came back with nothing is to be made again."""
+        self._look()
+        # Rounded: the kernel's own clock may be a little ahead of ours.
+        return monotonic() + _CLOCKS_DIFFER_SECONDS < deadline
 
     def _poll(self, seconds: float) -> bool:
         ready = [fd for fd, _ in self._poller.poll(seconds * 1000)]
@@ -541,12 +582,16 @@ class Wire:
         """Read what has come, at least a byte; bound the waiting and the dawdling."""
         if self._start == self._end:
             self._start = self._end = 0
-        try:
-            count = self._sock.recv_into(self._view[self._end :])
-        except (TimeoutError, BlockingIOError):
-            self.time_out("paused within a message")
-        except OSError as error:
-            self._lost(error)
+        deadline = monotonic() + self._dimse_seconds
+        while True:
+            try:
+                count = self._sock.recv_into(self._view[self._end :])
+                break
+            except (TimeoutError, BlockingIOError):
+                if not self._waits_on(deadline):
+                    self.time_out("paused within a message")
+            except OSError as error:
+                self._lost(error)
         self._filled(count)
 
     def _fill_if_ready(self) -> None:
@@ -564,7 +609,7 @@ class Wire:
                 try:
                     count = self._tls.recv_into(self._view[self._end :])
                 finally:
-                    self._tls.settimeout(self._dimse_seconds)
+                    self._tls.settimeout(self._call_seconds)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return
         except OSError as error:
@@ -644,8 +689,10 @@ class Wire:
         progress_bytes = 0
         deadline = monotonic() + self._dimse_seconds
         with self._write_lock:
-            try:
-                while left and monotonic() < deadline:
+            # For as long as there is something left.
+            self._write_broken = True
+            while left and monotonic() < deadline:
+                try:
                     # OpenSSL tells of a write when it has gone whole: in one piece, a slow peer
                     # would have one deadline for all of it.
                     count = (
@@ -653,20 +700,21 @@ class Wire:
                         if self._tls is None
                         else self._tls.send(rest[0][:_PROGRESS_BYTES])
                     )
-                    left -= count
-                    progress_bytes += count
-                    _consume(rest, count)
-                    if progress_bytes >= _PROGRESS_BYTES:
-                        progress_bytes = 0
-                        deadline = monotonic() + self._dimse_seconds
-            except (TimeoutError, BlockingIOError):
-                pass
-            except OSError as error:
-                self._write_broken = True
-                self._lost(error)
+                except (TimeoutError, BlockingIOError):
+                    if not self._waits_on(deadline):
+                        break
+                    continue
+                except OSError as error:
+                    self._lost(error)
+                left -= count
+                progress_bytes += count
+                _consume(rest, count)
+                if progress_bytes >= _PROGRESS_BYTES:
+                    progress_bytes = 0
+                    deadline = monotonic() + self._dimse_seconds
+            self._write_broken = bool(left)
         self.bytes_sent += length - left
         if left:
-            self._write_broken = True
             self.time_out("does not read what we send")
 
     # Ending
@@ -677,8 +725,13 @@ class Wire:
 
     def release(self) -> None:
         """Ask for release and wait for the peer to agree; raise `PeerTimeout` if it does not."""
+        seconds = self._artim_seconds
+        if self._interrupted is not None and self._interrupted():
+            # In order all the same, but soon.
+            seconds = min(seconds, _HURRIED_RELEASE_SECONDS)
+            self._interrupted = None
         self.send_pdu(Pdu.RELEASE_RQ, _SHORT_PDU.pack(Pdu.RELEASE_RQ, _SHORT_PDU_BYTES, 0, 0))
-        deadline = monotonic() + self._artim_seconds
+        deadline = monotonic() + seconds
         self._restart_progress()
         self._skip(self._pdu_left)
         self._pdu_left = 0

@@ -16,7 +16,8 @@ from typing import Final
 from lenticular.errors import LenticularError, OperatorError
 from lenticular.settings import GatewaySettings
 
-from .__main__ import build, build_spool
+from .__main__ import build, build_audit, build_spool
+from .audit import AuditTrail
 from .handover import Channel, ChannelClosed, Kind, Packet, unpack_arrival
 from .logs import configure_logging
 from .metrics import Metrics
@@ -146,15 +147,18 @@ def main() -> int:
     metrics: Metrics | None = None
     spool: Spool | None = None
     server: Server | None = None
+    audit: AuditTrail | None = None
 
     def build_server(slots: SharedSlots) -> Server:
-        nonlocal metrics, spool, server
+        nonlocal metrics, spool, server, audit
         settings = GatewaySettings.from_environment(os.environ)
         configure_logging(settings.log_level, worker=number)
         if settings.metrics == "emf":
             metrics = Metrics(settings.ae_title)
         spool = build_spool(settings)
-        server = build(settings, Ports(), metrics, spool=spool, slots=slots)
+        audit = build_audit(settings)
+        server = build(settings, Ports(), metrics, spool=spool, slots=slots, audit=audit)
+        audit.start()
         if metrics is not None:
             metrics.start(None, dict if spool is None else spool.gauges)
         if spool is not None:
@@ -164,6 +168,8 @@ def main() -> int:
     status = run(descriptor, build_server, lambda: None if spool is None else spool.shortage())
     if spool is not None and server is not None:
         spool.close(server.drained_by)
+    if audit is not None:
+        audit.close()
     if metrics is not None:
         metrics.close()
     return status

@@ -24,7 +24,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import BotoCoreError, ClientError
 
 from lenticular.archive import Archive, ProcedureKey
-from lenticular.aws import dynamodb_client, s3_client, sqs_client
+from lenticular.aws import dynamodb_client, error_code, s3_client, sqs_client
 from lenticular.errors import StoreUnavailable
 from lenticular.identifiers import is_uid
 from lenticular.index import Index
@@ -59,7 +59,7 @@ class _Watch:
         try:
             self._sqs.send_message(QueueUrl=self._queue, MessageBody=body, DelaySeconds=seconds)
         except (ClientError, BotoCoreError) as error:
-            raise StoreUnavailable(f"SQS did not take a message: {type(error).__name__}") from error
+            raise StoreUnavailable(f"SQS did not take a message: {error_code(error)}") from error
 
     def give_up(self, procedure: Procedure) -> None:
         logger.warning("procedure incomplete", extra=_facts(procedure))

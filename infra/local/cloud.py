@@ -17,6 +17,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.model import ListShape, MapShape, Shape, StructureShape
 
+from lenticular.aws import error_code
 from lenticular.errors import OperatorError
 
 from .template import Json, Resource, Stack, TemplateError
@@ -141,7 +142,7 @@ def _table(cloud: Clients, resource: Resource, stack: Stack) -> None:
     try:
         _call(cloud.dynamodb, "CreateTable", **parameters)
     except ClientError as error:
-        if _code(error) != "ResourceInUseException":
+        if error_code(error) != "ResourceInUseException":
             raise
         _log.debug("table %s is there already and is kept", name)
         return
@@ -157,7 +158,7 @@ def _table(cloud: Clients, resource: Resource, stack: Stack) -> None:
             )
         except ClientError as error:
             # DynamoDB Local has no backups.
-            if _code(error) != "UnknownOperationException":
+            if error_code(error) != "UnknownOperationException":
                 raise
             _log.debug("table %s has no backups here", name)
 
@@ -287,10 +288,6 @@ def _tag_mapping(tags: Iterable[Mapping[str, str]]) -> dict[str, str]:
     return {tag["Key"]: tag["Value"] for tag in tags}
 
 
-def _code(error: ClientError) -> str:
-    return error.response.get("Error", {}).get("Code", "")
-
-
 def _call(client: "BaseClient", operation: str, **parameters: Json) -> None:
     """Call an operation with its parameters in the types its model asks for.
 
@@ -340,10 +337,12 @@ _SKIPPED: Final = {
     "AWS::IAM::Policy": "moto allows everything",
     "AWS::IAM::Role": "moto allows everything",
     "AWS::IAM::RolePolicy": "moto allows everything",
+    "AWS::KMS::Key": "moto encrypts nothing",
     "AWS::Lambda::EventSourceMapping": "functions run in processes of their own",
     "AWS::Lambda::Function": "functions run in processes of their own",
     "AWS::Lambda::LayerVersion": "functions run in processes of their own",
     "AWS::Logs::LogGroup": "logs go to stderr",
+    "AWS::Logs::MetricFilter": "logs go to stderr",
     "AWS::SNS::Topic": "nobody is paged offline",
     "AWS::SNS::TopicPolicy": "nobody is paged offline",
 }

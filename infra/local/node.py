@@ -47,6 +47,7 @@ _TOLD: Final = 2
 
 #: Settings of the gateway whose default is another one offline; the person's own come first.
 _OFFLINE_SETTINGS: Final = {
+    "LENTICULAR_AUDIT_FILE": str(ROOT / ".lenticular" / "audit.jsonl"),
     "LENTICULAR_ACCESS": "open",
     "LENTICULAR_AE_TITLE": "LENTICULAR",
     "LENTICULAR_BIND": _LOOPBACK,
@@ -85,6 +86,7 @@ class Node:
         self._settings = {**_OFFLINE_SETTINGS, **own, **options.settings}
         self._events: Events = queue.SimpleQueue()
         self._running: set[Child] = set()
+        (ROOT / ".lenticular").mkdir(exist_ok=True)
         self._check()
 
     def _check(self) -> None:
@@ -124,7 +126,8 @@ class Node:
             if ready is None:
                 return 0
             print(f"ready {json.dumps(ready)}", flush=True)
-            print(_things_to_try(ready), file=sys.stderr, flush=True)
+            audit_file = self._settings["LENTICULAR_AUDIT_FILE"]
+            print(_things_to_try(ready, audit_file), file=sys.stderr, flush=True)
             return self._watch()
         finally:
             self._kill()
@@ -357,7 +360,7 @@ def _listen(host: str, port: int, option: str) -> socket.socket:
         ) from error
 
 
-def _things_to_try(ready: Mapping[str, str]) -> str:
+def _things_to_try(ready: Mapping[str, str], audit_file: str) -> str:
     host, _, port = ready["dimse"].rpartition(":")
     peer = f"{_LOOPBACK if host in _EVERYWHERE else host} {port}"
     call = f"-aec {ready['aet']}"
@@ -369,5 +372,6 @@ def _things_to_try(ready: Mapping[str, str]) -> str:
             f"  storescu {call} +sd +r {peer} FOLDER",
             f"  findscu -S {call} {keys} {peer}",
             "What is stored is kept in memory and gone when the node ends.",
+            f"Who stored, asked for and was sent what is in {audit_file}.",
         )
     )

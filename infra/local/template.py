@@ -105,6 +105,9 @@ _IDENTITIES: Final = {
         "{name}",
         {"Arn": "arn:{partition}:logs:{region}:{account}:log-group:{name}:*"},
     ),
+    "AWS::KMS::Key": _Identity(
+        "KeyId", "{name}", {"Arn": "arn:{partition}:kms:{region}:{account}:key/{name}"}
+    ),
     "AWS::SNS::Topic": _Identity("TopicName", "arn:{partition}:sns:{region}:{account}:{name}", {}),
 }
 

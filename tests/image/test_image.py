@@ -10,14 +10,18 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+from pydicom.data import get_testdata_file
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from tests.cloud.deadline import eventually
-from tests.peers import dcmtk
+from tests.peers import dcmtk, pynetdicom_peer
 from tests.peers.conftest import free_port
 from tests.peers.instances import study
 from tests.peers.node_process import ROOT, Node, running_node
@@ -61,58 +65,105 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> str:
     return _IMAGE
 
 
+@dataclass(frozen=True)
+class Container:
+    """The gateway in a running container, on the cloud of an offline node."""
+
+    name: str
+    gateway: Node
+    process: subprocess.Popen[str]
+    health_port: int
+    log: Path
+
+    def inside(self, program: str) -> str:
+        """Run a line of Python in it, and return what that printed."""
+        return run(*_PODMAN, "exec", self.name, "python3", "-c", program).strip()
+
+
+Start = Callable[..., Container]
+
+
 @pytest.fixture
-def container(image: str, tmp_path: Path) -> Iterator[tuple[Node, subprocess.Popen[str], int]]:
-    """Run the image on an offline node as infra/gateway.yaml does: no root, nothing writable."""
-    health_port = free_port()
-    with running_node(tmp_path / "node.log") as node:
-        settings = {
-            **{k: v for k, v in node.environment().items() if k not in os.environ},
-            "LENTICULAR_ACCESS": "open",
-            "LENTICULAR_PORT": "0",
-            "LENTICULAR_HEALTH_PORT": str(health_port),
-            "LENTICULAR_SCRATCH_DIR": "/scratch",
-            "LENTICULAR_MEMORY_BYTES": str(64 * 1024),
-        }
-        settings.pop("PYTHONPATH", None)
-        name = f"lenticular-{os.getpid()}"
-        command = [*_PODMAN, "run", "--rm", f"--name={name}", "--network=host", "--read-only"]
-        command += ["--cap-drop=ALL", "--ulimit=nofile=1024:1024", "--ulimit=nproc=512:512"]
-        command += [f"--env={key}={value}" for key, value in settings.items()]
-        with (tmp_path / "container.log").open("w") as log:
-            process = subprocess.Popen(
-                [*command, image], stdout=subprocess.PIPE, stderr=log, text=True
-            )
+def start(image: str, tmp_path: Path) -> Iterator[Start]:
+    """Return what runs the image as infra/gateway.yaml does: no root, nothing writable."""
+    with ExitStack() as running:
+
+        def start(**more: str) -> Container:
+            health_port = free_port()
+            node = running.enter_context(running_node(tmp_path / "node.log"))
+            settings = {
+                **{k: v for k, v in node.environment().items() if k not in os.environ},
+                "LENTICULAR_ACCESS": "open",
+                "LENTICULAR_PORT": "0",
+                "LENTICULAR_HEALTH_PORT": str(health_port),
+                "LENTICULAR_SCRATCH_DIR": "/scratch",
+                "LENTICULAR_MEMORY_BYTES": str(64 * 1024),
+                **more,
+            }
+            settings.pop("PYTHONPATH", None)
+            name = f"lenticular-{os.getpid()}-{health_port}"
+            command = [*_PODMAN, "run", "--rm", f"--name={name}", "--network=host", "--read-only"]
+            command += ["--cap-drop=ALL", "--ulimit=nofile=1024:1024", "--ulimit=nproc=512:512"]
+            command += [f"--env={key}={value}" for key, value in settings.items()]
+            log = tmp_path / "container.log"
+            with log.open("w") as stderr:
+                process = subprocess.Popen(
+                    [*command, image], stdout=subprocess.PIPE, stderr=stderr, text=True
+                )
+            running.callback(_end, process, name)
             assert process.stdout is not None
-            ready = json.loads(process.stdout.readline() or "{}")
-            try:
-                assert ready, (tmp_path / "container.log").read_text("utf-8")
-                yield replace_port(node, ready["port"]), process, health_port
-            finally:
-                subprocess.run([*_PODMAN, "kill", name], capture_output=True, check=False)
-                process.wait()
-                process.stdout.close()
+            line = process.stdout.readline()
+            assert line, log.read_text("utf-8")
+            gateway = replace(node, port=json.loads(line)["port"])
+            return Container(name, gateway, process, health_port, log)
+
+        yield start
 
 
-def replace_port(node: Node, port: int) -> Node:
-    return Node(
-        node.process, node.log, node.host, port, node.aet, node.aws, node.bucket, node.table
-    )
+def _end(process: subprocess.Popen[str], name: str) -> None:
+    subprocess.run([*_PODMAN, "kill", name], capture_output=True, check=False)
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
 
 
-def test_the_image_verifies_stores_and_drains(
-    container: tuple[Node, subprocess.Popen[str], int], tmp_path: Path
-) -> None:
-    gateway, process, health_port = container
+def test_the_image_verifies_stores_and_drains(start: Start, tmp_path: Path) -> None:
+    container = start()
+    gateway = container.gateway
+    assert container.inside("import os; print(os.getuid(), os.getgid())") == "10001 10001"
+    mount = "next(line.split() for line in open('/proc/mounts') if line.split()[1] == '/')"
+    assert "ro" in container.inside(f"print({mount}[3])").split(",")
     dcmtk.echo(gateway)
-    instances = study(tmp_path, 3, size=256 << 10)
+    instances = study(tmp_path / "sent", 3, size=256 << 10)
     assert dcmtk.store(gateway, *(instance.path for instance in instances)) == [0, 0, 0]
     assert {instance.key for instance in instances} <= set(gateway.object_keys())
 
     def ready() -> int:
-        with urlopen(f"http://127.0.0.1:{health_port}/ready", timeout=5) as answer:
+        with urlopen(f"http://127.0.0.1:{container.health_port}/ready", timeout=5) as answer:
             return int(answer.status)
 
     eventually(ready, until=lambda status: status == 200)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 0
+    [last] = study(tmp_path / "last", 1)
+    contexts = [(CTImageStorage, ExplicitVRLittleEndian)]
+    with pynetdicom_peer.association(gateway, contexts) as opened:
+        container.process.send_signal(signal.SIGTERM)
+        # It listens no more, and still takes what comes on the association that there is.
+        eventually(lambda: not dcmtk.listens(gateway.port))
+        assert opened.send_c_store(last.path).Status == 0
+    assert container.process.wait(timeout=30) == 0
+    assert last.key in gateway.object_keys()
+
+
+@pytest.mark.parametrize(("validation", "status"), [("warn", 0xB007), ("reject", 0xA900)])
+def test_the_image_holds_instances_against_their_iod(
+    start: Start, tmp_path: Path, validation: str, status: int
+) -> None:
+    gateway = start(LENTICULAR_VALIDATION=validation).gateway
+    # One that fits into memory and one that does not: both go to the validator as files.
+    [short], [long] = study(tmp_path / "short", 1), study(tmp_path / "long", 1, size=256 << 10)
+    valid = Path(str(get_testdata_file("CT_small.dcm")))
+    statuses = dcmtk.store(gateway, short.path, valid, long.path, options=("-nh",))
+    assert statuses == [status, 0, status]
+    kept = {short.key, long.key} & set(gateway.object_keys())
+    assert kept == ({short.key, long.key} if validation == "warn" else set())
+    assert len(gateway.object_keys("instances/")) == len(kept) + 1

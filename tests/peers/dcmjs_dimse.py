@@ -1,9 +1,11 @@
 """dcmjs-dimse as client and server of a node: not ours, from npm, run by a Node.js from PyPI.
 
 It parses and encodes again what it stores, so it proves that others understand us, not that bytes
-stay as they were. `javascript/peer.js` is what runs; it prints one JSON line an event.
+stay as they were; unless it is given the bytes of a data set (`store_of`), which it sends as they
+are. `javascript/peer.js` is what runs; it prints one JSON line an event.
 """
 
+import base64
 import json
 import os
 import subprocess
@@ -53,28 +55,75 @@ def run(  # noqa: PLR0913 - what an association has
     contexts: Sequence[Mapping[str, object]] = (),
     tls: Tls | None = None,
     linger_seconds: float | None = None,
+    window: int = 1,
 ) -> list[Event]:
     """Send requests on one association and return what happened, in order.
 
     Each request is one of the objects that `make` in the script reads, such as
     `{"type": "find", "level": "STUDY", "keys": {"PatientID": "*"}}`. With `linger_seconds` the
-    association stays open that long after the last response. What C-GET brings goes to `folder`.
+    association stays open that long after the last response; `window` is how many operations at a
+    time are asked for. What C-GET brings goes to `folder`.
     """
     job = {
-        "role": "client",
         "host": node.host,
         "port": node.port if port is None else port,
         "calling": calling,
         "called": node.aet if called is None else called,
-        "requests": requests,
-        "contexts": contexts,
+        "associations": [{"requests": requests, "contexts": contexts}],
+        "times": 1,
         "folder": str(folder) if folder else None,
         "tls": tls.as_job() if tls else None,
         "linger_ms": None if linger_seconds is None else int(linger_seconds * 1000),
+        "window": window,
     }
-    done = subprocess.run(_command(job), capture_output=True, timeout=_SECONDS, check=False)
-    assert not done.stderr, done.stderr.decode()
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return _client(job)
+
+
+@dataclass(frozen=True)
+class Association:
+    """Requests for one association, and contexts that they do not ask for by themselves."""
+
+    requests: Sequence[Mapping[str, object]]
+    contexts: Sequence[Mapping[str, object]] = ()
+
+
+def run_each(
+    node: Node, associations: Sequence[Association], *, times: int = 1, calling: str = "DCMJS"
+) -> list[Event]:
+    """Open associations one after another, all of them so many times, in one process.
+
+    Requests are numbered through all.
+    """
+    job = {
+        "host": node.host,
+        "port": node.port,
+        "calling": calling,
+        "called": node.aet,
+        "associations": [vars(association) for association in associations],
+        "times": times,
+    }
+    return _client(job)
+
+
+def store_of(
+    sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, data_set: bytes
+) -> dict[str, object]:
+    """Return the request to store a data set, well formed or not, under these UIDs.
+
+    An empty one cannot be sent: the library waits for the response to what it never sends.
+    """
+    return {
+        "type": "store",
+        "sop_class": sop_class_uid,
+        "sop_instance": sop_instance_uid,
+        "transfer_syntax": transfer_syntax_uid,
+        "bytes": base64.b64encode(data_set).decode(),
+    }
+
+
+def statuses(events: Sequence[Event]) -> list[int]:
+    """Return the status of every response, in order."""
+    return [event["status"] for event in events if event["event"] == "response"]
 
 
 def responses(events: Sequence[Event], request: int = 0) -> list[Event]:
@@ -105,7 +154,6 @@ def server(
 ) -> Iterator[Server]:
     """Run an SCP of C-ECHO, C-STORE and N-EVENT-REPORT that answers `status`."""
     job = {
-        "role": "server",
         "port": port,
         "folder": str(folder) if folder else None,
         "transfer_syntaxes": transfer_syntaxes,
@@ -113,7 +161,10 @@ def server(
         "tls": tls.as_job() if tls else None,
     }
     process = subprocess.Popen(
-        _command(job), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        _command("server", json.dumps(job)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     running = Server(port=0)
     assert process.stdout is not None
@@ -139,8 +190,20 @@ def server(
         process.stdin.close()
 
 
-def _command(job: Mapping[str, object]) -> list[str]:
+def _client(job: Mapping[str, object]) -> list[Event]:
+    done = subprocess.run(
+        _command("client"),
+        input=json.dumps(job).encode(),
+        capture_output=True,
+        timeout=_SECONDS,
+        check=False,
+    )
+    assert not done.stderr, done.stderr.decode()
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def _command(*arguments: str) -> list[str]:
     found = sorted((ROOT / ".venv-peers").glob(_NODE_JS))
-    assert found, "Node.js is not installed: run infra/setup.sh peers"
-    assert (_SCRIPT.parent / "node_modules").is_dir(), "run infra/setup.sh peers"
-    return [os.fspath(found[0]), os.fspath(_SCRIPT), json.dumps(job)]
+    assert found, "Node.js is not installed: run infra/setup.sh dcmjs"
+    assert (_SCRIPT.parent / "node_modules").is_dir(), "run infra/setup.sh dcmjs"
+    return [os.fspath(found[0]), os.fspath(_SCRIPT), *arguments]

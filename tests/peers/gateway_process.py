@@ -100,8 +100,15 @@ class Gateway(Node):
 
     def peak_bytes(self) -> int:
         """Return the most memory it ever held."""
+        return self._status_bytes("VmHWM")
+
+    def resident_bytes(self) -> int:
+        """Return the memory it holds."""
+        return self._status_bytes("VmRSS")
+
+    def _status_bytes(self, name: str) -> int:
         status = self._proc("status").read_text()
-        [line] = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+        [line] = [line for line in status.splitlines() if line.startswith(f"{name}:")]
         return int(line.split()[1]) * 1024
 
     def _proc(self, name: str) -> Path:

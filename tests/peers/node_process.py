@@ -63,6 +63,9 @@ class Node:
             "AWS_SECRET_ACCESS_KEY": "test",
             "LENTICULAR_BUCKET": self.bucket,
             "LENTICULAR_TABLE": self.table,
+            "LENTICULAR_AE_TITLE": self.aet,
+            "LENTICULAR_HOST": self.host,
+            "LENTICULAR_PORT": str(self.port),
         }
 
 
@@ -84,6 +87,7 @@ def running_node(
             env={
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "layers/core")]),
+                "LENTICULAR_AUDIT_FILE": str(log.with_suffix(".audit")),
                 **(settings or {}),
             },
             stdout=subprocess.PIPE,

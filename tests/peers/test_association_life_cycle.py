@@ -14,6 +14,7 @@ from gateway.messages import BufferSink, DataSetSink, Message
 from gateway.ports import Ports
 from gateway.server import Server
 from gateway.wire import AssociationAborted, Outcome
+from tests.cloud.deadline import eventually
 from tests.peers.dimse import (
     CT,
     EXPLICIT,
@@ -305,8 +306,7 @@ def test_a_process_without_file_descriptors_takes_clients_again_when_it_has_some
             resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
             peer.sock.connect(server.address)
             peer.send(associate_rq())
-            while "connections cannot be accepted" not in caplog.text:
-                pass
+            eventually(lambda: "connections cannot be accepted" in caplog.text)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert peer.read_pdu()[0] == 2

@@ -42,6 +42,7 @@ ASSOCIATIONS: Final = 60
 #: What the busiest moment may take beside what a gateway at rest has.
 MOST_GROWTH: Final = 64 * MIB
 PROBES: Final = 1000
+LIES: Final = 120
 CONTEXTS: Final = associate_rq([(1, VERIFICATION, [IMPLICIT]), (3, CT, [EXPLICIT])])
 
 
@@ -97,31 +98,51 @@ def good_client(gateway: Gateway, folder: Path) -> Iterator[Good]:
         thread.join()
 
 
-def probe(gateway: Gateway) -> None:
+def is_answered(peer: RawPeer, first: bytes) -> bool:
+    """Send a first PDU and wait; False when the connection is closed without a word.
+
+    So ends one that a crowd pushes out before its first PDU has come.
+    """
+    try:
+        peer.send(first)
+        return bool(peer.sock.recv(1, socket.MSG_PEEK))
+    except ConnectionError:
+        return False
+
+
+# Each attack returns how many of its conversations were pushed out.
+
+
+def probe(gateway: Gateway) -> int:
     """Connect and close, so often in less than a minute."""
     began = monotonic()
     for _ in range(PROBES):
         socket.create_connection((gateway.host, gateway.port), timeout=10).close()
     assert monotonic() - began < 60
+    return 0
 
 
-def stay_silent(gateway: Gateway) -> None:
+def stay_silent(gateway: Gateway) -> int:
     """Leave connections half open, more than there is room for, and again when they are closed."""
     with contextlib.ExitStack() as crowd:
         for _ in range(400):
             crowd.enter_context(gateway.connect())
+    return 0
 
 
-def dribble(gateway: Gateway) -> None:
+def dribble(gateway: Gateway) -> int:
     """Send requests a byte at a time, before an association and within one."""
     pace = threading.Event()
+    pushed_out = 0
     with contextlib.ExitStack() as crowd:
         slow: list[tuple[RawPeer, Iterator[int]]] = []
         for number in range(40):
             peer = crowd.enter_context(gateway.connect())
             if number % 2:
-                peer.send(CONTEXTS)
-                peer.read_pdu()
+                if not is_answered(peer, CONTEXTS):
+                    pushed_out += 1
+                    continue
+                assert peer.read_pdu()[0] == 2
             slow.append((peer, iter(echo_rq() if number % 2 else CONTEXTS)))
         ends = monotonic() + 6
         while slow and monotonic() < ends:
@@ -131,9 +152,10 @@ def dribble(gateway: Gateway) -> None:
                 except (OSError, StopIteration):
                     slow.remove((peer, rest))
             pace.wait(0.1)
+    return pushed_out
 
 
-def lie_about_lengths(gateway: Gateway) -> None:
+def lie_about_lengths(gateway: Gateway) -> int:
     """Announce PDUs, PDVs and elements of 4 GiB."""
     element = struct.pack("<HH2s2xI", 0x0008, 0x0016, b"UN", 0xFFFFFFFE)
     store_rq = p_data((3, 3, store_rq_command()))
@@ -145,19 +167,25 @@ def lie_about_lengths(gateway: Gateway) -> None:
         store_rq + p_data((3, 2, element.replace(b"UN", b"SQ") + bytes(1000))),
         b"\x05\0\xff\xff\xff\xff",
     ]
-    for number in range(120):
+    pushed_out = 0
+    for number in range(LIES):
         with gateway.connect() as peer:
-            peer.send(CONTEXTS)
-            assert peer.read_pdu()[0] == 2
-            peer.send(lies[number % len(lies)])
-            # An A-ABORT, or the status of an instance that cannot be understood.
-            assert peer.read_pdu()[0] in (4, 7)
+            if is_answered(peer, CONTEXTS):
+                assert peer.read_pdu()[0] == 2
+                peer.send(lies[number % len(lies)])
+                # An A-ABORT, or the status of an instance that cannot be understood.
+                assert peer.read_pdu()[0] in (4, 7)
+            else:
+                pushed_out += 1
         with gateway.connect() as peer:
-            peer.send(b"\x01\0\xff\xff\xff\xff")
-            assert peer.read_abort() == (0, 0)
+            if is_answered(peer, b"\x01\0\xff\xff\xff\xff"):
+                assert peer.read_abort() == (0, 0)
+            else:
+                pushed_out += 1
+    return pushed_out
 
 
-def mutate(gateway: Gateway, seed: int = 0, streams: int = 400) -> None:
+def mutate(gateway: Gateway, seed: int = 0, streams: int = 400) -> int:
     """Send conversations with bytes changed, cut out and put in, and see them to their end."""
     chance = random.Random(seed)  # noqa: S311 - no secret
     store_rq = p_data((3, 3, store_rq_command())) + p_data((3, 0, b"1234"), (3, 2, b"5678"))
@@ -175,9 +203,11 @@ def mutate(gateway: Gateway, seed: int = 0, streams: int = 400) -> None:
             peer.sock.shutdown(socket.SHUT_WR)
             while peer.sock.recv(65536):
                 pass
+    return 0
 
 
-ATTACKS: Final[dict[str, Callable[[Gateway], None]]] = {
+Attack = Callable[[Gateway], int]
+ATTACKS: Final[dict[str, Attack]] = {
     "probes": probe,
     "silence": stay_silent,
     "slow-loris": dribble,
@@ -186,14 +216,18 @@ ATTACKS: Final[dict[str, Callable[[Gateway], None]]] = {
 }
 
 
-def attacked(gateway: Gateway, folder: Path, *attacks: Callable[[Gateway], None]) -> Good:
-    """Attack a gateway in all these ways at once, and prove that it is then as it was before."""
+def attacked(gateway: Gateway, folder: Path, *attacks: Attack, pushed_out: int = 0) -> Good:
+    """Attack a gateway in all these ways at once, and prove that it is then as it was before.
+
+    At most `pushed_out` of the attackers' conversations may find no place; no attack fails.
+    """
     before, peak = gateway.resources(), gateway.peak_bytes()
     failures: list[BaseException] = []
+    found_no_place: list[int] = []
 
-    def run(attack: Callable[[Gateway], None]) -> None:
+    def run(attack: Attack) -> None:
         try:
-            attack(gateway)
+            found_no_place.append(attack(gateway))
         except BaseException as error:  # noqa: BLE001 - told below
             failures.append(error)
 
@@ -203,8 +237,8 @@ def attacked(gateway: Gateway, folder: Path, *attacks: Callable[[Gateway], None]
             thread.start()
         for thread in threads:
             thread.join()
-    # Several get in each other's way: the crowd pushes out whoever hesitates.
-    assert failures == [] or len(attacks) > 1
+    assert failures == []
+    assert sum(found_no_place) <= pushed_out
     assert good.troubles == []
     assert good.rounds
     assert gateway.peak_bytes() - peak < MOST_GROWTH
@@ -228,5 +262,7 @@ def test_an_attack_harms_nobody(gateway: Gateway, tmp_path: Path, attack: str) -
 
 
 def test_all_attacks_at_once_harm_nobody(gateway: Gateway, tmp_path: Path) -> None:
-    good = attacked(gateway, tmp_path / "good", *ATTACKS.values())
+    # They get in each other's way: the silent crowd pushes out who has said nothing yet, which in
+    # the instant between connecting and asking may be anybody. Most come to their word.
+    good = attacked(gateway, tmp_path / "good", *ATTACKS.values(), pushed_out=LIES // 2)
     print(f"all: {good.rounds} rounds, the slowest took {good.slowest_seconds:.1f} s")

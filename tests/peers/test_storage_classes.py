@@ -3,9 +3,10 @@
 import hashlib
 import itertools
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,9 @@ from lenticular.sop_classes import STORAGE
 from lenticular.transfer_syntaxes import BY_UID
 from tests.cloud.deadline import eventually
 from tests.cloud.standin import offline_cloud
-from tests.peers import dcmtk
+from tests.peers import dcmjs_dimse, dcmtk
 from tests.peers.conftest import WORKSTATION, Clinic, free_port
+from tests.peers.digesting_s3 import digesting_s3
 from tests.peers.dimse import associate_rq, p_data
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
 from tests.peers.node_process import Node, running_node
@@ -52,7 +54,7 @@ class Small:
     transfer_syntax_uid: str
     sop_instance_uid: str
 
-    @property
+    @cached_property
     def data_set(self) -> bytes:
         """The data set, as pydicom writes it."""
         syntax = BY_UID[self.transfer_syntax_uid]
@@ -103,7 +105,20 @@ def every_pair() -> list[Small]:
     ]
 
 
-def store_each_over_its_context(gateway: Gateway, instances: Sequence[Small]) -> list[int | None]:
+def batches(instances: Sequence[Small], length: int) -> list[Sequence[Small]]:
+    return [instances[at : at + length] for at in range(0, len(instances), length)]
+
+
+def store_with_raw_peers(gateway: Gateway, instances: Sequence[Small]) -> list[int | None]:
+    """Store over associations that have a context for each instance; return the statuses."""
+    with ThreadPoolExecutor(4) as senders:
+        answered = senders.map(
+            lambda batch: store_with_raw_peer(gateway, batch), batches(instances, CONTEXTS)
+        )
+        return list(itertools.chain.from_iterable(answered))
+
+
+def store_with_raw_peer(gateway: Gateway, instances: Sequence[Small]) -> list[int | None]:
     """Store over one association that has a context for each; return the statuses."""
     contexts = [
         (number * 2 + 1, each.sop_class_uid, [each.transfer_syntax_uid])
@@ -123,27 +138,58 @@ def store_each_over_its_context(gateway: Gateway, instances: Sequence[Small]) ->
     return statuses
 
 
+def store_with_dcmjs(gateway: Gateway, instances: Sequence[Small]) -> list[int | None]:
+    """Store with dcmjs-dimse, the instances of two classes over each association."""
+
+    def context(each: Small) -> dict[str, object]:
+        return {"abstract": each.sop_class_uid, "transfer": [each.transfer_syntax_uid]}
+
+    # By itself it proposes Implicit VR along with Explicit VR alone, of which we prefer the latter.
+    associations = [
+        dcmjs_dimse.Association(
+            [
+                dcmjs_dimse.store_of(
+                    each.sop_class_uid, each.sop_instance_uid, each.transfer_syntax_uid,
+                    each.data_set,
+                )
+                for each in batch
+            ],
+            [context(each) for each in batch if each.transfer_syntax_uid == ImplicitVRLittleEndian],
+        )
+        for batch in batches(instances, 2 * len(BY_UID))
+    ]  # fmt: skip
+    return list(dcmjs_dimse.statuses(dcmjs_dimse.run_each(gateway, associations)))
+
+
+@pytest.fixture(scope="module")
+def stores() -> Iterator[Stores]:
+    with offline_cloud() as cloud:
+        yield Stores.in_cloud(cloud)
+
+
 @pytest.mark.slow
-def test_every_storage_class_is_stored_in_every_transfer_syntax(tmp_path: Path) -> None:
+@pytest.mark.parametrize("store", [store_with_raw_peers, store_with_dcmjs])
+def test_every_storage_class_is_stored_in_every_transfer_syntax(
+    stores: Stores, tmp_path: Path, store: Callable[[Gateway, Sequence[Small]], list[int | None]]
+) -> None:
     instances = every_pair()
-    batches = [instances[at : at + CONTEXTS] for at in range(0, len(instances), CONTEXTS)]
     with (
-        offline_cloud() as cloud,
-        running_gateway(tmp_path / "gateway.log", Stores.in_cloud(cloud)) as gateway,
+        digesting_s3() as (endpoint, held),
+        running_gateway(
+            tmp_path / "gateway.log", stores, {"AWS_ENDPOINT_URL_S3": endpoint}
+        ) as gateway,
     ):
-        with ThreadPoolExecutor(4) as senders:
-            answered = list(
-                senders.map(lambda batch: store_each_over_its_context(gateway, batch), batches)
-            )
-        kept = set(gateway.object_keys())
+        statuses = store(gateway, instances)
         complaints = [line for line in gateway.lines() if line["level"] not in ("DEBUG", "INFO")]
     refused = [
         (each.sop_class_uid, each.transfer_syntax_uid, status)
-        for each, status in zip(instances, itertools.chain(*answered), strict=True)
+        for each, status in zip(instances, statuses, strict=True)
         if status != SUCCESS
     ]
     assert refused == []
-    assert kept == {each.key for each in instances}
+    assert held.objects.keys() == {each.key for each in instances}
+    # The SHA-256 of a file is in its key: what came is what was sent, bit for bit.
+    assert all(part.sha256 in key for key, [part] in held.objects.items())
     assert complaints == []
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from infra.local.template import read_template
 from tests.template import sam
 
 
@@ -9,6 +10,18 @@ from tests.template import sam
 def written() -> sam.Template:
     """Return template.yaml as it is written."""
     return sam.read()
+
+
+@pytest.fixture(scope="session")
+def gateway() -> sam.Template:
+    """Return the nested template of the gateway."""
+    return sam.Template(read_template(sam.ROOT / "infra/gateway.yaml"))
+
+
+@pytest.fixture(scope="session")
+def network() -> sam.Template:
+    """Return the nested template of the network."""
+    return sam.Template(read_template(sam.ROOT / "infra/network.yaml"))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Reading template.yaml, and what SAM makes of it."""
 
 import copy
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import boto3
 from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 
-from infra.local.template import read_template
+from infra.local.template import Site, Stack, read_template
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,6 +58,23 @@ def parts(value: object) -> Iterator[object]:
         case list():
             for each in value:
                 yield from parts(each)
+
+
+def names_used(document: object) -> set[str]:
+    """Return every logical id, parameter and pseudo parameter that a part of a template names."""
+    names: set[str] = set()
+    for part in parts(document):
+        match part:
+            case {"Ref": str(name)} | {"Fn::GetAtt": [str(name), *_]}:
+                names.add(name)
+            case {"Fn::Sub": str(text)} | {"Fn::Sub": [str(text), _]}:
+                names |= {each.split(".")[0] for each in re.findall(r"\$\{([^!}]+)\}", text)}
+    return names
+
+
+def deployed(template: Template, **parameters: str) -> Stack:
+    """Return the stack that a template makes of values of its parameters."""
+    return Stack(template.document, parameters, Site("https://aws.invalid"))
 
 
 def read() -> Template:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from infra.local.template import Stack
 from lenticular.archive import (
     COMMITMENTS_CHECKED,
     COMMITMENTS_REQUESTED,
@@ -13,8 +14,9 @@ from lenticular.archive import (
     QUARANTINE,
     TRANSCODED,
 )
+from lenticular.deletion import DELETED_TAG
 from lenticular.forms import RETIRED_TAG
-from tests.template.sam import Document, Template, parts, reference
+from tests.template.sam import Document, Template, deployed, parts, reference
 
 #: Prefixes of the bucket, with their slash.
 PREFIXES = (
@@ -35,10 +37,14 @@ def bucket(transformed: Template) -> Document:
 
 
 def statements(template: Template, effect: str) -> list[Document]:
-    """Return every policy statement of the template with this effect."""
+    """Return every policy statement of the template with this effect, but those of keys.
+
+    What a key's policy allows on "*" is that key.
+    """
+    resources = template.document["Resources"].values()
     return [
         part
-        for part in parts(template.document)
+        for part in parts([each for each in resources if each["Type"] != "AWS::KMS::Key"])
         if isinstance(part, dict) and part.get("Effect") == effect
     ]
 
@@ -60,11 +66,146 @@ def test_the_bucket_shuts_the_public_out(bucket: Document) -> None:
 def test_the_bucket_keeps_versions_and_encrypts(bucket: Document) -> None:
     assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
     (rule,) = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
-    assert rule["ServerSideEncryptionByDefault"] == {"SSEAlgorithm": "AES256"}
+    assert reference(rule["BucketKeyEnabled"]["Fn::If"][2]) == "AWS::NoValue"
+
+
+def encryption(stack: Stack) -> dict[str, list[Any]]:
+    """Return how bucket, table, queues, logs and topic of a stack are encrypted, by their type."""
+    wanted = {
+        "AWS::S3::Bucket": ["BucketEncryption"],
+        "AWS::DynamoDB::Table": ["SSESpecification"],
+        "AWS::SQS::Queue": ["SqsManagedSseEnabled", "KmsMasterKeyId"],
+        "AWS::Logs::LogGroup": ["KmsKeyId"],
+        "AWS::SNS::Topic": ["KmsMasterKeyId"],
+    }
+    return {
+        kind: [each.properties for each in stack.of_type(kind, *names)]
+        for kind, names in wanted.items()
+    }
+
+
+def test_without_a_key_aws_encrypts_with_its_own(written: Template) -> None:
+    found = encryption(deployed(written))
+    [bucket] = found["AWS::S3::Bucket"]
+    [rule] = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert rule == {"ServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}
+    assert found["AWS::DynamoDB::Table"] == [{"SSESpecification": {"SSEEnabled": True}}]
+    assert found["AWS::SQS::Queue"] == [{"SqsManagedSseEnabled": True}] * 8
+    # What CloudWatch and SNS encrypt without being asked.
+    assert not any(found["AWS::Logs::LogGroup"] + found["AWS::SNS::Topic"])
+    assert "AWS::KMS::Key" not in deployed(written).types().values()
+
+
+GIVEN_KEY = "arn:aws:kms:eu-central-1:123456789012:key/0a1b2c3d"
+
+
+@pytest.mark.parametrize("asked_for", ["create", GIVEN_KEY])
+def test_with_a_key_everything_that_can_hold_data_is_encrypted_with_it(
+    written: Template, asked_for: str
+) -> None:
+    stack = deployed(written, KmsKey=asked_for)
+    made = [name for name, kind in stack.types().items() if kind == "AWS::KMS::Key"]
+    assert made == (["ArchiveKey"] if asked_for == "create" else [])
+    key = stack.get_att("ArchiveKey.Arn") if made else GIVEN_KEY
+    found = encryption(stack)
+    [bucket] = found["AWS::S3::Bucket"]
+    [rule] = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert rule == {
+        "ServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": key},
+        # Or each object is a request to KMS, which is paid for.
+        "BucketKeyEnabled": True,
+    }
+    [table] = found["AWS::DynamoDB::Table"]
+    assert table == {
+        "SSESpecification": {"SSEEnabled": True, "SSEType": "KMS", "KMSMasterKeyId": key}
+    }
+    assert found["AWS::SQS::Queue"] == [{"KmsMasterKeyId": key}] * 8
+    assert found["AWS::Logs::LogGroup"] == [{"KmsKeyId": key}] * 4
+    assert found["AWS::SNS::Topic"] == [{"KmsMasterKeyId": key}]
+
+
+def test_a_key_is_used_by_way_of_the_services_that_hold_the_data_only(
+    transformed: Template, gateway: Template
+) -> None:
+    allowed = [
+        part
+        for template in (transformed, gateway)
+        for kind in ("AWS::IAM::Policy", "AWS::IAM::Role")
+        for part in parts(template.properties(kind))
+        if isinstance(part, dict) and part.get("Effect") == "Allow"
+        if any(action.startswith("kms:") for action in listed(part["Action"]))
+    ]
+    assert len(allowed) == 5
+    for statement in allowed:
+        assert statement["Resource"] != "*"
+        for service in listed(statement["Condition"]["StringEquals"]["kms:ViaService"]):
+            assert service["Fn::Sub"].endswith(".${AWS::Region}.${AWS::URLSuffix}")
+    users = transformed.properties("AWS::IAM::Policy")["FunctionsUseKey"]["Roles"]
+    functions = transformed.properties("AWS::Lambda::Function").values()
+    assert {reference(role) for role in users} == {reference(each["Role"]) for each in functions}
+
+
+def test_services_use_the_key_for_this_account_alone_and_the_key_outlives_the_stack(
+    transformed: Template,
+) -> None:
+    key = transformed.document["Resources"]["ArchiveKey"]
+    assert key["DeletionPolicy"] == "RetainExceptOnCreate"
+    assert key["UpdateReplacePolicy"] == "Retain"
+    assert key["Properties"]["EnableKeyRotation"] is True
+    account, *services = key["Properties"]["KeyPolicy"]["Statement"]
+    assert account["Principal"]["AWS"]["Fn::Sub"].endswith("::${AWS::AccountId}:root")
+    for statement in services:
+        assert "kms:*" not in listed(statement["Action"])
+        assert "${AWS::AccountId}" in str(statement["Condition"]) or statement["Condition"] == {
+            "StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}
+        }
+
+
+def transitions(stack: Stack) -> dict[str, list[tuple[str, int]]]:
+    """Return the classes that what is below a prefix moves to, and after how many days."""
+    [bucket] = stack.of_type("AWS::S3::Bucket", "LifecycleConfiguration")
+    return {
+        rule["Prefix"]: [
+            (each["StorageClass"], int(each["TransitionInDays"])) for each in rule["Transitions"]
+        ]
+        for rule in bucket.properties["LifecycleConfiguration"]["Rules"]
+        if "Transitions" in rule
+    }
+
+
+def test_originals_and_forms_move_to_colder_classes_that_are_read_at_once(
+    written: Template,
+) -> None:
+    cold = [("STANDARD_IA", 90), ("GLACIER_IR", 365)]
+    assert transitions(deployed(written)) == {INSTANCES: cold, TRANSCODED: cold}
+    changed = deployed(
+        written,
+        OriginalsInfrequentDays="0",
+        OriginalsGlacierDays="120",
+        FormsInfrequentDays="0",
+        FormsGlacierDays="0",
+    )
+    assert transitions(changed) == {INSTANCES: [("GLACIER_IR", 120)]}
+
+
+def test_any_allowed_days_leave_objects_in_a_class_for_as_long_as_s3_asks(
+    written: Template,
+) -> None:
+    parameters = written.document["Parameters"]
+    for what in ("Originals", "Forms"):
+        infrequent = parameters[f"{what}InfrequentDays"]["AllowedValues"]
+        glacier = parameters[f"{what}GlacierDays"]["AllowedValues"]
+        assert min(set(infrequent) - {0}) >= 30
+        assert min(set(glacier) - {0}) >= max(infrequent) + 30
 
 
 def test_the_bucket_forgets_interrupted_uploads_and_deletes_nothing_else(bucket: Document) -> None:
-    rule, *if_retired = bucket["LifecycleConfiguration"]["Rules"]
+    rule, *others, _ = bucket["LifecycleConfiguration"]["Rules"]
+    if_retired = [each for each in others if "Transitions" not in each["Fn::If"][1]]
+    for each in others:
+        assert each in if_retired or each["Fn::If"][1].keys() == {
+            *("Id", "Status", "Prefix", "Transitions"),
+        }
     assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
     assert rule.keys() == {"Id", "Status", "AbortIncompleteMultipartUpload"}
     for each in if_retired:
@@ -84,6 +225,18 @@ def test_the_bucket_forgets_interrupted_uploads_and_deletes_nothing_else(bucket:
     assert marks["Prefix"] == INSTANCES
 
 
+def test_what_an_operator_deleted_ends_by_its_tag(bucket: Document) -> None:
+    [rule] = [
+        each
+        for each in bucket["LifecycleConfiguration"]["Rules"]
+        if each.get("Id") == "end-deleted-studies"
+    ]
+    name, value = DELETED_TAG
+    assert rule.keys() == {"Id", "Status", "TagFilters", "NoncurrentVersionExpiration"}
+    assert rule["TagFilters"] == [{"Key": name, "Value": value}]
+    assert rule["NoncurrentVersionExpiration"] == {"NoncurrentDays": {"Ref": "DeletedDays"}}
+
+
 def test_bucket_and_table_outlive_the_stack(transformed: Template) -> None:
     for kind in ("AWS::S3::Bucket", "AWS::DynamoDB::Table"):
         for resource in transformed.resources(kind).values():
@@ -101,11 +254,6 @@ def test_plain_text_is_denied(transformed: Template, policy: str) -> None:
                 assert (statement["Effect"], statement["Principal"]) == ("Deny", "*")
                 denied |= {reference(each) for each in listed(properties[target])}
     assert denied == transformed.resources(kind).keys()
-
-
-def test_queues_encrypt(transformed: Template) -> None:
-    for properties in transformed.properties("AWS::SQS::Queue").values():
-        assert properties["SqsManagedSseEnabled"] is True
 
 
 def test_objects_are_announced_to_the_function_that_reads_them(bucket: Document) -> None:

@@ -1,6 +1,6 @@
 """From the queue to the function: every event is tried often enough, and none is lost unseen."""
 
-from tests.template.sam import Template, reference
+from tests.template.sam import Template, deployed, reference
 
 DEAD_LETTERS_SEEN = ("AWS/SQS", "ApproximateNumberOfMessagesVisible")
 
@@ -73,8 +73,9 @@ def test_lag_and_function_errors_raise_alarms(transformed: Template) -> None:
     watched = {
         (alarm["MetricName"], reference(alarm["Dimensions"][0]["Value"]))
         for alarm in transformed.properties("AWS::CloudWatch::Alarm").values()
+        if "Dimensions" in alarm
     }
-    for queue in ("CommitQueue", "IndexQueue"):
+    for queue in dead_letter_queues(transformed):
         assert ("ApproximateAgeOfOldestMessage", queue) in watched
     for function in transformed.resources("AWS::Lambda::Function"):
         assert ("Errors", function) in watched
@@ -94,9 +95,20 @@ def test_a_procedure_that_stays_incomplete_raises_an_alarm(transformed: Template
     ]
 
 
-def test_alarms_go_to_the_e_mail_address_where_one_is_given(transformed: Template) -> None:
-    (topic,) = transformed.resources("AWS::SNS::Topic")
-    to_topic = {"Fn::If": ["HasAlarmEmail", [{"Ref": topic}], {"Ref": "AWS::NoValue"}]}
-    for alarm in transformed.properties("AWS::CloudWatch::Alarm").values():
-        assert alarm["AlarmActions"] == to_topic
-        assert alarm["AlarmDescription"]
+def test_an_e_mail_address_hears_of_alarms_where_one_is_given(written: Template) -> None:
+    [topic] = deployed(written).of_type("AWS::SNS::Topic")
+    assert "Subscription" not in topic.properties
+    [topic] = deployed(written, AlarmEmail="it@clinic.example").of_type("AWS::SNS::Topic")
+    assert topic.properties["Subscription"] == [
+        {"Protocol": "email", "Endpoint": "it@clinic.example"}
+    ]
+
+
+def test_a_queue_that_is_stuck_takes_a_part_of_an_accounts_concurrency_only(
+    transformed: Template,
+) -> None:
+    # Not reserved concurrency: it is taken from the account for good, and a new account has little.
+    for mapping in transformed.properties("AWS::Lambda::EventSourceMapping").values():
+        assert transformed.default(mapping["ScalingConfig"]["MaximumConcurrency"]) <= 10
+    for function in transformed.properties("AWS::Lambda::Function").values():
+        assert "ReservedConcurrentExecutions" not in function

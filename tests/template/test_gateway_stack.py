@@ -6,19 +6,17 @@ from typing import Any
 
 import pytest
 
+from gateway import wire
 from infra.local.template import read_template
 from lenticular.settings import GatewaySettings
-from tests.template.sam import ROOT, Document, Template, parts
+from tests.template.sam import ROOT, Document, Template, names_used, parts, reference
 
-
-@pytest.fixture(scope="module")
-def gateway() -> Template:
-    return Template(read_template(ROOT / "infra/gateway.yaml"))
-
-
-@pytest.fixture(scope="module")
-def network() -> Template:
-    return Template(read_template(ROOT / "infra/network.yaml"))
+#: Settings that a task is not given, and why.
+LEFT_ALONE = {
+    "LENTICULAR_AUDIT_FILE": "the disk of a task ends with it; there is a log group for it",
+    "LENTICULAR_BIND": "a task has a network of its own",
+    "LENTICULAR_NODES_FILE": "nodes are in the table, where `lenticular nodes import` puts them",
+}
 
 
 @pytest.fixture(scope="module")
@@ -57,17 +55,64 @@ def test_every_variable_of_the_task_is_a_setting_of_the_gateway(
     assert environment(containers).keys() - known == {"AWS_DEFAULT_REGION"}
 
 
+def test_every_setting_of_the_gateway_is_given_to_the_task_or_left_alone_on_purpose(
+    containers: dict[str, Document],
+) -> None:
+    known = {setting.metadata["variable"] for setting in fields(GatewaySettings)}
+    assert known - environment(containers).keys() == LEFT_ALONE.keys()
+
+
+def test_a_parameter_allows_what_the_gateway_takes_and_has_its_default(
+    written: Template, containers: dict[str, Document]
+) -> None:
+    settings = {setting.metadata["variable"]: setting for setting in fields(GatewaySettings)}
+    handed_down = written.properties("AWS::CloudFormation::Stack")["Gateway"]["Parameters"]
+    parameters = written.document["Parameters"]
+    checked = []
+    for variable, value in environment(containers).items():
+        name = reference(handed_down.get(reference(value)))
+        if variable not in settings or name not in parameters:
+            continue
+        parameter, setting = parameters[name], settings[variable]
+        limits = [parameter[limit] for limit in ("MinValue", "MaxValue") if limit in parameter]
+        for allowed in parameter.get("AllowedValues", limits):
+            setting.metadata["parse"](str(allowed))
+        # An empty variable counts as not set.
+        default = parameter["Default"]
+        parsed = None if default == "" else setting.metadata["parse"](str(default))
+        assert parsed == setting.default, name
+        checked.append(variable)
+    # As many as a clinic may want otherwise; the others are where the template puts things.
+    assert len(checked) >= 20
+
+
 def test_the_gateway_drains_before_it_is_killed_and_is_not_idle_longer_than_the_load_balancer(
-    gateway: Template, containers: dict[str, Document]
+    written: Template, gateway: Template, containers: dict[str, Document]
 ) -> None:
     drain = int(str(environment(containers)["LENTICULAR_DRAIN_SECONDS"]))
     assert drain < containers["gateway"]["StopTimeout"] <= 120
-    defaults = {setting.name: setting.default for setting in fields(GatewaySettings)}
-    idle = int(str(defaults["idle_seconds"]))
+    for group in gateway.properties("AWS::ElasticLoadBalancingV2::TargetGroup").values():
+        delay = attributes(group, "TargetGroupAttributes")["deregistration_delay.timeout_seconds"]
+        assert int(delay) > drain
+    idle = written.document["Parameters"]["IdleSeconds"]["MaxValue"]
+    keep_alive = {option: value for _, option, value in wire._KEEP_ALIVE}
     for listener in gateway.properties("AWS::ElasticLoadBalancingV2::Listener").values():
         assert listener["Protocol"] == "TCP"
         patience = attributes(listener, "ListenerAttributes")["tcp.idle_timeout.seconds"]
         assert int(patience) > idle
+        assert int(patience) > keep_alive["TCP_KEEPIDLE"]
+
+
+def test_the_load_balancer_reaches_the_ports_of_a_task_and_no_others(
+    gateway: Template, containers: dict[str, Document]
+) -> None:
+    mapped = {each["ContainerPort"] for each in containers["gateway"]["PortMappings"]}
+    out = gateway.properties("AWS::EC2::SecurityGroupEgress").values()
+    into = gateway.properties("AWS::EC2::SecurityGroupIngress").values()
+    spool = {2049}
+    for rules, others in ((out, spool), (into, set[int]())):
+        assert {rule["FromPort"] for rule in rules} == mapped | others
+        assert all(rule["FromPort"] == rule["ToPort"] for rule in rules)
 
 
 def test_peers_keep_their_address_and_a_task_is_asked_whether_it_lives(gateway: Template) -> None:
@@ -139,20 +184,48 @@ def test_the_main_template_gives_the_nested_ones_exactly_their_parameters(
     written: Template, gateway: Template, network: Template
 ) -> None:
     stacks = written.properties("AWS::CloudFormation::Stack")
-    for name, nested in (("Gateway", gateway), ("Network", network)):
+    dashboard = Template(read_template(ROOT / "infra/dashboard.yaml"))
+    for name, nested in (("Gateway", gateway), ("Network", network), ("DashboardStack", dashboard)):
         assert stacks[name]["Parameters"].keys() == nested.document["Parameters"].keys()
         used = {
             str(part["Fn::GetAtt"][1]).removeprefix("Outputs.")
             for part in parts(written.document)
             if isinstance(part, dict) and "Fn::GetAtt" in part and part["Fn::GetAtt"][0] == name
         }
-        assert used <= nested.document["Outputs"].keys()
+        assert used <= nested.document.get("Outputs", {}).keys()
 
 
-def test_alarms_say_what_to_do_and_reach_someone(gateway: Template) -> None:
-    alarms = gateway.properties("AWS::CloudWatch::Alarm")
-    assert alarms
-    for alarm in alarms.values():
-        assert len(alarm["AlarmDescription"]) > 60
-        assert alarm["AlarmActions"]
-        assert alarm["OKActions"]
+def test_every_parameter_of_a_nested_template_is_used(gateway: Template, network: Template) -> None:
+    dashboard = Template(read_template(ROOT / "infra/dashboard.yaml"))
+    for nested in (gateway, network, dashboard):
+        used = names_used([nested.document["Resources"], nested.document["Conditions"]])
+        assert nested.document["Parameters"].keys() <= used
+
+
+def test_endpoints_lead_to_the_archive_alone_and_there_is_one_for_each_service_that_is_called(
+    network: Template,
+) -> None:
+    endpoints = network.properties("AWS::EC2::VPCEndpoint").values()
+    services = {
+        each["ServiceName"]["Fn::Sub"].removeprefix("com.amazonaws.${AWS::Region}."): each
+        for each in endpoints
+    }
+    assert services.keys() == {
+        *("dynamodb", "ecr.api", "ecr.dkr", "logs", "s3", "secretsmanager", "sqs"),
+    }
+    for service in ("s3", "dynamodb"):
+        assert services[service]["VpcEndpointType"] == "Gateway"
+        for statement in services[service]["PolicyDocument"]["Statement"]:
+            assert statement["Effect"] == "Allow"
+            assert statement["Resource"] != "*"
+
+
+def test_every_log_group_ends_and_has_the_key_that_is_asked_for(
+    transformed: Template, gateway: Template, network: Template
+) -> None:
+    for template in (transformed, gateway, network):
+        groups = template.properties("AWS::Logs::LogGroup")
+        assert groups
+        for group in groups.values():
+            assert reference(group["RetentionInDays"]) in {"LogRetentionDays", "AuditRetentionDays"}
+            assert group["KmsKeyId"]["Fn::If"][0] == "HasKey"

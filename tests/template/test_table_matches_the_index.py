@@ -46,9 +46,8 @@ def test_every_key_attribute_is_text(table: Document) -> None:
     assert {each["AttributeType"] for each in table["AttributeDefinitions"]} == {"S"}
 
 
-def test_the_table_is_paid_by_request_encrypted_and_can_be_brought_back(table: Document) -> None:
+def test_the_table_is_paid_by_request_and_can_be_brought_back(table: Document) -> None:
     assert table["BillingMode"] == "PAY_PER_REQUEST"
-    assert table["SSESpecification"] == {"SSEEnabled": True}
     assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
     assert table["DeletionProtectionEnabled"] is True
 

@@ -2,7 +2,7 @@
 
 import re
 
-from tests.template.sam import Template, parts
+from tests.template.sam import Template, names_used
 
 PSEUDO_PARAMETERS = {
     "AWS::AccountId",
@@ -10,18 +10,8 @@ PSEUDO_PARAMETERS = {
     "AWS::Partition",
     "AWS::Region",
     "AWS::StackName",
+    "AWS::URLSuffix",
 }
-
-
-def names_used(document: object) -> set[str]:
-    names: set[str] = set()
-    for part in parts(document):
-        match part:
-            case {"Ref": str(name)} | {"Fn::GetAtt": [str(name), *_]}:
-                names.add(name)
-            case {"Fn::Sub": str(text)}:
-                names |= {each.split(".")[0] for each in re.findall(r"\$\{([^!}]+)\}", text)}
-    return names
 
 
 def test_every_reference_leads_to_a_resource_or_a_parameter(transformed: Template) -> None:
@@ -49,6 +39,17 @@ def test_every_parameter_is_used_described_grouped_and_has_a_default(written: Te
     for parameter in parameters.values():
         assert "Default" in parameter
         assert parameter["Description"]
+
+
+def test_what_every_clinic_decides_is_asked_first(written: Template) -> None:
+    [first, *_] = written.document["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
+    asked = list(written.document["Parameters"])
+    assert asked[: len(first["Parameters"])] == first["Parameters"]
+
+
+def test_the_template_has_room_for_more_parameters(written: Template) -> None:
+    # CloudFormation takes 200.
+    assert len(written.document["Parameters"]) < 150
 
 
 def test_text_parameters_take_only_what_their_pattern_or_list_allows(written: Template) -> None:

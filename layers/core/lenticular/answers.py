@@ -79,12 +79,13 @@ class Selection:
 
     `count` and `sop_class_uids` are what studies and series say of themselves, so they are there
     at once; while instances are being indexed, `pages` may yield others. It yields each once, with
-    what `INSTANCE_LOCATION` names.
+    what `INSTANCE_LOCATION` names. `patients` are the Patient IDs of the studies, by study.
     """
 
     count: int
     sop_class_uids: frozenset[str]
     pages: Iterator[list[Item]]
+    patients: Mapping[str, str]
 
 
 def select(index: Index, query: Query) -> Selection:
@@ -95,25 +96,40 @@ def select(index: Index, query: Query) -> Selection:
     """
     if query.level <= Level.STUDY:
         studies = list(_studies(index, query, _Filters(query)))
-        return _selection(index, studies, ((_study_uid(study), None) for study in studies))
+        uids_of_studies = ((_study_uid(study), None) for study in studies)
+        return _selection(index, studies, uids_of_studies, _patient_ids(studies))
     matches = list(find(index, query))
+    patients = _patient_ids([match.study for match in matches])
     if query.level is Level.SERIES:
         series = [(match.study, match.series) for match in matches if match.series is not None]
         uids = ((_study_uid(study), str(each["uid"])) for study, each in series)
-        return _selection(index, [each for _, each in series], uids)
+        return _selection(index, [each for _, each in series], uids, patients)
     instances = [match.instance for match in matches if match.instance is not None]
     classes = frozenset(str(instance["sop_class_uid"]) for instance in instances)
-    return Selection(len(instances), classes, iter([instances]))
+    return Selection(len(instances), classes, iter([instances]), patients)
+
+
+def _patient_ids(studies: Iterable[Item]) -> dict[str, str]:
+    return {_study_uid(study): patient_id_of(study) for study in studies}
+
+
+def patient_id_of(study: Item) -> str:
+    """Return the Patient ID in a study's item, empty where it has none."""
+    return first_text(elements_of(study), _PATIENT_ID) or ""
 
 
 def _selection(
-    index: Index, entities: list[Item], below: Iterable[tuple[str, str | None]]
+    index: Index,
+    entities: list[Item],
+    below: Iterable[tuple[str, str | None]],
+    patients: Mapping[str, str],
 ) -> Selection:
     """Select all instances of studies or series; `below` names them by study and series UID."""
     return Selection(
         sum(_number(entity, "instances") for entity in entities),
         frozenset(uid for entity in entities for uid in texts(entity, "sop_class_uids")),
         chain.from_iterable(index.instance_locations(*uids) for uids in below),
+        patients,
     )
 
 

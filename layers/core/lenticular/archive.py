@@ -23,6 +23,10 @@ are named, listed and read. The documents of storage commitment are also written
 
     commitments/requested/{requester}/{transaction}.json   what a peer asked to be committed to
     commitments/checked/{requester}/{transaction}.json     what it is told
+
+And so are the records of what an operator deleted (`deletion`):
+
+    deletions/{study}/{moment}.json         what, why, by whom; .completed.json, .restored.json
 """
 
 import hashlib
@@ -35,6 +39,7 @@ from urllib.parse import quote, unquote
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from .aws import error_code
 from .errors import InstanceMissing, StoreUnavailable
 from .identifiers import ae_title_of_key_part, aet_key_part, is_uid
 
@@ -47,6 +52,7 @@ COMMITMENTS_REQUESTED: Final = "commitments/requested/"
 COMMITMENTS_CHECKED: Final = "commitments/checked/"
 PROCEDURES: Final = "procedures/"
 TRANSCODED: Final = "transcoded/"
+DELETIONS: Final = "deletions/"
 _SUFFIX: Final = ".dcm"
 _LEFT_ALONE_SUFFIX: Final = ".left-alone"
 _JSON_SUFFIX: Final = ".json"
@@ -158,6 +164,47 @@ class ProcedureKey:
             return None
         parsed = cls(uid, int(number))
         return parsed if str(parsed) == key else None
+
+
+@dataclass(frozen=True, slots=True)
+class DeletionKey:
+    """The parts of an object key under `deletions/`."""
+
+    study_instance_uid: str
+    moment: str
+
+    _COMPLETED: ClassVar[str] = ".completed"
+    _RESTORED: ClassVar[str] = ".restored"
+
+    def __str__(self) -> str:
+        """Write the key of the record."""
+        return f"{self._stem}{_JSON_SUFFIX}"
+
+    @property
+    def _stem(self) -> str:
+        return f"{DELETIONS}{self.study_instance_uid}/{self.moment}"
+
+    @property
+    def completed(self) -> str:
+        """The key of the object that says that all is deleted."""
+        return f"{self._stem}{self._COMPLETED}{_JSON_SUFFIX}"
+
+    @property
+    def restored(self) -> str:
+        """The key of the object that says that all is back."""
+        return f"{self._stem}{self._RESTORED}{_JSON_SUFFIX}"
+
+    @classmethod
+    def parse(cls, key: str) -> "tuple[DeletionKey, bool, bool] | None":
+        """Read a key: which deletion, and whether it says completed, or restored."""
+        study, _, rest = key.removeprefix(DELETIONS).removesuffix(_JSON_SUFFIX).partition("/")
+        moment = rest.removesuffix(cls._COMPLETED).removesuffix(cls._RESTORED)
+        if not is_uid(study) or not moment:
+            return None
+        parsed = cls(study, moment)
+        if key not in (str(parsed), parsed.completed, parsed.restored):
+            return None
+        return parsed, key == parsed.completed, key == parsed.restored
 
 
 def procedure_prefix(sop_instance_uid: str) -> str:
@@ -286,6 +333,7 @@ class Listed:
     key: str
     size: int
     etag: str
+    modified: datetime
 
 
 class Archive:
@@ -309,7 +357,7 @@ class Archive:
                     Bucket=self.bucket, Key=key, Range=f"bytes=0-{length - 1}"
                 )
             except ClientError as error:
-                if _code(error) != _INVALID_RANGE:
+                if error_code(error) != _INVALID_RANGE:
                     raise
                 # An empty object has no first byte; it is read like any other.
                 answer = self._client.get_object(Bucket=self.bucket, Key=key)
@@ -395,11 +443,10 @@ class Archive:
         try:
             for page in pages:
                 for entry in page.get("Contents", []):
-                    yield Listed(entry["Key"], entry["Size"], entry["ETag"].strip('"'))
+                    etag = entry["ETag"].strip('"')
+                    yield Listed(entry["Key"], entry["Size"], etag, entry["LastModified"])
         except (ClientError, BotoCoreError) as error:
-            raise StoreUnavailable(
-                f"S3 could not list the bucket: {type(error).__name__}"
-            ) from error
+            raise StoreUnavailable(f"S3 could not list the bucket: {error_code(error)}") from error
 
     def known_sha256(self, key: str) -> str | None:
         """Return the SHA-256 that S3 compared when the whole object was written, if it did.
@@ -463,20 +510,16 @@ class Archive:
                 **condition,  # type: ignore[arg-type]
             )
         except ClientError as error:
-            if condition and _code(error) in _PRECONDITION_FAILED:
+            if condition and error_code(error) in _PRECONDITION_FAILED:
                 return False
-            raise StoreUnavailable(f"S3 refused: {_code(error)}") from error
+            raise StoreUnavailable(f"S3 refused: {error_code(error)}") from error
         except BotoCoreError as error:
             raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
         return True
 
 
 def _failure(error: ClientError, key: str) -> InstanceMissing | StoreUnavailable:
-    code = _code(error)
+    code = error_code(error)
     if code in _MISSING_CODES:
         return InstanceMissing(f"the bucket holds no object {key}")
-    return StoreUnavailable(f"S3 refused: {code or type(error).__name__}")
-
-
-def _code(error: ClientError) -> str:
-    return error.response.get("Error", {}).get("Code", "")
+    return StoreUnavailable(f"S3 refused: {code}")

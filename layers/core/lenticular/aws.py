@@ -7,12 +7,12 @@ so the same code talks to AWS, to moto and to any other S3 or DynamoDB.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import boto3
 import botocore.session
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError
 from botocore.model import Shape
 from botocore.parsers import JSONParser, ResponseParser, ResponseParserFactory
 
@@ -92,6 +92,27 @@ def sqs_client() -> "SQSClient":
     """Make an SQS client; it may be shared by threads. Raises `OperatorError`."""
     with _configured():
         return boto3.client("sqs", config=_CONFIG)
+
+
+def logs_client() -> Any:  # noqa: ANN401 - no stubs for the two calls that are made of it
+    """Make a CloudWatch Logs client whose caller tries again. Raises `OperatorError`."""
+    with _configured():
+        return boto3.client("logs", config=_SOON)
+
+
+def error_code(error: ClientError | BotoCoreError) -> str:
+    """Name what AWS refused by its error code, and what never reached it by the exception's name.
+
+    The library's own sentence goes on with URLs and values, which no log is to have.
+    """
+    if isinstance(error, ClientError):
+        return error.response.get("Error", {}).get("Code", "") or type(error).__name__
+    return type(error).__name__
+
+
+def condition_failed(error: ClientError) -> bool:
+    """Tell whether DynamoDB refused a write because its condition does not hold."""
+    return error_code(error) == "ConditionalCheckFailedException"
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from .aws import error_code
 from .errors import StoreUnavailable
 
 if TYPE_CHECKING:
@@ -65,9 +66,9 @@ class FormStore:
             else:
                 self._upload(file, size, common, condition)
         except ClientError as error:
-            if _code(error) in _EXISTS_CODES and not replace:
+            if error_code(error) in _EXISTS_CODES and not replace:
                 return False
-            raise StoreUnavailable(f"S3 did not take the form: {_code(error)}") from error
+            raise StoreUnavailable(f"S3 did not take the form: {error_code(error)}") from error
         except BotoCoreError as error:
             raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
         return True
@@ -87,8 +88,8 @@ class FormStore:
             self._client.put_object_tagging(Bucket=self.bucket, Key=key, Tagging=tagging)
             self._client.delete_object(Bucket=self.bucket, Key=key)
         except ClientError as error:
-            if _code(error) not in _GONE_CODES:
-                raise StoreUnavailable(f"S3 did not retire it: {_code(error)}") from error
+            if error_code(error) not in _GONE_CODES:
+                raise StoreUnavailable(f"S3 did not retire it: {error_code(error)}") from error
         except BotoCoreError as error:
             raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
 
@@ -121,8 +122,7 @@ class FormStore:
         try:
             operation(Bucket=self.bucket, **request)
         except (ClientError, BotoCoreError) as error:
-            code = _code(error) if isinstance(error, ClientError) else type(error).__name__
-            raise StoreUnavailable(f"S3 refused or did not answer: {code}") from error
+            raise StoreUnavailable(f"S3 refused or did not answer: {error_code(error)}") from error
 
 
 def file_sha256(file: IO[bytes]) -> str:
@@ -142,7 +142,3 @@ def _parts(file: IO[bytes], length: int) -> Iterator[bytes]:
 
 def _checksum(content: bytes) -> str:
     return base64.b64encode(hashlib.sha256(content).digest()).decode("ascii")
-
-
-def _code(error: ClientError) -> str:
-    return error.response.get("Error", {}).get("Code", "")

@@ -32,6 +32,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from . import index_items
 from .archive import InstanceKey
+from .aws import condition_failed, error_code
 from .errors import ItemRefused, StoreUnavailable
 from .index_items import (
     CONVERSION_ATTRIBUTES,
@@ -291,7 +292,7 @@ class Index:
         try:
             operation(TableName=self.table, **request)
         except ClientError as error:
-            if _condition_failed(error):
+            if condition_failed(error):
                 return False
             raise _failure(error) from error
         except BotoCoreError as error:
@@ -431,6 +432,12 @@ class Index:
         )
         return [place for place in found if place is not None]
 
+    def uid_pages(self) -> Iterator[list[tuple[str, tuple[str, str]]]]:
+        """Yield, page by page, every SOP Instance UID with study and series, as `series_of`."""
+        for page in self._whole_pages("scan", IndexName="by-uid"):
+            found = ((str(item["uid"]), index_items.series_of_instance(item)) for item in page)
+            yield [(uid, series) for uid, series in found if series is not None]
+
     def procedure(self, study_instance_uid: str, sop_instance_uid: str) -> Item | None:
         """Return a performed procedure step's item of a study, None when there is none."""
         pk, sk = study_partition(study_instance_uid), procedure_sort_key(sop_instance_uid)
@@ -522,6 +529,13 @@ class Index:
         prefix = study_partition("")
         return {pk.removeprefix(prefix) for pk in partitions if pk.startswith(prefix)}
 
+    def everything(self, names: Iterable[str]) -> Iterator[Item]:
+        """Read some attributes of every item of the table, in no order."""
+        aliases = {f"#{name}": name for name in names}
+        return self._pages(
+            "scan", ProjectionExpression=", ".join(aliases), ExpressionAttributeNames=aliases
+        )
+
     def release_from_quarantine(self, key: str) -> None:
         """Take an object off the quarantine list."""
         self._call(
@@ -585,10 +599,6 @@ class Index:
             raise _failure(error) from error
 
 
-def _condition_failed(error: ClientError) -> bool:
-    return error.response["Error"]["Code"] == "ConditionalCheckFailedException"
-
-
 def _key_condition(pk: str, prefix: str) -> dict[str, Any]:
     """Ask for a partition, or for what in it has sort keys that begin with `prefix`."""
     condition, values = "pk = :pk", {":pk": {"S": pk}}
@@ -599,12 +609,10 @@ def _key_condition(pk: str, prefix: str) -> dict[str, Any]:
 
 
 def _failure(error: ClientError | BotoCoreError) -> StoreUnavailable | ItemRefused:
-    if not isinstance(error, ClientError):
-        return StoreUnavailable(f"DynamoDB did not answer: {type(error).__name__}")
-    code = error.response["Error"]["Code"]
+    code = error_code(error)
     if code in _REFUSED_FOR_EVER:
         return ItemRefused(f"DynamoDB does not take its index entry: {code}")
-    return StoreUnavailable(f"DynamoDB refused: {code}")
+    return StoreUnavailable(f"DynamoDB refused or did not answer: {code}")
 
 
 def _fingerprint(item: Item) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from .aws import error_code
 from .errors import NodesFileError, StoreUnavailable
 from .identifiers import is_ae_title
 
@@ -80,7 +81,7 @@ def read_nodes_file(path: Path) -> list[Node]:
     nodes: dict[str, Node] = {}
     for position, entry in enumerate(entries, 1):
         try:
-            node = _node(entry)
+            node = node_of(entry)
         except ValueError as error:
             raise NodesFileError(f"nodes file {path}, node {position}: {error}") from error
         if node.aet in nodes:
@@ -89,7 +90,8 @@ def read_nodes_file(path: Path) -> list[Node]:
     return list(nodes.values())
 
 
-def _node(entry: object) -> Node:
+def node_of(entry: object) -> Node:
+    """Read an entry of a nodes file, or raise `ValueError` that says what is wrong with it."""
     if not isinstance(entry, dict):
         raise ValueError("must be a mapping with aet and address")  # noqa: TRY004 - one error for the file
     unknown = sorted(str(name) for name in entry if name not in _FIELDS)
@@ -122,6 +124,17 @@ def _policies(entry: Mapping[str, Any]) -> tuple[frozenset[str], Associations]:
     if associations not in get_args(Associations):
         raise ValueError(f"associations must be {' or '.join(get_args(Associations))}")
     return frozenset(may), associations
+
+
+def entry_of(node: Node) -> dict[str, Any]:
+    """Write a node as an entry of a nodes file."""
+    return {
+        "aet": node.aet,
+        "address": node.address,
+        **({} if node.port is None else {"port": node.port}),
+        "may": [each for each in PERMISSIONS if each in node.may],
+        "associations": node.associations,
+    }
 
 
 class NodeTable:
@@ -194,7 +207,7 @@ class NodeTable:
             for page in self._client.get_paginator("query").paginate(**request):
                 nodes += [_from_item(item) for item in page["Items"]]
         except (ClientError, BotoCoreError) as error:
-            raise StoreUnavailable(f"the nodes cannot be read: {type(error).__name__}") from error
+            raise StoreUnavailable(f"the nodes cannot be read: {error_code(error)}") from error
         return nodes
 
     def put(self, node: Node) -> None:
@@ -203,7 +216,7 @@ class NodeTable:
         try:
             self._client.put_item(TableName=self._table, Item=item)
         except (ClientError, BotoCoreError) as error:
-            raise StoreUnavailable(f"the node was not stored: {type(error).__name__}") from error
+            raise StoreUnavailable(f"the node was not stored: {error_code(error)}") from error
 
     def remove(self, aet: str) -> None:
         """Remove one node; removing one that is not there is no error."""
@@ -211,7 +224,7 @@ class NodeTable:
         try:
             self._client.delete_item(TableName=self._table, Key=key)
         except (ClientError, BotoCoreError) as error:
-            raise StoreUnavailable(f"the node was not removed: {type(error).__name__}") from error
+            raise StoreUnavailable(f"the node was not removed: {error_code(error)}") from error
 
     def replace_all(self, nodes: list[Node]) -> None:
         """Make the table's nodes equal to `nodes`: additions first, then removals."""

@@ -5,14 +5,23 @@ stored file, so both use this one rule. An instance with a problem is kept in qu
 thrown away.
 """
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 from .archive import InstanceKey, quarantine_key
+from .character_sets import character_sets
+from .dicom_json import SPECIFIC_CHARACTER_SET, read_character_sets, read_element, values_of
 from .elements import Element, ElementsError, Fault, Identification, find_uids, walk
 from .identifiers import is_uid
 from .transfer_syntaxes import BY_UID, TransferSyntax
+
+_PATIENT_ID: Final = 0x00100020
+#: An LO has 64 characters; one that is longer than this is none, and nobody's index or record.
+_PATIENT_ID_BYTES: Final = 1024
+_INFLATED_BYTES: Final = 64 << 10
 
 
 class Problem(Enum):
@@ -91,6 +100,26 @@ def place(
     return Placement(
         sop_instance_uid, found.study_instance_uid or "", found.series_instance_uid or ""
     )
+
+
+def patient_id_in(data_set: bytes | memoryview, transfer_syntax_uid: str) -> str:
+    """Return the Patient ID of a data set; empty where it has none, or none that can be read."""
+    syntax = BY_UID[transfer_syntax_uid]
+    encoding = {"explicit": syntax.explicit, "little_endian": syntax.little_endian}
+    sets = character_sets(())
+    try:
+        if syntax.deflated:
+            inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+            data_set = inflater.decompress(data_set, _INFLATED_BYTES)
+        for element in walk(data_set, **encoding, stop_tag=_PATIENT_ID + 1):
+            if element.tag == SPECIFIC_CHARACTER_SET:
+                sets = read_character_sets(element)
+            elif element.tag == _PATIENT_ID and len(element.value) <= _PATIENT_ID_BYTES:
+                values = values_of(read_element(element, sets, **encoding))
+                return str(values[0]) if values and values[0] else ""
+    except (ElementsError, zlib.error):
+        pass
+    return ""
 
 
 def _elements(data_set: bytes | memoryview, transfer_syntax: TransferSyntax) -> Iterator[Element]:

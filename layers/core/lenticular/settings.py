@@ -84,6 +84,20 @@ def _file(raw: str) -> Path:
     return path
 
 
+def _file_in_a_directory(raw: str) -> Path:
+    path = Path(raw)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise ValueError(f"must be a file in an existing directory, and {raw!r} is not")
+    return path
+
+
+def _host_and_port(raw: str) -> tuple[str, int]:
+    host, _, port = raw.rpartition(":")
+    if not host:
+        raise ValueError("must be host:port")
+    return host.strip("[]"), _whole(1, 65535)(port)
+
+
 def _directory(raw: str) -> Path:
     path = Path(raw)
     if not path.is_dir():
@@ -109,6 +123,24 @@ def _setting(
     if default is MISSING:
         return field(metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def _audit_log_group() -> Any:  # noqa: ANN401 - as _setting
+    return _setting(
+        "LENTICULAR_AUDIT_LOG_GROUP",
+        _text,
+        "log group of CloudWatch that the audit trail (PS3.15 A.5) goes to; it names patients",
+        None,
+    )
+
+
+def _audit_file() -> Any:  # noqa: ANN401 - as _setting
+    return _setting(
+        "LENTICULAR_AUDIT_FILE",
+        _file_in_a_directory,
+        "file that the audit trail is appended to, a line of JSON for each message",
+        None,
+    )
 
 
 class _FromEnvironment:
@@ -237,6 +269,50 @@ class StackSettings(_FromEnvironment):
     stack: str = _setting(
         "LENTICULAR_STACK", _text, "name that the CloudFormation stack was given", "lenticular"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerSettings(_FromEnvironment):
+    """How commands reach the gateway by DICOM, and what they call themselves."""
+
+    ae_title: str = _setting(
+        "LENTICULAR_AE_TITLE", _ae_title, "AE title this node answers to", "LENTICULAR"
+    )
+    host: str = _setting(
+        "LENTICULAR_HOST", _text, "name or address at which commands find the gateway", "127.0.0.1"
+    )
+    port: int = _setting(
+        "LENTICULAR_PORT", _whole(1, 65535), "port at which commands find the gateway", 11112
+    )
+    calling_ae_title: str = _setting(
+        "LENTICULAR_CALLING_AE_TITLE", _ae_title, "AE title of the commands", "LENTICULAR-CLI"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetentionSettings(_FromEnvironment):
+    """How long what was received is held, and what was deleted is kept."""
+
+    retention_days: int = _setting(
+        "LENTICULAR_RETENTION_DAYS",
+        _whole(0, 36_525),
+        "days after its last instance came for which a study cannot be deleted",
+        3_653,
+    )
+    deleted_days: int = _setting(
+        "LENTICULAR_DELETED_DAYS",
+        _whole(1, 3_650),
+        "days for which a deleted study can be brought back; the template's DeletedDays",
+        30,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditSettings(_FromEnvironment):
+    """Where commands write down what they did with whose studies: the gateway's own places."""
+
+    log_group: str | None = _audit_log_group()
+    file: Path | None = _audit_file()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -390,6 +466,21 @@ class GatewaySettings(_Shared):
         "`emf` writes metrics on stdout, in the embedded metric format of CloudWatch Logs",
         "off",
     )
+    audit_log_group: str | None = _audit_log_group()
+    audit_file: Path | None = _audit_file()
+    audit_syslog: tuple[str, int] | None = _setting(
+        "LENTICULAR_AUDIT_SYSLOG",
+        _host_and_port,
+        "`host:port` of a repository that gets a copy of the audit trail by syslog over TLS "
+        "(PS3.15 A.6)",
+        None,
+    )
+    audit_syslog_ca: Path | None = _setting(
+        "LENTICULAR_AUDIT_SYSLOG_CA",
+        _file,
+        "PEM file of who issued the repository's certificate; default whom the system trusts",
+        None,
+    )
     drain_seconds: int = _setting(
         "LENTICULAR_DRAIN_SECONDS",
         _whole(0, 3600),
@@ -464,6 +555,10 @@ class GatewaySettings(_Shared):
             problems.append("LENTICULAR_TLS_CERTIFICATE is set, but LENTICULAR_TLS_PORT is not")
         if not plain and not tls:
             problems.append("LENTICULAR_PORT is off and LENTICULAR_TLS_PORT too: set one of them")
+        if environment.get("LENTICULAR_AUDIT_SYSLOG_CA") and not environment.get(
+            "LENTICULAR_AUDIT_SYSLOG"
+        ):
+            problems.append("LENTICULAR_AUDIT_SYSLOG_CA is set, but LENTICULAR_AUDIT_SYSLOG is not")
         spools = environment.get("LENTICULAR_CUSTODY") == "spool"
         if spools and not environment.get("LENTICULAR_SPOOL_DIR"):
             problems.append("LENTICULAR_SPOOL_DIR is not set, but LENTICULAR_CUSTODY is spool")

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from .archive import Archive, TransactionKey
+from .aws import condition_failed, error_code
 from .commitment import Request, State, Verdict, moment
 from .errors import CommitmentUnknown, StoreUnavailable, TransactionUidInUse
 from .index_items import Item, from_dynamodb, to_dynamodb
@@ -105,7 +106,7 @@ class Transactions:
         earlier = self.request(key)
         if not request.asks_the_same(earlier):
             raise TransactionUidInUse("the Transaction UID was used for another request")
-        again = earlier.asked_again(request.received)
+        again = earlier.asked_again(request.received, request.arriving)
         self._archive.replace_document(key.requested, again.document())
 
     def ask_again(self, key: TransactionKey) -> None:
@@ -266,7 +267,7 @@ class Transactions:
         try:
             operation(TableName=self._table, **request)
         except ClientError as error:
-            if error.response["Error"]["Code"] == "ConditionalCheckFailedException":
+            if condition_failed(error):
                 return False
             raise _failure(error) from error
         except BotoCoreError as error:
@@ -279,7 +280,4 @@ def _moment(item: Item, name: str) -> datetime | None:
 
 
 def _failure(error: ClientError | BotoCoreError) -> StoreUnavailable:
-    code = (
-        error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
-    )
-    return StoreUnavailable(f"DynamoDB refused or did not answer: {code}")
+    return StoreUnavailable(f"DynamoDB refused or did not answer: {error_code(error)}")

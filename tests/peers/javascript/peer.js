@@ -1,5 +1,5 @@
-// dcmjs-dimse as a client or a server of the node, for dcmjs_dimse.py: one JSON job as the argument,
-// one JSON line on stdout for each thing that happened.
+// dcmjs-dimse as a client or a server of the node, for dcmjs_dimse.py: one JSON job, on stdin for a
+// client and as the argument for a server, one JSON line on stdout for each thing that happened.
 "use strict";
 
 const fs = require("fs");
@@ -26,11 +26,23 @@ function security(tls) {
   };
 }
 
+// A data set that is sent as it is, whatever is in it, under the UIDs that the job says.
+class Bytes extends Dataset {
+  constructor({ sop_class, sop_instance, transfer_syntax, bytes }) {
+    super({ SOPClassUID: sop_class, SOPInstanceUID: sop_instance }, transfer_syntax);
+    this.bytes = Buffer.from(bytes, "base64");
+  }
+
+  getDenaturalizedDataset() {
+    return this.bytes;
+  }
+}
+
 // What a job names in JSON, as a request of the library.
 const make = {
   echo: () => new requests.CEchoRequest(),
   store: (job) => {
-    const request = new requests.CStoreRequest(job.file);
+    const request = new requests.CStoreRequest(job.file || new Bytes(job));
     if (job.transfer_syntaxes) request.setAdditionalTransferSyntaxes(job.transfer_syntaxes);
     return request;
   },
@@ -81,16 +93,31 @@ function keep(request, folder) {
   return { sop_instance: uid, transfer_syntax: data.getTransferSyntaxUid() };
 }
 
-function runClient(job) {
+// What a peer granted of what the client asked for.
+function granted(agreed) {
+  const contexts = agreed.getPresentationContexts().map(({ id }) => agreed.getPresentationContext(id));
+  return {
+    max_pdu_bytes: agreed.getMaxPduLength(),
+    window: [agreed.getMaxAsyncOpsInvoked(), agreed.getMaxAsyncOpsPerformed()],
+    contexts: contexts.map((context) => ({
+      abstract: context.getAbstractSyntaxUid(),
+      result: context.getResult(),
+      transfer: context.getAcceptedTransferSyntaxUid() || null,
+    })),
+  };
+}
+
+// Associations one after another; their requests are numbered through all of them.
+function runClient(job, [first, ...others], before = 0) {
   const client = new Client();
-  job.requests.forEach((wanted, number) => {
+  first.requests.forEach((wanted, number) => {
     const request = make[wanted.type](wanted);
     request.on("response", (response) =>
-      tell({ event: "response", request: number, ...described(response) })
+      tell({ event: "response", request: before + number, ...described(response) })
     );
     client.addRequest(request);
   });
-  for (const { abstract, transfer } of job.contexts || []) {
+  for (const { abstract, transfer } of first.contexts) {
     const context = new association.PresentationContext(0, abstract);
     transfer.forEach((uid) => context.addTransferSyntaxUid(uid));
     client.addAdditionalPresentationContext(context, true);
@@ -102,7 +129,7 @@ function runClient(job) {
     callback(response);
   });
   client.on("nEventReportRequest", (request, callback) => report(request, callback, 0));
-  client.on("associationAccepted", () => tell({ event: "accepted" }));
+  client.on("associationAccepted", (agreed) => tell({ event: "accepted", ...granted(agreed) }));
   client.on("associationRejected", (why) =>
     tell({
       event: "rejected",
@@ -116,10 +143,14 @@ function runClient(job) {
     tell({ event: "network-error", message: String(error.message || error) });
     process.exit(1);
   });
-  client.on("closed", () => tell({ event: "closed" }));
+  client.on("closed", () => {
+    tell({ event: "closed" });
+    if (others.length) runClient(job, others, before + first.requests.length);
+  });
   client.send(job.host, job.port, job.calling, job.called, {
     securityOptions: security(job.tls),
     associationLingerTimeout: job.linger_ms,
+    asyncOps: { maxAsyncOpsInvoked: job.window, maxAsyncOpsPerformed: job.window },
   });
 }
 
@@ -193,6 +224,9 @@ function runServer(job) {
   process.stdin.on("end", () => process.exit(0)).resume();
 }
 
-const job = JSON.parse(process.argv[2]);
-if (job.role === "server") runServer(job);
-else runClient(job);
+const [, , role, job] = process.argv;
+if (role === "server") runServer(JSON.parse(job));
+else {
+  const wanted = JSON.parse(fs.readFileSync(0));
+  runClient(wanted, Array(wanted.times).fill(wanted.associations).flat());
+}

@@ -1,0 +1,575 @@
+"""The DICOM Conformance Statement, PS3.2 annex N, written from the tables that the node runs on.
+
+`python -m infra.conformance` writes infra/guide/conformance-statement.md. Whoever adds a SOP class,
+a transfer syntax or a status changes it by that; a test says when the file is not what this writes,
+and another holds it against the negotiation of a running node.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, fields
+from enum import IntEnum
+from pathlib import Path
+from typing import Final
+
+from pydicom.uid import UID
+
+from gateway.__main__ import offers
+from gateway.acceptance import Offer
+from gateway.negotiation import (
+    ADDRESS_NOT_RECOGNIZED,
+    APPLICATION_CONTEXT,
+    APPLICATION_CONTEXT_NOT_SUPPORTED,
+    CALLED_AET_NOT_RECOGNIZED,
+    CALLING_AET_NOT_RECOGNIZED,
+    LOCAL_LIMIT_EXCEEDED,
+    MAX_CONTEXTS,
+    TEMPORARY_CONGESTION,
+    VERSION_NOT_SUPPORTED,
+    QueryOption,
+    Rejected,
+)
+from gateway.tls import PROFILES
+from lenticular import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, __version__
+from lenticular.attributes import Attribute, Level, computed_of_level, of_level
+from lenticular.query import MODEL_OF
+from lenticular.settings import GatewaySettings
+from lenticular.sop_classes import STORAGE, STORAGE_COMMITMENT_PUSH, SOPClass
+from lenticular.status import (
+    CommitmentFailure,
+    FindStatus,
+    MoveStatus,
+    ProcedureStepStatus,
+    Status,
+    StoreStatus,
+)
+from lenticular.transfer_syntaxes import ALL, BY_UID
+
+FILE: Final = Path(__file__).with_name("guide") / "conformance-statement.md"
+
+_REJECTIONS: Final[Sequence[tuple[Rejected, str]]] = (
+    (LOCAL_LIMIT_EXCEEDED, "as many associations are open as are allowed"),
+    (TEMPORARY_CONGESTION, "the list of nodes cannot be read, or there is no thread left"),
+    (CALLED_AET_NOT_RECOGNIZED, "another AE title was called, unless access is `open`"),
+    (CALLING_AET_NOT_RECOGNIZED, "the caller is no node of the list, unless access is `open`"),
+    (ADDRESS_NOT_RECOGNIZED, "it calls from another address, with `known-aet-and-address`"),
+    (APPLICATION_CONTEXT_NOT_SUPPORTED, "the application context is not DICOM's"),
+    (VERSION_NOT_SUPPORTED, "the protocol version is not 1"),
+)
+
+_OPTIONS: Final[Mapping[QueryOption, str]] = {
+    QueryOption.RELATIONAL: "relational queries or retrieval",
+    QueryOption.COMBINED_DATE_TIME: "date and time matched as one",
+    QueryOption.FUZZY_PERSON_NAMES: "fuzzy matching of person names",
+    QueryOption.TIMEZONE_ADJUSTMENT: "time zone adjustment of queries",
+}
+
+#: What each status means here: of the services that have statuses of their own, and of all.
+_MEANINGS: Final[Mapping[IntEnum, str]] = {
+    StoreStatus.OUT_OF_RESOURCES: "The instance could not be kept, send it again later",
+    StoreStatus.INTERNAL_ERROR: "An error of ours; the instance is not kept",
+    StoreStatus.DATA_SET_DOES_NOT_MATCH_SOP_CLASS: (
+        "SOP class or instance UID of command and data set differ, or the IOD is violated and "
+        "`LENTICULAR_VALIDATION` is `reject`"
+    ),
+    StoreStatus.DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING: (
+        "Kept; the IOD is violated and `LENTICULAR_VALIDATION` is `warn`"
+    ),
+    StoreStatus.CANNOT_UNDERSTAND: "Kept in quarantine: it cannot be read as what it says it is",
+    FindStatus.PENDING: "A match",
+    FindStatus.PENDING_OPTIONAL_KEYS_NOT_SUPPORTED: (
+        "A match; a key that was asked for is neither matched nor returned"
+    ),
+    FindStatus.CANCELLED: "C-CANCEL was received",
+    FindStatus.OUT_OF_RESOURCES: "The index cannot be read, or more match than may be answered",
+    FindStatus.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS: "The identifier breaks a rule of its model",
+    FindStatus.UNABLE_TO_PROCESS: "An error of ours",
+    MoveStatus.PENDING: "Sub-operations go on",
+    MoveStatus.CANCELLED: "C-CANCEL was received",
+    MoveStatus.SUB_OPERATIONS_FAILED: "Some failed or had a warning; the failed ones are listed",
+    MoveStatus.CANNOT_COUNT_MATCHES: "The index cannot be read",
+    MoveStatus.CANNOT_PERFORM_SUB_OPERATIONS: "All failed, or the index broke off",
+    MoveStatus.DESTINATION_UNKNOWN: "The destination is no node with a port",
+    MoveStatus.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS: "The identifier breaks a rule of its model",
+    MoveStatus.UNABLE_TO_PROCESS: "An error of ours",
+    ProcedureStepStatus.OPTIONAL_ATTRIBUTES_NOT_SUPPORTED: (
+        "An attribute that was asked for is not in the step"
+    ),
+}
+
+#: Specific Character Sets that are read and written, PS3.3 tables C.12-2 to C.12-5.
+CHARACTER_SETS: Final[Sequence[tuple[str, str]]] = (
+    ("ISO_IR 6 (default)", "ASCII"),
+    ("ISO_IR 100, ISO 2022 IR 100", "Latin alphabet No. 1"),
+    ("ISO_IR 101, ISO 2022 IR 101", "Latin alphabet No. 2"),
+    ("ISO_IR 109, ISO 2022 IR 109", "Latin alphabet No. 3"),
+    ("ISO_IR 110, ISO 2022 IR 110", "Latin alphabet No. 4"),
+    ("ISO_IR 148, ISO 2022 IR 148", "Latin alphabet No. 5"),
+    ("ISO_IR 203, ISO 2022 IR 203", "Latin alphabet No. 9"),
+    ("ISO_IR 144, ISO 2022 IR 144", "Cyrillic"),
+    ("ISO_IR 127, ISO 2022 IR 127", "Arabic"),
+    ("ISO_IR 126, ISO 2022 IR 126", "Greek"),
+    ("ISO_IR 138, ISO 2022 IR 138", "Hebrew"),
+    ("ISO_IR 166, ISO 2022 IR 166", "Thai"),
+    ("ISO_IR 13, ISO 2022 IR 13", "Japanese, JIS X 0201"),
+    ("ISO 2022 IR 87", "Japanese, JIS X 0208"),
+    ("ISO 2022 IR 159", "Japanese, JIS X 0212"),
+    ("ISO 2022 IR 149", "Korean, KS X 1001"),
+    ("ISO 2022 IR 58", "Simplified Chinese, GB 2312"),
+    ("ISO_IR 192", "Unicode in UTF-8"),
+    ("GB18030", "Chinese, GB 18030"),
+    ("GBK", "Chinese, GBK"),
+)
+
+_SETTINGS: Final = {setting.name: setting for setting in fields(GatewaySettings)}
+
+
+def statement() -> str:
+    """Return the whole statement in Markdown."""
+    return (
+        "\n\n".join(
+            (
+                _HEAD.format(version=__version__),
+                _overview(),
+                _INTRODUCTION,
+                _IMPLEMENTATION_MODEL,
+                _services(),
+                _configuration(),
+                _communication(),
+                _security(),
+                _ANNEXES,
+                _character_sets(),
+                "",
+            )
+        ).rstrip()
+        + "\n"
+    )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def _overview() -> str:
+    storage = offers()[next(iter(STORAGE))]
+    return f"""## 1. Overview
+
+Lenticular is an archive node: it takes instances into custody, finds them, hands them out, commits to their
+safekeeping, and keeps the performed procedure steps they belong to. It creates no instances of its own and shows none.
+
+```
+ modality ── C-STORE, N-ACTION, N-CREATE, N-SET ──▶ ┌────────────┐ ── C-STORE (of a C-MOVE) ──▶ viewer, archive
+ viewer ──── C-FIND, C-MOVE, C-GET, N-GET ────────▶ │ Lenticular │ ── N-EVENT-REPORT ─────────▶ modality
+ anyone ──── C-ECHO ──────────────────────────────▶ └────────────┘
+```
+
+### 1.1. Content and Transfer
+
+Table 1-1 lists the storage SOP classes. For each of them: DIMSE role SCP (it is stored here) and SCU (it is sent from
+here, by C-MOVE or C-GET); no DICOM web service, no media; function *archive*. The transfer syntax set of each is UTS,
+table 1-2. Class by class all are independent of each other, and all may be mixed on one association.
+
+**Table 1-1. Storage SOP classes**
+
+{_table(("SOP class", "UID", "transfer syntax set", "SCU", "SCP"), _storage_rows(storage))}
+
+Other storage classes, private ones included, are refused, or taken with `LENTICULAR_UNKNOWN_CLASSES=accept`.
+
+**Table 1-2. Transfer syntax set UTS**
+
+{_table(("transfer syntax", "UID", "note"), _syntax_rows(storage))}
+
+### 1.2. Other Services
+
+**Table 1-3. Services beside storage**
+
+{_table(("SOP class", "UID", "SCU", "SCP", "transfer syntaxes"), _service_rows())}
+
+Media services, DICOM web services and DICOM real-time video: none."""
+
+
+def _storage_rows(offer: Offer) -> Iterable[Sequence[object]]:
+    assert offer.scp_permission is not None
+    for uid, sop_class in STORAGE.items():
+        yield _named(sop_class), uid, "UTS", "yes", "yes"
+
+
+def _named(sop_class: SOPClass) -> str:
+    marks = [
+        mark
+        for mark, holds in (("retired", sop_class.retired), ("private", sop_class.private))
+        if holds
+    ]
+    return sop_class.name + (f" ({', '.join(marks)})" if marks else "")
+
+
+def _syntax_rows(offer: Offer) -> Iterable[Sequence[object]]:
+    for syntax in ALL:
+        if syntax.uid in offer.transfer_syntaxes:
+            notes = [
+                note
+                for note, holds in (("lossy", syntax.lossy), ("retired", syntax.retired))
+                if holds
+            ]
+            yield syntax.name, syntax.uid, ", ".join(notes)
+
+
+def services() -> dict[str, Offer]:
+    """Return what is offered beside storage, by abstract syntax."""
+    return {uid: offer for uid, offer in offers().items() if uid not in STORAGE}
+
+
+def _service_rows() -> Iterable[Sequence[object]]:
+    for uid, offer in services().items():
+        scu = "yes (N-EVENT-REPORT)" if uid == STORAGE_COMMITMENT_PUSH else "no"
+        names = sorted(BY_UID[each].name for each in offer.transfer_syntaxes)
+        yield UID(uid).name, uid, scu, "yes", ", ".join(names)
+
+
+def _services() -> str:
+    return f"""## 5. Service and Interoperability Description
+
+### 5.1. Mapping of Services to Application Entities
+
+**Table 5-1. Services by application entity**
+
+{_table(("service", "role", "application entity", "a node needs in its `may`"), _mapping_rows())}
+
+### 5.2. Supported DIMSE Services
+
+#### 5.2.1. Verification
+
+C-ECHO is answered with 0000 to everyone who may associate.
+
+#### 5.2.2. Storage
+
+Level 2 (full) storage as SCP (PS3.4 B.4.1): every attribute is kept, private ones included, the data set bit for bit as it
+was sent. Nothing is coerced. 0000 says that the instance is durable: in S3, or in the spool where the operator chose that.
+
+The same instance sent again with the same bytes is answered 0000 and changes nothing. With other bytes both are kept, and
+which one is shown is the operator's choice (`Duplicates`: the newest, or the first). An instance without a valid Study or
+Series Instance UID is kept, answered 0000 and listed as quarantined.
+
+**Table 5-2. Statuses of C-STORE**
+
+{_statuses(StoreStatus, (Status.SUCCESS, Status.SOP_CLASS_NOT_SUPPORTED, Status.NOT_AUTHORIZED))}
+
+As SCU (sub-operation of C-MOVE and C-GET) an instance is sent in the transfer syntax it came in if the receiver accepts that,
+else in that of a lossless form of it that the archive keeps, else uncompressed with every value as it was. 0000 and
+the warnings (Bxxx, 0107, 0116, 0001) count as completed, anything else as failed; of a C-MOVE it is tried once more on a fresh association.
+
+#### 5.2.3. Query
+
+Hierarchical C-FIND, and relational where that was negotiated, in these models and levels:
+
+**Table 5-3. Information models**
+
+{_table(("information model", "levels"), _model_rows())}
+
+**Table 5-4. Keys.** Each is matched and returned at its level and, where it has been found there, below. Matching: single
+value, list of UID, wildcard (`*`, `?`), range (dates, times, date-times, open on either side), universal, multiple values,
+sequence. Person names are matched without case and accents. U is the unique key of its level, C is computed when it is asked for.
+
+{_table(("attribute", "tag", "VR", "level", ""), _key_rows())}
+
+Any other key is ignored and answered FF01.
+
+**Table 5-5. Statuses of C-FIND**
+
+{_statuses(FindStatus, (Status.SUCCESS,))}
+
+More than `LENTICULAR_MAX_RESPONSES` matches (default {_default("max_responses")}) end with A700. C-CANCEL acts within a page of the index.
+
+#### 5.2.4. Retrieve
+
+C-MOVE and C-GET in the same models, at every level, with lists of UIDs below the level that is named. C-MOVE sends to nodes of
+the list that have a port. It tells the receiver the Move Originator. By C-GET of several transfer syntaxes in one presentation context the
+one that the negotiation policy says is taken, so who wants instances as they are stored proposes each syntax in a context of its own.
+
+**Table 5-6. Statuses of C-MOVE and C-GET**
+
+{_statuses(MoveStatus, (Status.SUCCESS,))}
+
+#### 5.2.5. Storage Commitment
+
+Push Model SCP. N-ACTION (action type 1) is answered 0000 when the request is durable; 0110 when its requester is no node of
+the list with a port, or the request cannot be kept; 0112, 0113, 0114, 0115, 0123, 0131 as PS3.7 10.1.4.1.10 and PS3.3 C.14.1.1 have them. The report
+(N-EVENT-REPORT, event type 1 or 2) is sent on a new association that this node opens to the requester's address and port, with SCP role selection. Instances
+that are still being indexed are waited for; a requester that cannot be reached is tried again for hours (`CommitReportHours`).
+
+**Table 5-7. Failure reasons in a report**
+
+{_table(("reason", "name"), ((f"{each.value:04X}", _words(each)) for each in CommitmentFailure))}
+
+#### 5.2.6. Modality Performed Procedure Step
+
+SCP of N-CREATE and N-SET (Modality Performed Procedure Step) and N-GET (its Retrieve SOP class). The states are IN PROGRESS, then COMPLETED or
+DISCONTINUED, which are final (0110 with error ID A501 afterwards). Attributes are demanded as table F.7.2-1 of PS3.4 has it; a type 2 attribute that an N-CREATE leaves
+out is taken as empty. 0105, 0106, 0111, 0112, 0120 and 0121 are answered as PS3.7 10.1 has them; N-GET answers {ProcedureStepStatus.OPTIONAL_ATTRIBUTES_NOT_SUPPORTED:04X} where an
+attribute that was asked for is not in the step.
+
+### 5.3. Supported DICOM Web Services and Media Storage Services
+
+None."""
+
+
+def _mapping_rows() -> Iterable[Sequence[object]]:
+    for uid, offer in services().items():
+        needs = "(nothing)" if offer.permission is None else f"`{offer.permission}`"
+        yield UID(uid).name, "SCP", "LENTICULAR", needs
+    storage = offers()[next(iter(STORAGE))]
+    yield "Storage", "SCP", "LENTICULAR", f"`{storage.permission}`"
+    yield "Storage, by C-MOVE", "SCU", "LENTICULAR", "(the asking node `move`)"
+    yield "Storage, by C-GET", "SCU", "LENTICULAR", f"`{storage.scp_permission}`"
+    yield (
+        "Storage Commitment, report",
+        "SCP, opens the association",
+        "LENTICULAR-COMMIT",
+        "`commit`",
+    )
+
+
+def _model_rows() -> Iterable[Sequence[object]]:
+    for model in dict.fromkeys(MODEL_OF.values()):
+        levels = ", ".join(level.query_retrieve_level for level in model.value)
+        yield model.name.replace("_", " ").title(), levels
+
+
+def _key_rows() -> Iterable[Sequence[object]]:
+    unique = {"PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"}
+    for level in Level:
+        for attribute in of_level(level):
+            yield *_key(attribute), "U" if attribute.keyword in unique else ""
+        for attribute in computed_of_level(level).values():
+            yield *_key(attribute), "C"
+
+
+def _key(attribute: Attribute) -> Sequence[object]:
+    group, element = attribute.tag >> 16, attribute.tag & 0xFFFF
+    return (
+        attribute.keyword,
+        f"({group:04X},{element:04X})",
+        attribute.vr,
+        attribute.level.query_retrieve_level,
+    )
+
+
+def _statuses(own: type[IntEnum], shared: Iterable[Status]) -> str:
+    rows = [
+        (f"{each.value:04X}", _words(each), _MEANINGS.get(each, "")) for each in (*shared, *own)
+    ]
+    return _table(("status", "name", "when"), sorted(rows))
+
+
+def _words(each: IntEnum) -> str:
+    return each.name.replace("_", " ").lower()
+
+
+def _default(name: str) -> object:
+    return _SETTINGS[name].default
+
+
+def _configuration() -> str:
+    return f"""## 6. Configuration
+
+AE title, ports, limits and policies are settings of the gateway (environment variables; on AWS mostly parameters of the stack), remote
+application entities are a list of nodes that is changed at run time, see [the operator's guide](README.md).
+
+**Table 6-1. Configuration parameters**
+
+{_table(("parameter", "variable", "default"), _configuration_rows())}
+
+**Table 6-2. Remote application entities**: AE title, address (IP address, host name, or CIDR of one that is never sent to), port, what it may
+(`store`, `find`, `move`, `commit`, `mpps`), and whether instances are sent to it over one association or one by one."""
+
+
+_CONFIGURED: Final[Sequence[tuple[str, str]]] = (
+    ("ae_title", "AE title"),
+    ("port", "port"),
+    ("tls_port", "port with TLS"),
+    ("tls_profile", "TLS profile"),
+    ("access", "who may associate"),
+    ("transfer_syntaxes", "choice among offered transfer syntaxes"),
+    ("unknown_classes", "storage classes that are not in table 1-1"),
+    ("validation", "validation against the IOD"),
+    ("max_associations", "associations at a time"),
+    ("max_pdu_bytes", "maximum PDU length received"),
+    ("artim_seconds", "ARTIM time-out (s)"),
+    ("idle_seconds", "time-out of an idle association (s)"),
+    ("idle_end", "how an idle association is ended"),
+    ("dimse_seconds", "time-out of DIMSE messages (s)"),
+    ("max_responses", "matches that are answered"),
+)
+
+
+def _configuration_rows() -> Iterable[Sequence[object]]:
+    for name, words in _CONFIGURED:
+        setting = _SETTINGS[name]
+        default = "(none)" if setting.default in (None, MISSING) else setting.default
+        yield words, f"`{setting.metadata['variable']}`", default
+
+
+def _communication() -> str:
+    return f"""## 7. Network Communication Details
+
+### 7.1. Physical Network Interface and IP
+
+TCP over IPv4 or IPv6. On AWS the node is reached by a VPN through an internal load balancer that keeps the peer's address.
+
+### 7.2. Specifications
+
+#### 7.2.1. LENTICULAR Application Entity
+
+**Table 7-1. Association parameters**
+
+{_table(("parameter", "value"), _association_rows())}
+
+**Association acceptance.** All presentation contexts of a request are answered, {MAX_CONTEXTS} at most, of any number of abstract
+syntaxes. Of several transfer syntaxes in one context Explicit VR Little Endian is taken if it is there, else the first that is
+supported; another policy can be configured. A context is refused with result 1 (user rejection) where the node lacks the
+permission of table 5-1, with 3 where the abstract syntax is not in tables 1-1 and 1-3, with 4 where no transfer syntax is supported.
+
+**Table 7-2. Association rejections**
+
+{_table(("result", "source", "reason", "when"), _rejection_rows())}
+
+**Association initiation.** For each C-MOVE, one association to its destination, or one for each instance where the list of nodes says so. Proposed are, for each
+SOP class that is sent, the transfer syntaxes the instances are stored in, each in a context of its own, Explicit and Implicit VR Little
+Endian, and those of stored lossless forms.
+
+**Role selection** (PS3.7 D.3.3.4). For the storage classes the requestor is granted the SCP role when it asks for it and may `move`: that is C-GET.
+
+**Table 7-3. Extended negotiation** (PS3.4 C.5)
+
+{_table(("SOP class", *(_OPTIONS[option] for option in QueryOption)), _option_rows())}
+
+Person names are matched without case and accents whatever was negotiated.
+
+**Asynchronous operations window**: answered with one operation invoked, one performed. **User identity** (PS3.7 D.3.3.7): accepted, not used, not logged.
+
+#### 7.2.2. LENTICULAR-COMMIT Application Entity
+
+Reports storage commitments. It uses the AE title that the requester had called, proposes the Storage Commitment Push Model SOP class in Explicit and
+Implicit VR Little Endian with the SCP role, and is stock pynetdicom; it accepts no associations."""
+
+
+def _association_rows() -> Iterable[Sequence[object]]:
+    yield "Application Context Name", APPLICATION_CONTEXT
+    yield "Implementation Class UID", IMPLEMENTATION_CLASS_UID
+    yield "Implementation Version Name", IMPLEMENTATION_VERSION_NAME
+    yield "Maximum PDU length received", f"{_default('max_pdu_bytes')}, configurable"
+    yield "ARTIM time-out", f"{_default('artim_seconds')} s, configurable"
+    yield "Association idle time-out", f"{_default('idle_seconds')} s, configurable"
+    yield "DIMSE time-out", f"{_default('dimse_seconds')} s, configurable"
+    yield (
+        "Associations at a time",
+        f"{_default('max_associations')} for each gateway task, configurable",
+    )
+    yield "Asynchronous operations", "1 invoked, 1 performed"
+
+
+def _rejection_rows() -> Iterable[Sequence[object]]:
+    for rejected, when in _REJECTIONS:
+        yield (
+            f"{rejected.result:d} {_words(rejected.result)}",
+            f"{rejected.source:d} {_words(rejected.source)}",
+            rejected.reason,
+            when,
+        )
+
+
+def _option_rows() -> Iterable[Sequence[object]]:
+    for uid, offer in services().items():
+        if offer.options:
+            agreed = ("yes" if option in offer.options else "no" for option in QueryOption)
+            yield UID(uid).name, *agreed
+
+
+def _security() -> str:
+    return f"""## 8. Security
+
+**Secure transport** (PS3.15 B). TLS on a port of its own, with mutual authentication where the operator names an authority for clients:
+
+{_table(("profile", "`LENTICULAR_TLS_PROFILE`", "least version", "TLS 1.2 suites (OpenSSL)"), _profile_rows())}
+
+TLS 1.3 is preferred, with OpenSSL's suites for it. Certificates that are replaced are used without a restart. Associations that this
+node opens are without TLS.
+
+**Audit trail** (PS3.15 A.5, A.6). Application Activity, Begin Transferring DICOM Instances, DICOM Instances Transferred, Query and Security
+Alert messages in the standard's XML, one for an association (or retrieval) and study; by syslog over TLS where the operator names a repository. The UserID of an
+application entity is its AE title, which is what our logs call it, and AlternativeUserID is `AETITLES=` with it; a peer that has not told its AE title goes
+by its address. Names of patients are left out, their IDs are in.
+
+**Access** is decided by calling and called AE title, by the address, by the certificate (mutual TLS), and by the permissions of the node. **Attribute
+confidentiality** and **digital signatures** (PS3.15 C, E): none is applied; instances are kept as they came."""
+
+
+def _profile_rows() -> Iterable[Sequence[object]]:
+    of_standard = {
+        "bcp195": "BCP 195 RFC 8996, 9325 TLS (B.12)",
+        "bcp195-extended": "Modified BCP 195 RFC 8996, 9325 TLS (B.13)",
+    }
+    for name, rules in PROFILES.items():
+        version = rules.minimum_version.name.replace("TLSv1_", "TLS 1.")
+        yield of_standard[name], f"`{name}`", version, f"`{rules.suites}`"
+
+
+def _character_sets() -> str:
+    return f"""### Annex B. Character Sets
+
+Data sets are kept as they are, whatever their character set. Queries may be in any of these, alone or combined by code extensions, and are answered
+in the character set of the query if it can write the answer, else in ISO_IR 192.
+
+{_table(("Specific Character Set", "repertoire"), CHARACTER_SETS)}"""
+
+
+_HEAD: Final = """# DICOM Conformance Statement
+
+<!-- Written by `make conformance` from the tables the node runs on: change those, not this. -->
+
+Product: Lenticular, version {version}. Structure: PS3.2 annex N. What does not apply is said where it would stand."""
+
+_INTRODUCTION: Final = """## 2. Table of Contents
+
+[1 Overview](#1-overview) ·
+[3 Introduction](#3-introduction) ·
+[4 Implementation Model](#4-implementation-model) ·
+[5 Service and Interoperability Description](#5-service-and-interoperability-description) ·
+[6 Configuration](#6-configuration) ·
+[7 Network Communication Details](#7-network-communication-details) ·
+[8 Security](#8-security) ·
+[Annexes](#annexes)
+
+## 3. Introduction
+
+**Audience.** Who connects equipment to this node and knows DICOM. **Remarks.** Conformance alone does not guarantee that two products work together: try
+each service with each peer, as [the guide](README.md) shows. **Revision history.** The [changelog](../../CHANGELOG.md). **Terms** are those of PS3.2 section 3 and
+PS3.4. **References.** The DICOM Standard, current edition."""
+
+_IMPLEMENTATION_MODEL: Final = """## 4. Implementation Model
+
+```
+ remote AE ── association ──▶ ( LENTICULAR ) ── PUT ──▶ [ bucket ] ── event ──▶ ( index function ) ──▶ [ table ]
+ remote AE ◀── C-STORE ───── (             ) ◀── GET ── [        ]                                    [       ]
+ remote AE ◀── N-EVENT-REPORT ── ( LENTICULAR-COMMIT ) ◀── request ── [ bucket ]                      [       ]
+```
+
+**LENTICULAR** is the gateway: it accepts associations for all services and opens those of C-MOVE. Several tasks of it may run behind one address; they share all
+state. **LENTICULAR-COMMIT** is a function that opens associations to report storage commitments. An instance can be found a second or so after it was
+acknowledged: what was stored is safe at once and indexed afterwards."""
+
+_ANNEXES: Final = """## Annexes
+
+### Annex A. IODs, Private Attributes, Coded Terminology
+
+No SOP instance is created. Files in the archive have one private attribute group in their file meta information (0002,0100), (0002,0102), for lossless forms; it is never sent
+to a peer. No coded terminology is used in data sets; audit messages use the codes of PS3.16 CID 400 to 404."""
+
+
+def main() -> None:
+    """Write the statement."""
+    FILE.write_text(statement(), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

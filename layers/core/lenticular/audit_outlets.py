@@ -1,0 +1,143 @@
+"""Where audit messages are written down: a file, or a log group of CloudWatch Logs.
+
+The gateway's trail puts a queue and a thread before each (`gateway.audit`), commands write as they
+go. A log group has a retention and readers of its own. A container has one stream of logs, and who
+may read in it what goes wrong need not know who was a patient: so these lines do not go through
+stdout, our own requests put them.
+"""
+
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from .audit import AuditMessage
+from .errors import LenticularError
+
+#: What PutLogEvents takes at a time: bytes, where each event counts 26 more than it has, and span.
+_MOST_BYTES: Final = 1_048_576
+_EVENT_BYTES: Final = 26
+_LONGEST_SPAN_MILLISECONDS: Final = 86_000_000
+
+_Event = dict[str, Any]
+
+
+class OutletFailed(LenticularError):
+    """An outlet did not take what it was given; it is given it again."""
+
+
+class Outlet(Protocol):
+    """Where audit messages go. Used by one thread."""
+
+    @property
+    def name(self) -> str:
+        """What our log calls it."""
+
+    @property
+    def gather_seconds(self) -> float:
+        """How long after a message more of them are waited for, to go with it."""
+
+    def send(self, messages: Sequence[AuditMessage]) -> int:
+        """Pass messages on; return how many were refused for good, or raise `OutletFailed`."""
+
+    def close(self) -> None:
+        """Pass on no more."""
+
+
+class AuditFile:
+    """Appends a line of JSON for each message to a file that only its owner may read.
+
+    The file is opened anew each time, so it may be moved away while we run.
+    """
+
+    gather_seconds = 0.0
+
+    def __init__(self, path: Path) -> None:
+        """Append to `path`."""
+        self.name = "file"
+        self._path = path
+
+    def send(self, messages: Sequence[AuditMessage]) -> int:
+        """Append, in one write: other processes may append to the same file."""
+        rest = "".join(f"{message.to_line()}\n" for message in messages).encode("ascii")
+        try:
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                while rest:
+                    rest = rest[os.write(descriptor, rest) :]
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise OutletFailed(error.strerror or type(error).__name__) from error
+        return 0
+
+    def close(self) -> None:
+        """Do nothing: it is closed already."""
+
+
+class LogGroup:
+    """Puts a line of JSON for each message into a stream of this process's own."""
+
+    gather_seconds = 1.0
+
+    def __init__(self, client: Any, group: str) -> None:  # noqa: ANN401 - boto3 without its stubs for logs
+        """Use a CloudWatch Logs client."""
+        self.name = "log group"
+        self._client = client
+        self._group = group
+        self._stream = f"{socket.gethostname()}-{os.getpid()}"
+        self._has_stream = False
+
+    def send(self, messages: Sequence[AuditMessage]) -> int:
+        """Put the messages, oldest first, or raise `OutletFailed`."""
+        refused = 0
+        try:
+            if not self._has_stream:
+                self._create_stream()
+            for batch in _batches(messages):
+                answer = self._client.put_log_events(
+                    logGroupName=self._group, logStreamName=self._stream, logEvents=batch
+                )
+                # Too old or too new, by a clock that is wrong: CloudWatch does not say which.
+                refused += len(batch) if answer.get("rejectedLogEventsInfo") else 0
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "unknown")
+            if code == "ResourceNotFoundException":
+                self._has_stream = False
+            raise OutletFailed(f"CloudWatch Logs: {code}") from error
+        except BotoCoreError as error:
+            raise OutletFailed(f"CloudWatch Logs: {type(error).__name__}") from error
+        return refused
+
+    def close(self) -> None:
+        """Do nothing: each request stands on its own."""
+
+    def _create_stream(self) -> None:
+        try:
+            self._client.create_log_stream(logGroupName=self._group, logStreamName=self._stream)
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") != "ResourceAlreadyExistsException":
+                raise
+        self._has_stream = True
+
+
+def _batches(messages: Sequence[AuditMessage]) -> Iterator[list[_Event]]:
+    """Cut messages into what one request takes."""
+    batch: list[_Event] = []
+    room = _MOST_BYTES
+    for message in sorted(messages, key=lambda each: each.at):
+        line = message.to_line()
+        event = {"timestamp": int(message.at.timestamp() * 1000), "message": line}
+        # The line is ASCII.
+        needed = len(line) + _EVENT_BYTES
+        spans = batch and event["timestamp"] - batch[0]["timestamp"] > _LONGEST_SPAN_MILLISECONDS
+        if batch and (needed > room or spans):
+            yield batch
+            batch, room = [], _MOST_BYTES
+        batch.append(event)
+        room -= needed
+    if batch:
+        yield batch
