@@ -2,7 +2,7 @@
 
 The data set is kept bit for bit. While it arrives it is hashed and held in memory, or in a scratch
 file when it is long; when it is whole it becomes one object, and only then is 0000 sent. Where the
-operator wants it, it is held against its IOD before (`gateway.validation`).
+operator wants it, it is held against its IOD before (`lenticular.validation`).
 """
 
 import contextlib
@@ -23,13 +23,13 @@ from lenticular.part10 import file_head
 from lenticular.placement import Placement, Problem, patient_id_in, place
 from lenticular.sop_classes import may_be_storage
 from lenticular.status import Status, StoreStatus
+from lenticular.validation import Validator, Verdict
 
 from .association import Association
 from .audit import AuditTrail
 from .command_set import CommandSet
 from .custody import Keeper
 from .messages import DataSetSink, Message
-from .validation import Validator, Verdict
 
 #: What a sender hears of a problem; PS3.4 B.2.3. One that only the index has (no study to put the
 #: instance in) is no failure of the sender's: the instance is kept, and an operator sees it.

@@ -9,7 +9,6 @@ out how long it takes to find the study; what the table takes for the study's in
 read meanwhile, is measured beside it.
 """
 
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,8 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from tests.commands import lenticular
+
 from .mover import get_study, move_study
-from .processes import ROOT, ServerFailed, tree_cpu_seconds
+from .processes import ServerFailed, tree_cpu_seconds
 from .receivers import DESTINATION, DISCARDING, OURS, Receiver, Running, Site
 from .sender import StoreAssociation, Uids, new_root
 from .storing import started
@@ -108,14 +109,6 @@ def _fill(running: Running, instances: int, data_set: bytes) -> str:
 
 def _index(environment: Mapping[str, str]) -> None:
     """Make the gateway's table hold what is in its bucket."""
-    done = subprocess.run(
-        [sys.executable, "-m", "lenticular.cli", "rebuild-index"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=_INDEX_SECONDS,
-        check=False,
-    )
+    done = lenticular(environment, "rebuild-index", seconds=_INDEX_SECONDS)
     if done.returncode != 0:
         raise ServerFailed(f"the index could not be made: {done.stderr.strip()}")

@@ -24,12 +24,12 @@ from lenticular.forms import RETIRED_TAG, FormStore
 from lenticular.index import Index
 from lenticular.index_items import Converted, Item, converted, forms_of
 from lenticular.indexing import index_objects, rebuild
+from lenticular.originals import read_original
 from lenticular.splice import Reason, restored_sha256
 from lenticular.transcoding import Outcome, Transcoder, originals_without_form
 from lenticular.transcoding_policy import TranscodingPolicy
 from lenticular.transfer_syntaxes import EXPLICIT_VR_BIG_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from tests import images
-from tests.cloud.original_of_item import read_original
 from tests.cloud.standin import OfflineCloud
 from tests.cloud.stored_instances import Store
 from tests.images import Image

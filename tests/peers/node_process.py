@@ -63,6 +63,9 @@ class Node:
             "AWS_SECRET_ACCESS_KEY": "test",
             "LENTICULAR_BUCKET": self.bucket,
             "LENTICULAR_TABLE": self.table,
+            "LENTICULAR_AE_TITLE": self.aet,
+            "LENTICULAR_HOST": self.host,
+            "LENTICULAR_PORT": str(self.port),
         }
 
 

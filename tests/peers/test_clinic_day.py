@@ -31,9 +31,9 @@ from infra.local.template import Stack
 from lenticular.dead_letters import DeadLetters
 from tests.cloud.deadline import eventually
 from tests.cloud.standin import OfflineCloud
+from tests.commands import lenticular
 from tests.peers import commitment_requester, dcmtk, pynetdicom_peer
 from tests.peers.clinic_day import DayInstance, studies
-from tests.peers.commands import lenticular
 from tests.peers.commitment_requester import Requester, requester
 from tests.peers.conftest import free_port
 from tests.peers.custody import in_bucket

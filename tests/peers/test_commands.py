@@ -1,27 +1,41 @@
 """The operator's commands against a running node, and what they say when something is wrong."""
 
+import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from lenticular.cli import main
 from tests.cloud.deadline import eventually
+from tests.commands import lenticular
 from tests.peers import dcmtk
-from tests.peers.commands import lenticular
-from tests.peers.conftest import Clinic
+from tests.peers.conftest import Clinic, free_port
 from tests.peers.ct_files import ct_file
 
 pytestmark = pytest.mark.peers
 
 
-def test_what_was_quarantined_is_listed_with_its_reason(clinic: Clinic, tmp_path: Path) -> None:
+def test_what_was_quarantined_is_listed_and_shown_and_stays_while_nothing_changes(
+    clinic: Clinic, tmp_path: Path
+) -> None:
     file = ct_file(tmp_path, "", "1.2.3.1", "1.2.3.99.1", PatientName="Secret^Name")
+    environment = clinic.node.environment()
     assert dcmtk.store(clinic.node, file) == [0]
     listed = eventually(
-        lambda: lenticular(clinic.node.environment(), "quarantine").stdout,
+        lambda: lenticular(environment, "quarantine", "list", "--json").stdout,
         until=lambda output: "1.2.3.99.1" in output,
     )
-    assert "no valid Study Instance UID" in listed
-    assert "Secret" not in listed
+    [item] = [each for each in map(json.loads, listed.splitlines()) if "1.2.3.99.1" in str(each)]
+    assert item["reason"] == "the data set has no valid Study Instance UID"
+    shown = lenticular(environment, "quarantine", "show", item["object_key"], "--json")
+    facts = json.loads(shown.stdout)
+    assert (facts["sop_instance_uid"], facts["calling_ae_title"]) == ("1.2.3.99.1", "STORESCU")
+    retried = lenticular(environment, "quarantine", "retry", item["object_key"])
+    assert retried.returncode == 4
+    assert "no valid Study Instance UID" in retried.stdout
+    assert "1.2.3.99.1" in lenticular(environment, "quarantine").stdout
+    assert "Secret" not in listed + shown.stdout + retried.stdout
 
 
 def test_a_rebuild_leaves_what_can_be_found_as_it_was(clinic: Clinic, tmp_path: Path) -> None:
@@ -33,6 +47,64 @@ def test_a_rebuild_leaves_what_can_be_found_as_it_was(clinic: Clinic, tmp_path: 
     done = lenticular(node.environment(), "rebuild-index")
     assert done.returncode == 0, done.stderr
     assert dcmtk.find(node, "STUDY", *keys) == before
+
+
+def test_nodes_are_added_exported_imported_and_removed(clinic: Clinic, tmp_path: Path) -> None:
+    environment = clinic.node.environment()
+    before = lenticular(environment, "nodes", "export").stdout
+    added = lenticular(
+        environment, "nodes", "add", "CT 7", "10.0.0.7", "104", "--may", "store", "--may", "mpps"
+    )
+    assert added.returncode == 0, added.stderr
+    listed = lenticular(environment, "nodes", "list", "--json").stdout
+    [node] = [each for each in map(json.loads, listed.splitlines()) if each["aet"] == "CT 7"]
+    assert node == {
+        "aet": "CT 7",
+        "address": "10.0.0.7",
+        "port": 104,
+        "may": ["mpps", "store"],
+        "associations": "one-per-retrieval",
+    }
+    file = tmp_path / "nodes.yaml"
+    file.write_text(lenticular(environment, "nodes", "export").stdout)
+    assert lenticular(environment, "nodes", "remove", "CT 7").returncode == 0
+    assert lenticular(environment, "nodes", "export").stdout == before
+    assert lenticular(environment, "nodes", "import", file).returncode == 0
+    assert "CT 7" in lenticular(environment, "nodes", "list").stdout
+    file.write_text(before)
+    assert lenticular(environment, "nodes", "import", "--replace", file).returncode == 0
+    assert lenticular(environment, "nodes", "export").stdout == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("nodes", "add", "TOO LONG TO BE AN AET", "10.0.0.7"), "aet must be 1 to 16"),
+        (("nodes", "remove", "NOBODY"), "there is no node 'NOBODY'"),
+        (("nodes", "import", "/no/such/file"), "cannot be read"),
+        (("send", "NOBODY", "."), "there is no node 'NOBODY'"),
+        (("send", "NOBODY@host", "."), "is not AET@address:port"),
+        (("send", "A@127.0.0.1:1", "/no/such/folder"), "there is no file or folder"),
+        (("send", "A@127.0.0.1:1"), "name files and folders, or studies"),
+        (("find", "-k", "NoSuchKeyword=1"), "there is no attribute"),
+        (("get", "../../etc", "folder"), "is not a UID"),
+        (("export", "1.2.3.404", "folder"), "there is no study 1.2.3.404"),
+        (("import", "node", "A@127.0.0.1:1", "--dates", "2024"), "is not YYYYMMDD-YYYYMMDD"),
+        (("quarantine", "show", "instances/1"), "is not in quarantine"),
+        (("procedures", "show", "1.2.3.404"), "there is no performed procedure step"),
+        (("commitments", "show", "NOBODY", "1.2.3.404"), "1.2.3.404"),
+        (("dead-letters", "show", "nothing"), "the stack has no queue nothing"),
+    ],
+)
+def test_what_was_typed_wrong_is_told_in_a_sentence(
+    clinic: Clinic, tmp_path: Path, arguments: tuple[str, ...], told: str
+) -> None:
+    arguments = tuple(str(tmp_path / each) if each == "folder" else each for each in arguments)
+    # In this process, which has loaded what every command loads.
+    done = CliRunner(env=clinic.node.environment()).invoke(main, arguments)
+    assert isinstance(done.exception, SystemExit), done.exception
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert told in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -48,4 +120,12 @@ def test_what_is_missing_is_told_in_a_sentence(clinic: Clinic, missing: str, tol
     done = lenticular(environment, "nodes", "list")
     assert done.returncode == 2
     assert told in done.stderr
-    assert "Traceback" not in done.stderr
+
+
+def test_a_table_that_cannot_be_reached_is_told_in_a_sentence(clinic: Clinic) -> None:
+    environment = clinic.node.environment()
+    environment["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{free_port()}"
+    environment["AWS_MAX_ATTEMPTS"] = "1"
+    done = lenticular(environment, "stats")
+    assert done.returncode == 1
+    assert done.stderr.startswith("DynamoDB did not answer")

@@ -1,7 +1,5 @@
 """The internal storage format as its users see it: a node that makes forms, and DCMTK around it."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +15,7 @@ from lenticular.archive import INSTANCES, TRANSCODED, FormKey
 from lenticular.part10 import data_set_offset
 from tests import images
 from tests.cloud.deadline import eventually
+from tests.commands import lenticular
 from tests.images import Image
 from tests.peers import dcmtk
 from tests.peers.conftest import free_port
@@ -188,12 +187,6 @@ def test_a_move_sends_originals_that_are_retired(retired: Stored, tmp_path: Path
 
 def test_rebuilding_the_index_of_retired_originals_changes_nothing(retired: Stored) -> None:
     before = retired.get("before-rebuild")
-    done = subprocess.run(
-        [sys.executable, "-m", "lenticular.cli", "rebuild-index"],
-        env=retired.node.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = lenticular(retired.node.environment(), "rebuild-index")
     assert done.returncode == 0, done.stderr
     assert retired.get("after-rebuild") == before

@@ -14,6 +14,7 @@ from lenticular.archive import (
     QUARANTINE,
     TRANSCODED,
 )
+from lenticular.deletion import DELETED_TAG
 from lenticular.forms import RETIRED_TAG
 from tests.template.sam import Document, Template, deployed, parts, reference
 
@@ -199,7 +200,7 @@ def test_any_allowed_days_leave_objects_in_a_class_for_as_long_as_s3_asks(
 
 
 def test_the_bucket_forgets_interrupted_uploads_and_deletes_nothing_else(bucket: Document) -> None:
-    rule, *others = bucket["LifecycleConfiguration"]["Rules"]
+    rule, *others, _ = bucket["LifecycleConfiguration"]["Rules"]
     if_retired = [each for each in others if "Transitions" not in each["Fn::If"][1]]
     for each in others:
         assert each in if_retired or each["Fn::If"][1].keys() == {
@@ -222,6 +223,18 @@ def test_the_bucket_forgets_interrupted_uploads_and_deletes_nothing_else(bucket:
     assert originals["NoncurrentVersionExpiration"] == {"NoncurrentDays": {"Ref": "RetiredDays"}}
     assert marks.keys() == {"Id", "Status", "Prefix", "ExpiredObjectDeleteMarker"}
     assert marks["Prefix"] == INSTANCES
+
+
+def test_what_an_operator_deleted_ends_by_its_tag(bucket: Document) -> None:
+    [rule] = [
+        each
+        for each in bucket["LifecycleConfiguration"]["Rules"]
+        if each.get("Id") == "end-deleted-studies"
+    ]
+    name, value = DELETED_TAG
+    assert rule.keys() == {"Id", "Status", "TagFilters", "NoncurrentVersionExpiration"}
+    assert rule["TagFilters"] == [{"Key": name, "Value": value}]
+    assert rule["NoncurrentVersionExpiration"] == {"NoncurrentDays": {"Ref": "DeletedDays"}}
 
 
 def test_bucket_and_table_outlive_the_stack(transformed: Template) -> None:

@@ -9,8 +9,8 @@ from typing import IO
 import pytest
 from pydicom.data import get_testdata_file
 
-from gateway.validation import Validator, Verdict
 from lenticular.errors import OperatorError
+from lenticular.validation import Validator, Verdict
 
 FINDS_VALUES = r"""
 echo "CTImage" >&2

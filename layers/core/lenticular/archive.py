@@ -23,6 +23,10 @@ are named, listed and read. The documents of storage commitment are also written
 
     commitments/requested/{requester}/{transaction}.json   what a peer asked to be committed to
     commitments/checked/{requester}/{transaction}.json     what it is told
+
+And so are the records of what an operator deleted (`deletion`):
+
+    deletions/{study}/{moment}.json         what, why, by whom; .completed.json, .restored.json
 """
 
 import hashlib
@@ -48,6 +52,7 @@ COMMITMENTS_REQUESTED: Final = "commitments/requested/"
 COMMITMENTS_CHECKED: Final = "commitments/checked/"
 PROCEDURES: Final = "procedures/"
 TRANSCODED: Final = "transcoded/"
+DELETIONS: Final = "deletions/"
 _SUFFIX: Final = ".dcm"
 _LEFT_ALONE_SUFFIX: Final = ".left-alone"
 _JSON_SUFFIX: Final = ".json"
@@ -159,6 +164,47 @@ class ProcedureKey:
             return None
         parsed = cls(uid, int(number))
         return parsed if str(parsed) == key else None
+
+
+@dataclass(frozen=True, slots=True)
+class DeletionKey:
+    """The parts of an object key under `deletions/`."""
+
+    study_instance_uid: str
+    moment: str
+
+    _COMPLETED: ClassVar[str] = ".completed"
+    _RESTORED: ClassVar[str] = ".restored"
+
+    def __str__(self) -> str:
+        """Write the key of the record."""
+        return f"{self._stem}{_JSON_SUFFIX}"
+
+    @property
+    def _stem(self) -> str:
+        return f"{DELETIONS}{self.study_instance_uid}/{self.moment}"
+
+    @property
+    def completed(self) -> str:
+        """The key of the object that says that all is deleted."""
+        return f"{self._stem}{self._COMPLETED}{_JSON_SUFFIX}"
+
+    @property
+    def restored(self) -> str:
+        """The key of the object that says that all is back."""
+        return f"{self._stem}{self._RESTORED}{_JSON_SUFFIX}"
+
+    @classmethod
+    def parse(cls, key: str) -> "tuple[DeletionKey, bool, bool] | None":
+        """Read a key: which deletion, and whether it says completed, or restored."""
+        study, _, rest = key.removeprefix(DELETIONS).removesuffix(_JSON_SUFFIX).partition("/")
+        moment = rest.removesuffix(cls._COMPLETED).removesuffix(cls._RESTORED)
+        if not is_uid(study) or not moment:
+            return None
+        parsed = cls(study, moment)
+        if key not in (str(parsed), parsed.completed, parsed.restored):
+            return None
+        return parsed, key == parsed.completed, key == parsed.restored
 
 
 def procedure_prefix(sop_instance_uid: str) -> str:
@@ -287,6 +333,7 @@ class Listed:
     key: str
     size: int
     etag: str
+    modified: datetime
 
 
 class Archive:
@@ -396,7 +443,8 @@ class Archive:
         try:
             for page in pages:
                 for entry in page.get("Contents", []):
-                    yield Listed(entry["Key"], entry["Size"], entry["ETag"].strip('"'))
+                    etag = entry["ETag"].strip('"')
+                    yield Listed(entry["Key"], entry["Size"], etag, entry["LastModified"])
         except (ClientError, BotoCoreError) as error:
             raise StoreUnavailable(f"S3 could not list the bucket: {error_code(error)}") from error
 

@@ -7,12 +7,14 @@ names every queue that has dead letters, `{stack}-{name}`.
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from .aws import error_code
 from .errors import OperatorError, StoreUnavailable
+from .s3_events import object_keys
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 _MESSAGES_PER_CALL: Final = 10
 #: SQS asks all of its servers only when it may wait.
 _POLL_SECONDS: Final = 2
+#: What is shown of a message whose form we do not know.
+_MOST_CHARACTERS: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,16 @@ class QueueWithDeadLetters:
     dead_letters_url: str
     waiting: int
     dead: int
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A dead letter: when it was sent (UTC), how often it was received, and what it is about."""
+
+    message_id: str
+    sent: str
+    received: int
+    about: str
 
 
 class DeadLetters:
@@ -55,17 +69,42 @@ class DeadLetters:
         A letter is deleted when its queue has it, so what stops half-way may send one twice and
         loses none. Raises `OperatorError` when there is no such queue.
         """
+        queue = self._named(name)
+        sent = 0
+        try:
+            while some := self._letters(queue):
+                sent += self._send_back(queue, some)
+        except (ClientError, BotoCoreError) as error:
+            raise _failure(error) from error
+        return sent
+
+    def show(self, name: str, most: int) -> list[Letter]:
+        """Return dead letters of a queue, the `most` first of them; they stay where they are.
+
+        While they are looked at, nobody else gets them. Raises `OperatorError` when there is no
+        such queue.
+        """
+        queue = self._named(name)
+        looked_at: list[MessageTypeDef] = []
+        try:
+            while len(looked_at) < most and (some := self._letters(queue)):
+                looked_at += some
+            for letter in looked_at:
+                self._client.change_message_visibility(
+                    QueueUrl=queue.dead_letters_url,
+                    ReceiptHandle=letter["ReceiptHandle"],
+                    VisibilityTimeout=0,
+                )
+        except (ClientError, BotoCoreError) as error:
+            raise _failure(error) from error
+        return [_letter(each) for each in looked_at[:most]]
+
+    def _named(self, name: str) -> QueueWithDeadLetters:
         known = {queue.name: queue for queue in self.all()}
         if name not in known:
             names = ", ".join(known) or "none"
             raise OperatorError(f"the stack has no queue {name}; it has: {names}")
-        sent = 0
-        try:
-            while some := self._letters(known[name]):
-                sent += self._send_back(known[name], some)
-        except (ClientError, BotoCoreError) as error:
-            raise _failure(error) from error
-        return sent
+        return known[name]
 
     def _queues(self) -> Iterator[QueueWithDeadLetters]:
         pages = self._client.get_paginator("list_queues").paginate(QueueNamePrefix=self._prefix)
@@ -96,6 +135,7 @@ class DeadLetters:
             MaxNumberOfMessages=_MESSAGES_PER_CALL,
             WaitTimeSeconds=_POLL_SECONDS,
             MessageAttributeNames=["All"],
+            MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
         ).get("Messages", [])
 
     def _send_back(self, queue: QueueWithDeadLetters, letters: list["MessageTypeDef"]) -> int:
@@ -123,6 +163,23 @@ class DeadLetters:
         if len(sent) < len(letters):
             raise StoreUnavailable("SQS did not take every letter; run it again")
         return len(sent)
+
+
+def _letter(message: "MessageTypeDef") -> Letter:
+    attributes: Any = message.get("Attributes", {})
+    body = message["Body"]
+    try:
+        # What S3 or the index function sent: object keys, which say all there is to say.
+        about = " ".join(object_keys(body))
+    except ValueError:
+        about = body[:_MOST_CHARACTERS]
+    sent = datetime.fromtimestamp(int(attributes.get("SentTimestamp", 0)) / 1000, UTC)
+    return Letter(
+        message["MessageId"],
+        sent.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        int(attributes.get("ApproximateReceiveCount", 0)),
+        about,
+    )
 
 
 def _failure(error: ClientError | BotoCoreError) -> StoreUnavailable:

@@ -18,6 +18,7 @@ from .archive import (
     FormKey,
     InstanceKey,
     StoredObject,
+    content_sha256,
 )
 from .attributes import BY_KEYWORD, BY_TAG, CATALOGUE, Attribute, Level
 from .character_sets import character_sets
@@ -33,7 +34,7 @@ from .elements import ElementsError, Fault, walk
 from .errors import CannotUnderstand
 from .index_items import Copy
 from .part10 import PREAMBLE_AND_PREFIX_BYTES, data_set_offset
-from .placement import place
+from .placement import Placement, place
 from .transfer_syntaxes import BY_UID, TransferSyntax
 
 _FIRST_RANGE_BYTES: Final = 64 << 10
@@ -84,6 +85,24 @@ def read_copy(archive: Archive, key: str) -> Copy | Unplaceable:
             length = min(max(length * _GROWTH, more.bytes), _LONGEST_HEADER_BYTES)
 
 
+def placed_key(archive: Archive, key: str) -> str | Unplaceable:
+    """Return the key that the instance in an object should have; raises as `read_copy`."""
+    length = _FIRST_RANGE_BYTES
+    while True:
+        stored = archive.head(key, length)
+        whole = len(stored.head) >= min(stored.size, _LONGEST_HEADER_BYTES)
+        try:
+            found = _placed(stored, whole=whole)
+        except _MoreWanted:
+            length = min(length * _GROWTH, _LONGEST_HEADER_BYTES)
+        else:
+            return (
+                found
+                if isinstance(found, Unplaceable)
+                else found.placement.key(content_sha256(key))
+            )
+
+
 class _MoreWanted(Exception):
     """The range read so far ends too early; `bytes` is how many are needed at least."""
 
@@ -92,31 +111,58 @@ class _MoreWanted(Exception):
         self.bytes = wanted
 
 
+@dataclass(frozen=True, slots=True)
+class FileHead:
+    """What the head of a PS3.10 file says: its meta information, and where its instance belongs."""
+
+    data_set_offset: int
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    placement: Placement
+
+
+def read_file_head(head: bytes) -> FileHead:
+    """Read the first bytes of a file, or raise `CannotUnderstand`: it has no group 0002."""
+    start = data_set_offset(head)
+    meta = read_data_set(
+        memoryview(head)[PREAMBLE_AND_PREFIX_BYTES:start], explicit=True, little_endian=True
+    )
+    uids = (
+        _uid(meta, _MEDIA_STORAGE_SOP_CLASS_UID),
+        _uid(meta, _MEDIA_STORAGE_SOP_INSTANCE_UID),
+        _uid(meta, _TRANSFER_SYNTAX_UID),
+    )
+    placement = place(
+        memoryview(head)[start:],
+        sop_class_uid=uids[0],
+        sop_instance_uid=uids[1],
+        transfer_syntax_uid=uids[2],
+    )
+    return FileHead(start, *uids, placement)
+
+
+def _placed(stored: StoredObject, *, whole: bool) -> FileHead | Unplaceable:
+    try:
+        head = read_file_head(stored.head)
+    except CannotUnderstand as error:
+        return _unplaceable(stored, f"not a file this node wrote: {error}")
+    if head.placement.problem is None:
+        return head
+    if not (whole or head.placement.head_complete):
+        raise _MoreWanted(0)
+    return _unplaceable(stored, head.placement.problem.value)
+
+
 def _copy(stored: StoredObject, *, whole: bool) -> Copy | Unplaceable:
     form_key = FormKey.parse(stored.key)
     instance_key = form_key.original if form_key else InstanceKey.parse(stored.key)
-    try:
-        start = data_set_offset(stored.head)
-        meta = read_data_set(
-            memoryview(stored.head)[PREAMBLE_AND_PREFIX_BYTES:start],
-            explicit=True,
-            little_endian=True,
-        )
-    except CannotUnderstand as error:
-        return _unplaceable(stored, f"not a file this node wrote: {error}")
-    sop_class_uid = _uid(meta, _MEDIA_STORAGE_SOP_CLASS_UID)
-    transfer_syntax_uid = _uid(meta, _TRANSFER_SYNTAX_UID)
+    head = _placed(stored, whole=whole)
+    if isinstance(head, Unplaceable):
+        return head
+    start, placement = head.data_set_offset, head.placement
+    sop_class_uid, transfer_syntax_uid = head.sop_class_uid, head.transfer_syntax_uid
     data_set = memoryview(stored.head)[start:]
-    placement = place(
-        data_set,
-        sop_class_uid=sop_class_uid,
-        sop_instance_uid=_uid(meta, _MEDIA_STORAGE_SOP_INSTANCE_UID),
-        transfer_syntax_uid=transfer_syntax_uid,
-    )
-    if placement.problem is not None:
-        if not (whole or placement.head_complete):
-            raise _MoreWanted(0)
-        return _unplaceable(stored, placement.problem.value)
     if instance_key is None or placement.key(instance_key.sha256) != str(instance_key):
         return _unplaceable(stored, "the object's key is not that of the instance in it")
     attributes, defect = _attributes(data_set, BY_UID[transfer_syntax_uid], start, whole=whole)

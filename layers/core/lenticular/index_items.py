@@ -356,6 +356,8 @@ def instance_item(shown: Copy) -> Item:
     }
     if shown.defect:
         item["defect"] = shown.defect
+    if shown.calling_ae_title:
+        item["calling_ae_title"] = shown.calling_ae_title
     if shown.etag:
         # By it a commitment knows the object again without reading it.
         item["etag"] = shown.etag

@@ -81,7 +81,7 @@ def read_nodes_file(path: Path) -> list[Node]:
     nodes: dict[str, Node] = {}
     for position, entry in enumerate(entries, 1):
         try:
-            node = _node(entry)
+            node = node_of(entry)
         except ValueError as error:
             raise NodesFileError(f"nodes file {path}, node {position}: {error}") from error
         if node.aet in nodes:
@@ -90,7 +90,8 @@ def read_nodes_file(path: Path) -> list[Node]:
     return list(nodes.values())
 
 
-def _node(entry: object) -> Node:
+def node_of(entry: object) -> Node:
+    """Read an entry of a nodes file, or raise `ValueError` that says what is wrong with it."""
     if not isinstance(entry, dict):
         raise ValueError("must be a mapping with aet and address")  # noqa: TRY004 - one error for the file
     unknown = sorted(str(name) for name in entry if name not in _FIELDS)
@@ -123,6 +124,17 @@ def _policies(entry: Mapping[str, Any]) -> tuple[frozenset[str], Associations]:
     if associations not in get_args(Associations):
         raise ValueError(f"associations must be {' or '.join(get_args(Associations))}")
     return frozenset(may), associations
+
+
+def entry_of(node: Node) -> dict[str, Any]:
+    """Write a node as an entry of a nodes file."""
+    return {
+        "aet": node.aet,
+        "address": node.address,
+        **({} if node.port is None else {"port": node.port}),
+        "may": [each for each in PERMISSIONS if each in node.may],
+        "associations": node.associations,
+    }
 
 
 class NodeTable:

@@ -112,14 +112,15 @@ def read_keys(texts: Iterable[str]) -> dict[int, JsonElement]:
     encoded: list[EncodableElement] = [(SPECIFIC_CHARACTER_SET, "CS", UTF_8_TERM.encode())]
     for text in texts:
         name, _, value = text.partition("=")
-        tag = _tag_of(name.strip())
+        tag = tag_named(name.strip())
         encoded.append((tag, vr_of(tag, None), value.encode()))
     keys = read_data_set(encode_data_set(encoded), explicit=True, little_endian=True)
     del keys[SPECIFIC_CHARACTER_SET]
     return keys
 
 
-def _tag_of(name: str) -> int:
+def tag_named(name: str) -> int:
+    """Return the tag that a keyword or gggg,eeee names, or raise `InvalidIdentifier`."""
     if re.fullmatch(r"[0-9A-Fa-f]{4},[0-9A-Fa-f]{4}", name):
         return int(name.replace(",", ""), 16)
     # Imported on first use, for it takes most of a second: only a person at a keyboard needs it.

@@ -125,6 +125,24 @@ def _setting(
     return field(default=default, metadata=metadata)
 
 
+def _audit_log_group() -> Any:  # noqa: ANN401 - as _setting
+    return _setting(
+        "LENTICULAR_AUDIT_LOG_GROUP",
+        _text,
+        "log group of CloudWatch that the audit trail (PS3.15 A.5) goes to; it names patients",
+        None,
+    )
+
+
+def _audit_file() -> Any:  # noqa: ANN401 - as _setting
+    return _setting(
+        "LENTICULAR_AUDIT_FILE",
+        _file_in_a_directory,
+        "file that the audit trail is appended to, a line of JSON for each message",
+        None,
+    )
+
+
 class _FromEnvironment:
     """The reading shared by the settings of the gateway and of the functions."""
 
@@ -251,6 +269,50 @@ class StackSettings(_FromEnvironment):
     stack: str = _setting(
         "LENTICULAR_STACK", _text, "name that the CloudFormation stack was given", "lenticular"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerSettings(_FromEnvironment):
+    """How commands reach the gateway by DICOM, and what they call themselves."""
+
+    ae_title: str = _setting(
+        "LENTICULAR_AE_TITLE", _ae_title, "AE title this node answers to", "LENTICULAR"
+    )
+    host: str = _setting(
+        "LENTICULAR_HOST", _text, "name or address at which commands find the gateway", "127.0.0.1"
+    )
+    port: int = _setting(
+        "LENTICULAR_PORT", _whole(1, 65535), "port at which commands find the gateway", 11112
+    )
+    calling_ae_title: str = _setting(
+        "LENTICULAR_CALLING_AE_TITLE", _ae_title, "AE title of the commands", "LENTICULAR-CLI"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetentionSettings(_FromEnvironment):
+    """How long what was received is held, and what was deleted is kept."""
+
+    retention_days: int = _setting(
+        "LENTICULAR_RETENTION_DAYS",
+        _whole(0, 36_525),
+        "days after its last instance came for which a study cannot be deleted",
+        3_653,
+    )
+    deleted_days: int = _setting(
+        "LENTICULAR_DELETED_DAYS",
+        _whole(1, 3_650),
+        "days for which a deleted study can be brought back; the template's DeletedDays",
+        30,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditSettings(_FromEnvironment):
+    """Where commands write down what they did with whose studies: the gateway's own places."""
+
+    log_group: str | None = _audit_log_group()
+    file: Path | None = _audit_file()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -404,18 +466,8 @@ class GatewaySettings(_Shared):
         "`emf` writes metrics on stdout, in the embedded metric format of CloudWatch Logs",
         "off",
     )
-    audit_log_group: str | None = _setting(
-        "LENTICULAR_AUDIT_LOG_GROUP",
-        _text,
-        "log group of CloudWatch that the audit trail (PS3.15 A.5) goes to; it names patients",
-        None,
-    )
-    audit_file: Path | None = _setting(
-        "LENTICULAR_AUDIT_FILE",
-        _file_in_a_directory,
-        "file that the audit trail is appended to, a line of JSON for each message",
-        None,
-    )
+    audit_log_group: str | None = _audit_log_group()
+    audit_file: Path | None = _audit_file()
     audit_syslog: tuple[str, int] | None = _setting(
         "LENTICULAR_AUDIT_SYSLOG",
         _host_and_port,

@@ -7,11 +7,11 @@ against the SHA-256 in its key before anybody gets it.
 from collections.abc import Callable
 from hashlib import sha256
 
-from lenticular.archive import InstanceKey
-from lenticular.byte_ranges import InMemory
-from lenticular.errors import CannotUnderstand, InstanceMissing, StoreUnavailable
-from lenticular.index_items import Item, converted
-from lenticular.splice import restored
+from .archive import InstanceKey
+from .byte_ranges import InMemory
+from .errors import CannotUnderstand, InstanceMissing, StoreUnavailable
+from .index_items import Item, converted
+from .splice import restored
 
 
 def read_original(get: Callable[[str], memoryview], item: Item) -> memoryview:

@@ -22,7 +22,7 @@ from typing import IO, Final
 
 from pydicom.datadict import tag_for_keyword
 
-from lenticular.errors import OperatorError, StoreUnavailable
+from .errors import OperatorError, StoreUnavailable
 
 _PROGRAM: Final = "dciodvfy"
 #: It skips pixels, so even gigabytes take it less than a second.

@@ -1,0 +1,5 @@
+"""`python -m lenticular.cli`."""
+
+from . import main
+
+main(prog_name="lenticular")

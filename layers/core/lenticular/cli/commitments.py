@@ -1,0 +1,120 @@
+"""`lenticular commitments`: storage commitments, PS3.4 J."""
+
+import json
+from collections.abc import Iterator
+
+import click
+
+from lenticular.archive import TransactionKey
+from lenticular.commitment import Reference, State, Verdict, moment
+from lenticular.errors import OperatorError
+from lenticular.status import CommitmentFailure
+from lenticular.transactions import Transaction
+
+from . import printing, stores
+
+
+@click.group()
+def commitments() -> None:
+    """List storage commitments, show one with its result, or start one again."""
+
+
+@commitments.command("list")
+@click.option(
+    "--state", type=click.Choice([each.value for each in State]), help="Only those in this state."
+)
+@printing.as_json
+def list_commitments(state: str | None, *, as_json: bool) -> None:
+    """Print how far every commitment is, who asked, and what keeps it."""
+    for transaction in stores.transactions().all():
+        if state is not None and transaction.state != state:
+            continue
+        click.echo(json.dumps(_facts(transaction)) if as_json else _line(transaction))
+
+
+@commitments.command("show")
+@click.argument("requester")
+@click.argument("transaction_uid")
+@printing.as_json
+def show_commitment(requester: str, transaction_uid: str, *, as_json: bool) -> None:
+    """Print a commitment and, of each instance, whether it is committed to."""
+    transactions = stores.transactions()
+    key = TransactionKey(requester, transaction_uid)
+    request, transaction = transactions.request(key), transactions.find(key)
+    verdict = transactions.verdict(key)
+    if as_json:
+        facts = {} if transaction is None else _facts(transaction)
+        instances = [
+            {
+                "sop_class_uid": reference.sop_class_uid,
+                "sop_instance_uid": reference.sop_instance_uid,
+                "result": result,
+            }
+            for reference, result in _results(request.references, verdict)
+        ]
+        click.echo(json.dumps({**facts, "instances": instances}))
+        return
+    if transaction is not None:
+        click.echo(_line(transaction))
+    for reference, result in _results(request.references, verdict):
+        click.echo(f"{result:<36}  {reference.sop_instance_uid}")
+
+
+@commitments.command("retry")
+@click.argument("requester", required=False)
+@click.argument("transaction_uid", required=False)
+@click.option("--undelivered", is_flag=True, help="Every one that could not be reported.")
+def retry_commitments(
+    requester: str | None, transaction_uid: str | None, *, undelivered: bool
+) -> None:
+    """Check a commitment anew and report it, as if its requester asked again."""
+    transactions = stores.transactions()
+    if undelivered == (transaction_uid is not None):
+        raise OperatorError("name a requester and a Transaction UID, or say --undelivered")
+    keys = (
+        [each.key for each in transactions.all() if each.state is State.UNDELIVERED]
+        if undelivered
+        else [TransactionKey(requester or "", transaction_uid or "")]
+    )
+    for key in keys:
+        transactions.ask_again(key)
+    click.echo(f"{len(keys)} commitments started again")
+
+
+def _line(transaction: Transaction) -> str:
+    failures = "" if transaction.failures is None else f", {transaction.failures} failed"
+    return (
+        f"{moment(transaction.received)[:19]}  {transaction.key.requester:<16}  "
+        f"{transaction.state:<11}  {transaction.references} instances{failures}  "
+        f"{transaction.key.transaction_uid}  {transaction.problem or ''}"
+    ).rstrip()
+
+
+def _facts(transaction: Transaction) -> dict[str, object]:
+    return {
+        "requester": transaction.key.requester,
+        "transaction_uid": transaction.key.transaction_uid,
+        "state": transaction.state,
+        "received": moment(transaction.received),
+        "checked": None if transaction.checked is None else moment(transaction.checked),
+        "ended": None if transaction.ended is None else moment(transaction.ended),
+        "references": transaction.references,
+        "failures": transaction.failures,
+        "turns": transaction.turn + 1,
+        "problem": transaction.problem,
+    }
+
+
+def _results(
+    references: tuple[Reference, ...], verdict: Verdict | None
+) -> Iterator[tuple[Reference, str]]:
+    """Say of each instance what its requester is told, in words of PS3.3 C.14.1.1."""
+    for reference in references:
+        reason = None if verdict is None else verdict.failures.get(reference)
+        if verdict is None:
+            yield reference, "not checked"
+        elif reason is None:
+            yield reference, "committed"
+        else:
+            words = CommitmentFailure(reason).name.replace("_", " ").lower()
+            yield reference, f"{reason:04X} {words}"

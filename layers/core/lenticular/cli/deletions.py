@@ -1,0 +1,153 @@
+"""`lenticular delete`, `restore` and `deletions`: studies that go, and may come back."""
+
+import getpass
+import socket
+from datetime import UTC, datetime, timedelta
+from os import environ
+
+import click
+
+from lenticular.answers import patient_id_of
+from lenticular.audit import AuditSource, Study
+from lenticular.aws import s3_client
+from lenticular.deletion import Deletions, State
+from lenticular.errors import OperatorError
+from lenticular.identifiers import is_uid
+from lenticular.settings import RetentionSettings
+
+from . import printing, stores
+from .exit_codes import NotAllIsWell
+
+
+@click.command()
+@click.argument("studies", metavar="STUDY...", nargs=-1, required=True)
+@click.option("--yes", is_flag=True, help="Delete them; without it, only print what would go.")
+@click.option("--reason", help="Why, for the record; names no patient.")
+@click.option("--despite-retention", is_flag=True, help="Delete what retention still holds, too.")
+@printing.as_json
+def delete(
+    studies: tuple[str, ...],
+    *,
+    yes: bool,
+    reason: str | None,
+    despite_retention: bool,
+    as_json: bool,
+) -> None:
+    """Print what deleting studies would delete, by Study Instance UID; with --yes, delete it.
+
+    A study is held for LENTICULAR_RETENTION_DAYS after its last instance came. What is deleted can
+    be brought back by `lenticular restore` for LENTICULAR_DELETED_DAYS; the bucket's lifecycle
+    ends it then, by the template's DeletedDays. A record of it stays in the bucket, and one in the
+    audit trail where LENTICULAR_AUDIT_LOG_GROUP or LENTICULAR_AUDIT_FILE says where that is.
+    """
+    if yes and not (reason and reason.strip()):
+        raise OperatorError("say why, by --reason, for the record that stays")
+    _require_uids(studies)
+    settings = RetentionSettings.from_environment(environ)
+    retention = timedelta(days=settings.retention_days)
+    now = datetime.now(UTC)
+    deletions = _deletions()
+    plans = [deletions.plan(study, retention, now) for study in dict.fromkeys(studies)]
+    held = [plan for plan in plans if plan.held_until is not None]
+    rows = [
+        {
+            "study_instance_uid": plan.study_instance_uid,
+            "instances": plan.instances,
+            "objects": len(plan.keys),
+            "bytes": plan.size,
+            "last_received": plan.last_received[:19],
+            "held_until": plan.held_until and plan.held_until.isoformat()[:10],
+            "deleted": yes and (despite_retention or not held),
+        }
+        for plan in plans
+    ]
+    if yes and held and not despite_retention:
+        printing.print_rows(rows, as_json=as_json)
+        raise OperatorError(
+            f"retention holds {len(held)} of them: nothing was deleted (--despite-retention)"
+        )
+    if yes:
+        kept = timedelta(days=settings.deleted_days)
+        trail = stores.audit_outlets()
+        for plan in plans:
+            patient_id = _patient_id(plan.study_instance_uid)
+            deletions.delete(plan, by=_who(), reason=str(reason), kept=kept, now=now)
+            message = AuditSource("lenticular", socket.gethostname()).study_deleted(
+                Study(plan.study_instance_uid, patient_id),
+                _who(),
+                {"instances": plan.instances, "reason": reason},
+            )
+            for outlet in trail:
+                outlet.send([message])
+    printing.print_rows(rows, as_json=as_json)
+    if not yes:
+        click.echo("nothing was deleted: --yes deletes them", err=True)
+
+
+@click.command()
+@click.argument("studies", metavar="STUDY...", nargs=-1, required=True)
+@printing.as_json
+def restore(studies: tuple[str, ...], *, as_json: bool) -> None:
+    """Bring back studies that were deleted, by Study Instance UID."""
+    _require_uids(studies)
+    deletions = _deletions()
+    rows, lost = [], 0
+    for record in [deletions.newest(study) for study in dict.fromkeys(studies)]:
+        back = deletions.restore(record)
+        lost += len(record.keys) - back
+        rows.append(
+            {
+                "study_instance_uid": record.study_instance_uid,
+                "objects": len(record.keys),
+                "restored": back,
+            }
+        )
+    printing.print_rows(rows, as_json=as_json)
+    if lost:
+        raise NotAllIsWell(f"{lost} objects are gone: the time to bring them back is over")
+
+
+@click.command()
+@click.option("--finish", is_flag=True, help="Go on with deletions that broke off.")
+@printing.as_json
+def deletions(*, finish: bool, as_json: bool) -> None:
+    """Print what was deleted, when, by whom and why, and until when it can be brought back."""
+    found = _deletions()
+    rows = []
+    for record, state in found.all():
+        if finish and state is State.BEGUN:
+            found.finish(record)
+        rows.append(
+            {
+                "study_instance_uid": record.study_instance_uid,
+                "moment": record.moment,
+                "state": State.DELETED if finish and state is State.BEGUN else state,
+                "objects": len(record.keys),
+                "kept_until": record.kept_until[:10],
+                "by": record.by,
+                "reason": record.reason,
+            }
+        )
+    printing.print_rows(rows, as_json=as_json)
+
+
+def _deletions() -> Deletions:
+    return Deletions(s3_client(), stores.archive(), stores.index())
+
+
+def _patient_id(study: str) -> str:
+    item = stores.index().study(study)
+    return "" if item is None else patient_id_of(item)
+
+
+def _require_uids(studies: tuple[str, ...]) -> None:
+    for study in studies:
+        if not is_uid(study):
+            raise OperatorError(f"{study!r} is not a UID")
+
+
+def _who() -> str:
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    except (KeyError, OSError):
+        return socket.gethostname()

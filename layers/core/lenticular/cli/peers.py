@@ -1,0 +1,57 @@
+"""Which DICOM peer a command speaks with: one of the nodes, this node, or any other."""
+
+from dataclasses import dataclass
+from os import environ
+
+from lenticular.errors import OperatorError
+from lenticular.identifiers import is_ae_title
+from lenticular.settings import PeerSettings
+
+from . import stores
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """An application entity that can be called."""
+
+    aet: str
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        """Name it in a message as it is typed."""
+        return f"{self.aet}@{self.address}:{self.port}"
+
+
+def this_node() -> Peer:
+    """Return our own gateway, or raise `SettingsError`."""
+    settings = PeerSettings.from_environment(environ)
+    return Peer(settings.ae_title, settings.host, settings.port)
+
+
+def calling_ae_title() -> str:
+    """Return what commands call themselves, or raise `SettingsError`."""
+    return PeerSettings.from_environment(environ).calling_ae_title
+
+
+def peer_named(text: str) -> Peer:
+    """Return the peer that a person names: AET of the nodes, or AET@address:port.
+
+    Raises:
+        OperatorError: there is no such node, or it has no port.
+    """
+    aet, at, place = text.rpartition("@")
+    if at:
+        address, _, port = place.rpartition(":")
+        if not (is_ae_title(aet) and address and port.isdecimal() and 0 < int(port) < 1 << 16):
+            raise OperatorError(f"{text!r} is not AET@address:port")
+        return Peer(aet, address.strip("[]"), int(port))
+    found = {node.aet: node for node in stores.node_table().all()}.get(text)
+    if found is None:
+        raise OperatorError(
+            f"there is no node {text!r}: `lenticular nodes list` shows them; "
+            "AET@address:port names any other"
+        )
+    if found.port is None:
+        raise OperatorError(f"the node {text} has no port, so it cannot be called")
+    return Peer(found.aet, found.address, found.port)

@@ -1,0 +1,69 @@
+"""Taking an object out of quarantine, once it can be placed.
+
+A later version may read what an earlier one could not, and the table may take an item that it
+refused. An object below `quarantine/` is then copied to the key of its instance, whose event
+indexes it like any other, and gets a delete marker where it was; one below `instances/` is indexed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from .archive import QUARANTINE, Archive, content_sha256
+from .errors import ItemRefused, StoreUnavailable
+from .header import Unplaceable, placed_key, read_copy
+from .index import Index
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """What became of an object: the key that it has now, or why it stays in quarantine."""
+
+    object_key: str
+    now: str | None
+    reason: str | None
+
+
+def retry(client: "S3Client", archive: Archive, index: Index, key: str) -> Retried:
+    """Place an object if that is possible now; doing it again changes nothing.
+
+    Raises:
+        InstanceMissing: the bucket holds no such object.
+        StoreUnavailable: some of it was not done.
+    """
+    target = placed_key(archive, key) if key.startswith(QUARANTINE) else key
+    if isinstance(target, Unplaceable):
+        return Retried(key, None, target.reason)
+    if target != key:
+        _copy(client, archive, key, target)
+    copy = read_copy(archive, target)
+    if isinstance(copy, Unplaceable):
+        return Retried(key, None, copy.reason)
+    try:
+        index.record([copy])
+    except ItemRefused as error:
+        return Retried(key, None, str(error))
+    if target != key:
+        _asked(lambda: client.delete_object(Bucket=archive.bucket, Key=key))
+    index.release_from_quarantine(key)
+    return Retried(key, target, None)
+
+
+def _copy(client: "S3Client", archive: Archive, key: str, target: str) -> None:
+    """Copy an object with its metadata, and hold the copy against the SHA-256 in its key."""
+    if not archive.holds(target):
+        _asked(lambda: client.copy({"Bucket": archive.bucket, "Key": key}, archive.bucket, target))
+    if archive.sha256(target) != content_sha256(target):
+        raise StoreUnavailable(f"{target} is not what its key says: {key} stays as it is")
+
+
+def _asked(request: Callable[[], object]) -> None:
+    try:
+        request()
+    except (ClientError, BotoCoreError) as error:
+        raise StoreUnavailable(f"S3 refused or did not answer: {type(error).__name__}") from error

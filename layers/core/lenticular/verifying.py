@@ -1,0 +1,388 @@
+"""Bucket against index against checksums: what is stored is held against what is said of it.
+
+A study at a time: its objects as the bucket lists them, its items as the table has them, and, if
+wanted, every byte against the SHA-256 that the object's key has had since ingest. The node may be
+in use: the listing is older than the items, so what one of them seems to lack is looked up once
+more before it is a finding, and what came within the last minutes may still be on its way to the
+index.
+
+Only what adds to the index is repaired. What removes from it would hide a loss, and is left to
+`rebuild-index`, which a person runs who knows.
+"""
+
+import heapq
+import itertools
+from collections import Counter, deque
+from collections.abc import Container, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+from .archive import (
+    INSTANCES,
+    QUARANTINE,
+    TRANSCODED,
+    Archive,
+    Form,
+    FormKey,
+    InstanceKey,
+    LeftAloneKey,
+    Listed,
+    content_sha256,
+)
+from .errors import InstanceMissing
+from .index import Index
+from .index_items import (
+    COPY_PREFIX,
+    INSTANCE_PREFIX,
+    SERIES_PREFIX,
+    STUDY_SORT_KEY,
+    Converted,
+    Item,
+    converted,
+    forms_of,
+    series_of_instance,
+)
+from .indexing import index_objects
+
+_PREFIXES: Final = (INSTANCES, TRANSCODED)
+#: A study that ingest writes while it is counted is counted again, so often at most.
+_MOST_COUNTS: Final = 5
+#: The name under which objects in quarantine are reported; no UID looks like it.
+IN_QUARANTINE: Final = "quarantine"
+
+
+class Kind(StrEnum):
+    """What can be wrong, in words for an operator."""
+
+    NOT_INDEXED = "not in the index"
+    FORM_NOT_INDEXED = "form not in the index"
+    NOT_LISTED = "not listed in quarantine"
+    MISSING = "not in the bucket"
+    FORM_MISSING = "form not in the bucket"
+    CHANGED = "not as it was indexed"
+    DAMAGED = "not what its checksum says"
+    MISCOUNTED = "counts are wrong: rebuild-index"
+    UNKNOWN = "not an object of this node"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is not as it should be, and whether it is now."""
+
+    kind: Kind
+    object_key: str
+    repaired: bool = False
+
+
+@dataclass(slots=True)
+class Report:
+    """What was looked at of a study, and found.
+
+    Attributes:
+        recent: objects that may still be on their way to the index
+    """
+
+    study_instance_uid: str
+    objects: int = 0
+    bytes_read: int = 0
+    recent: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Verifier:
+    """Looks at everything, some studies and objects at a time. Safe to share between threads.
+
+    Attributes:
+        reads: whether every byte is read, and not only listed
+        repairs: whether the index gets what it lacks
+        grace: how long an object may take to its place in the index
+    """
+
+    archive: Archive
+    index: Index
+    reads: bool = True
+    repairs: bool = True
+    parallel: int = 16
+    grace: timedelta = timedelta(minutes=15)
+
+    def run(self, done: Container[str] = frozenset()) -> Iterator[Report]:
+        """Yield a report of each study that is not `done`, and one of the quarantine.
+
+        Raises:
+            StoreUnavailable: it could not go on; what has been yielded stands.
+        """
+        quarantined = frozenset(str(item["sk"]) for item in self.index.quarantined())
+        seen: set[str] = set()
+        with (
+            ThreadPoolExecutor(self.parallel) as studies,
+            ThreadPoolExecutor(self.parallel) as reads,
+        ):
+            look = _Look(self, quarantined, reads)
+            waiting: deque[Future[Report]] = deque()
+            try:
+                for study, listed in itertools.chain(
+                    self._listed(seen), self._only_indexed(seen), [(IN_QUARANTINE, None)]
+                ):
+                    if study in done:
+                        continue
+                    waiting.append(studies.submit(look.at, study, listed))
+                    if len(waiting) > 2 * self.parallel:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for each in waiting:
+                    each.cancel()
+
+    def _listed(self, seen: set[str]) -> Iterator[tuple[str, list[Listed]]]:
+        """Yield the objects of each study, in the one order that the bucket lists them in."""
+        listings = (self.archive.listing(prefix) for prefix in _PREFIXES)
+        everything = heapq.merge(*listings, key=_behind_prefix)
+        for study, listed in itertools.groupby(everything, key=_study_of):
+            seen.add(study)
+            yield study, list(listed)
+
+    def _only_indexed(self, seen: set[str]) -> Iterator[tuple[str, list[Listed]]]:
+        for study in sorted(self.index.every_study_uid() - seen):
+            yield study, []
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """One look at everything."""
+
+    verifier: Verifier
+    quarantined: frozenset[str]
+    pool: ThreadPoolExecutor
+
+    @property
+    def archive(self) -> Archive:
+        return self.verifier.archive
+
+    @property
+    def index(self) -> Index:
+        return self.verifier.index
+
+    def at(self, study: str, listed: Sequence[Listed] | None) -> Report:
+        report = Report(study)
+        if listed is None:
+            self._quarantine(report)
+            return report
+        report.objects = len(listed)
+        items = list(self.index.partition(study))
+        known = _Known.of(items)
+        self._originals(report, known, listed)
+        self._forms(report, known, listed)
+        self._counts(report, study, known, items)
+        if self.verifier.reads:
+            self._read(report, known, listed)
+        return report
+
+    def _originals(self, report: Report, known: "_Known", listed: Sequence[Listed]) -> None:
+        originals = {each.key: each for each in listed if each.key.startswith(INSTANCES)}
+        lacking: list[str] = []
+        for key, object_ in originals.items():
+            if item := known.shown.get(key):
+                if not _is_as_indexed(object_, item):
+                    report.findings.append(Finding(Kind.CHANGED, key))
+            elif InstanceKey.parse(key) is None:
+                if key not in self.quarantined:
+                    report.findings.append(Finding(Kind.UNKNOWN, key))
+            elif key not in known.hidden and key not in self.quarantined:
+                if self._is_recent(object_):
+                    report.recent += 1
+                else:
+                    lacking.append(key)
+        report.findings += self._indexed(Kind.NOT_INDEXED, lacking)
+        with_forms = {
+            str(form_key.original) for each in listed if (form_key := FormKey.parse(each.key))
+        }
+        for key in (known.shown.keys() | known.hidden) - originals.keys():
+            is_retired = key in with_forms and (key in known.hidden or known.is_retired(key))
+            if not is_retired and not self._holds(key) and not self._is_retired_by_now(key):
+                report.findings.append(Finding(Kind.MISSING, key))
+
+    def _is_recent(self, listed: Listed) -> bool:
+        return datetime.now(UTC) - listed.modified < self.verifier.grace
+
+    def _holds(self, key: str) -> bool:
+        return self.archive.holds(key)
+
+    def _is_retired_by_now(self, key: str) -> bool:
+        """Tell whether an original went since its item was read, as it should."""
+        original = InstanceKey.parse(key)
+        item = original and self.index.instance(
+            original.study_instance_uid,
+            original.series_instance_uid,
+            original.sop_instance_uid,
+            consistent=True,
+        )
+        if not item or item["object_key"] != key:
+            # The item is gone too, or shows another content since.
+            return not item
+        became = converted(item)
+        return became.retired and any(self._holds(form.object_key) for form in became.forms)
+
+    def _indexed(self, kind: Kind, keys: Sequence[str]) -> list[Finding]:
+        """Give the index what it lacks; an object that goes meanwhile is no finding."""
+        if not self.verifier.repairs:
+            return [Finding(kind, key) for key in keys]
+        failed = set(index_objects(self.archive, self.index, keys))
+        return [Finding(kind, key, repaired=key not in failed) for key in keys]
+
+    def _forms(self, report: Report, known: "_Known", listed: Sequence[Listed]) -> None:
+        forms = {each.key: each for each in listed if FormKey.parse(each.key)}
+        others = {each.key for each in listed if each.key.startswith(TRANSCODED)} - forms.keys()
+        report.findings += [
+            Finding(Kind.UNKNOWN, key) for key in sorted(others) if not LeftAloneKey.parse(key)
+        ]
+        for key, form in known.forms.items():
+            if key not in forms:
+                if not self._holds(key):
+                    report.findings.append(Finding(Kind.FORM_MISSING, key))
+            elif forms[key].size != form.size:
+                report.findings.append(Finding(Kind.CHANGED, key))
+        for key, object_ in forms.items():
+            if key not in known.forms:
+                if self._is_recent(object_):
+                    report.recent += 1
+                else:
+                    report.findings.append(self._form_indexed(key, known))
+
+    def _form_indexed(self, key: str, known: "_Known") -> Finding:
+        """Tell the index of a form; where its original is gone too, of the instance first."""
+        form_key = FormKey.parse(key)
+        assert form_key is not None
+        original = form_key.original
+        if not self.verifier.repairs:
+            return Finding(Kind.FORM_NOT_INDEXED, key)
+        try:
+            form = self.archive.form(key)
+        except InstanceMissing:
+            return Finding(Kind.FORM_NOT_INDEXED, key, repaired=True)
+        retired = str(original) not in known.shown and not self._holds(str(original))
+        if retired and index_objects(self.archive, self.index, [key]):
+            return Finding(Kind.FORM_NOT_INDEXED, key)
+        told = self.index.record_converted(original, Converted((form,), retired=retired))
+        return Finding(Kind.FORM_NOT_INDEXED, key, repaired=told)
+
+    def _counts(self, report: Report, study: str, known: "_Known", items: list[Item]) -> None:
+        """Hold counts against what is counted, again while ingest writes the study."""
+        repaired = any(finding.repaired for finding in report.findings)
+        for _ in range(_MOST_COUNTS):
+            if not repaired and known.is_counted():
+                return
+            items = list(self.index.partition(study))
+            known, repaired = _Known.of(items), False
+        if not known.is_counted():
+            report.findings.append(Finding(Kind.MISCOUNTED, f"{INSTANCES}{study}/"))
+
+    def _read(self, report: Report, known: "_Known", listed: Sequence[Listed]) -> None:
+        """Read every byte of a study's objects."""
+
+        def read(object_: Listed) -> tuple[int, bool]:
+            expected = self._expected(object_.key, known)
+            if expected is None:
+                return 0, True
+            try:
+                return object_.size, self.archive.sha256(object_.key) == expected
+            except InstanceMissing:
+                return 0, True
+
+        for object_, (length, sound) in zip(listed, self.pool.map(read, listed), strict=True):
+            report.bytes_read += length
+            if not sound:
+                report.findings.append(Finding(Kind.DAMAGED, object_.key))
+
+    def _expected(self, key: str, known: "_Known") -> str | None:
+        """Return the SHA-256 that an object should have; None when it says nothing by its bytes."""
+        if InstanceKey.parse(key) or key.startswith(QUARANTINE):
+            return content_sha256(key)
+        if FormKey.parse(key):
+            form = known.forms.get(key)
+            try:
+                return form.sha256 if form else self.archive.form(key).sha256
+            except InstanceMissing:
+                return None
+        return None
+
+    def _quarantine(self, report: Report) -> None:
+        listed = list(self.archive.listing(QUARANTINE))
+        report.objects = len(listed)
+        keys = {each.key for each in listed}
+        lacking = []
+        for each in listed:
+            if each.key not in self.quarantined:
+                if self._is_recent(each):
+                    report.recent += 1
+                else:
+                    lacking.append(each.key)
+        report.findings += self._indexed(Kind.NOT_LISTED, lacking)
+        report.findings += [
+            Finding(Kind.MISSING, key)
+            for key in sorted(self.quarantined - keys)
+            if not self._holds(key) and not self._is_released(key)
+        ]
+        if self.verifier.reads:
+            self._read(report, _Known(), listed)
+
+    def _is_released(self, key: str) -> bool:
+        return key not in {item["sk"] for item in self.index.quarantined()}
+
+
+@dataclass(slots=True)
+class _Known:
+    """What the index says of a study: contents shown by key, those behind them, and forms."""
+
+    shown: dict[str, Item] = field(default_factory=dict)
+    hidden: set[str] = field(default_factory=set)
+    forms: dict[str, Form] = field(default_factory=dict)
+    counted: dict[str, int] = field(default_factory=dict)
+    said: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, items: Iterable[Item]) -> "_Known":
+        known = cls()
+        instances: Counter[str] = Counter()
+        for item in items:
+            sk = str(item["sk"])
+            if sk.startswith(INSTANCE_PREFIX):
+                known.shown[str(item["object_key"])] = item
+                known.forms |= {form.object_key: form for form in forms_of(item)}
+                place = series_of_instance(item)
+                assert place is not None
+                instances[place[1]] += 1
+                instances[""] += 1
+            elif sk.startswith(COPY_PREFIX):
+                known.hidden.add(str(item["object_key"]))
+            elif sk.startswith(SERIES_PREFIX):
+                known.said[sk.removeprefix(SERIES_PREFIX)] = int(str(item["instances"]))
+            elif sk == STUDY_SORT_KEY:
+                known.said[""] = int(str(item["instances"]))
+        known.hidden -= known.shown.keys()
+        known.counted = dict(instances)
+        return known
+
+    def is_counted(self) -> bool:
+        """Tell whether series and study say as many instances as there are items."""
+        return self.counted == self.said
+
+    def is_retired(self, key: str) -> bool:
+        """Tell whether the item of a content says that its original is retired."""
+        return converted(self.shown[key]).retired
+
+
+def _is_as_indexed(listed: Listed, item: Item) -> bool:
+    return listed.size == int(str(item["size"])) and listed.etag == item.get("etag", listed.etag)
+
+
+def _behind_prefix(listed: Listed) -> str:
+    return listed.key.partition("/")[2]
+
+
+def _study_of(listed: Listed) -> str:
+    return _behind_prefix(listed).partition("/")[0]

@@ -1,0 +1,173 @@
+"""`verify`: what is wrong is found, what can be repaired safely is, the rest is reported."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from lenticular.archive import FormKey, InstanceKey
+from lenticular.forms import FormStore
+from lenticular.indexing import index_objects
+from lenticular.transcoding import Transcoder
+from lenticular.transcoding_policy import TranscodingPolicy
+from lenticular.verifying import IN_QUARANTINE, Finding, Kind, Verifier
+from tests.cloud.standin import OfflineCloud
+from tests.cloud.stored_instances import Store, study
+
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+
+
+@pytest.fixture(scope="module")
+def store(cloud: OfflineCloud) -> Store:
+    """One bucket and table for all tests, each of which has a study of its own."""
+    return Store.in_cloud(cloud)
+
+
+def instance(uid: str, number: int, **attributes: str) -> dict[str, str]:
+    """Return the attributes of an instance of the study `uid`, of one series."""
+    [template] = study(1, series=1, instances=1)
+    uids = {
+        "StudyInstanceUID": uid,
+        "SeriesInstanceUID": f"{uid}.1",
+        "SOPInstanceUID": f"{uid}.1.{number}",
+    }
+    return {**template, **uids, **attributes}
+
+
+def stored(store: Store, uid: str, count: int = 3) -> list[str]:
+    keys = [store.put(**instance(uid, number)) for number in range(1, count + 1)]
+    assert index_objects(store.archive, store.index(), keys) == []
+    return keys
+
+
+def verified(store: Store, uid: str, **options: Any) -> list[Finding]:
+    """Verify everything, and return what was found of one study."""
+    options = {"grace": timedelta(0), "parallel": 4, **options}
+    reports = list(Verifier(store.archive, store.index(), **options).run())
+    assert len({report.study_instance_uid for report in reports}) == len(reports)
+    return [
+        finding
+        for report in reports
+        if report.study_instance_uid == uid
+        for finding in report.findings
+    ]
+
+
+def items(store: Store, uid: str) -> Mapping[str, Any]:
+    return {str(item["sk"]): item for item in store.index().partition(uid)}
+
+
+def test_what_is_as_it_should_be_has_no_findings(store: Store) -> None:
+    stored(store, "1.2.51")
+    assert verified(store, "1.2.51") == []
+
+
+def test_an_object_that_is_not_indexed_is_indexed(store: Store) -> None:
+    keys = stored(store, "1.2.52")
+    before = items(store, "1.2.52")
+    assert store.index().remove(before["INSTANCE#1.2.52.1#1.2.52.1.2"])
+    assert verified(store, "1.2.52", repairs=False)[0] == Finding(Kind.NOT_INDEXED, keys[1])
+    assert verified(store, "1.2.52") == [Finding(Kind.NOT_INDEXED, keys[1], repaired=True)]
+    assert verified(store, "1.2.52") == []
+    assert items(store, "1.2.52") == before
+
+
+def test_an_object_that_has_just_come_is_not_missed(store: Store) -> None:
+    key = store.put(**instance("1.2.53", 1))
+    [report] = [
+        each
+        for each in Verifier(store.archive, store.index(), repairs=False).run()
+        if each.study_instance_uid == "1.2.53"
+    ]
+    assert (report.findings, report.recent) == ([], 1)
+    index_objects(store.archive, store.index(), [key])
+
+
+def test_an_object_that_is_gone_is_reported_and_stays_in_the_index(store: Store) -> None:
+    keys = stored(store, "1.2.54")
+    before = items(store, "1.2.54")
+    store.cloud.clients.s3.delete_object(Bucket=store.bucket, Key=keys[0])
+    assert verified(store, "1.2.54") == [Finding(Kind.MISSING, keys[0])]
+    for key in keys[1:]:
+        store.cloud.clients.s3.delete_object(Bucket=store.bucket, Key=key)
+    # Now the bucket does not even know the study.
+    found = verified(store, "1.2.54")
+    assert sorted(found, key=str) == sorted((Finding(Kind.MISSING, key) for key in keys), key=str)
+    assert items(store, "1.2.54") == before
+
+
+def test_other_bytes_under_a_key_are_reported(store: Store) -> None:
+    keys = stored(store, "1.2.55")
+    whole = store.archive.read(keys[0])
+    store.put_bytes(keys[0], whole[:-1] + bytes([whole[-1] ^ 1]))
+    found = verified(store, "1.2.55")
+    assert set(found) == {Finding(Kind.CHANGED, keys[0]), Finding(Kind.DAMAGED, keys[0])}
+    # Without reading, by what S3 lists alone.
+    assert verified(store, "1.2.55", reads=False) == [Finding(Kind.CHANGED, keys[0])]
+
+
+def test_wrong_counts_are_reported(store: Store) -> None:
+    stored(store, "1.2.56")
+    series = items(store, "1.2.56")["SERIES#1.2.56.1"]
+    assert store.index().replace({**series, "instances": 7}, series)
+    [finding] = verified(store, "1.2.56")
+    assert finding.kind is Kind.MISCOUNTED
+
+
+def test_forms_are_held_against_the_index_and_their_checksums(store: Store) -> None:
+    # Long enough for a deflated form to be worth its while.
+    key = store.put(**instance("1.2.57", 1, StudyDescription="Thorax " * 300))
+    assert index_objects(store.archive, store.index(), [key]) == []
+    index, s3 = store.index(), store.cloud.clients.s3
+    transcoder = Transcoder(
+        store.archive,
+        FormStore(s3, store.bucket),
+        index,
+        TranscodingPolicy.parse("deflate"),
+        retire_originals=True,
+    )
+    outcome = transcoder.transcode(key)
+    assert outcome is not None
+    assert outcome.retired
+    assert verified(store, "1.2.57") == []
+    original = InstanceKey.parse(key)
+    assert original is not None
+    form = str(FormKey(original, _DEFLATED))
+    # The item of the retired instance is lost: its form brings it back.
+    before = items(store, "1.2.57")
+    for item in before.values():
+        assert index.remove(item)
+    assert verified(store, "1.2.57") == [Finding(Kind.FORM_NOT_INDEXED, form, repaired=True)]
+    assert items(store, "1.2.57") == before
+    assert verified(store, "1.2.57") == []
+    s3.delete_object(Bucket=store.bucket, Key=form)
+    assert {each.kind for each in verified(store, "1.2.57")} == {Kind.MISSING, Kind.FORM_MISSING}
+
+
+def test_the_quarantine_is_held_against_its_list(store: Store) -> None:
+    key = store.put(SOPInstanceUID="1.2.58.1", PatientID="P")
+    assert key.startswith("quarantine/")
+    assert verified(store, IN_QUARANTINE) == [Finding(Kind.NOT_LISTED, key, repaired=True)]
+    assert verified(store, IN_QUARANTINE) == []
+    store.cloud.clients.s3.delete_object(Bucket=store.bucket, Key=key)
+    assert verified(store, IN_QUARANTINE) == [Finding(Kind.MISSING, key)]
+    store.index().release_from_quarantine(key)
+
+
+def test_a_study_that_is_done_is_not_looked_at_again(store: Store) -> None:
+    stored(store, "1.2.59", 1)
+    verifier = Verifier(store.archive, store.index(), parallel=2)
+    everything = {report.study_instance_uid for report in verifier.run()}
+    assert "1.2.59" in everything
+    again = {report.study_instance_uid for report in verifier.run(everything - {"1.2.59"})}
+    assert again == {"1.2.59"}
+
+
+def test_several_contents_of_one_instance_are_no_finding(store: Store) -> None:
+    contents = [instance("1.2.60", 1, StudyDescription=text) for text in ("one", "two")]
+    keys = [store.put(**content) for content in contents]
+    assert index_objects(store.archive, store.index(), keys) == []
+    assert verified(store, "1.2.60") == []
+    store.cloud.clients.s3.delete_object(Bucket=store.bucket, Key=keys[0])
+    assert verified(store, "1.2.60") == [Finding(Kind.MISSING, keys[0])]

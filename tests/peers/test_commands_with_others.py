@@ -1,0 +1,247 @@
+"""The commands that speak DICOM, with programs of other people: DCMTK's storescp, and Orthanc."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import dcmread
+from pydicom.fileset import FileSet
+from pydicom.uid import UID
+
+from lenticular.part10 import data_set_offset
+from tests.cloud.deadline import eventually
+from tests.commands import lenticular
+from tests.peers import dcmtk
+from tests.peers.conftest import WORKSTATION, Clinic, free_port
+from tests.peers.ct_files import ct_file
+from tests.peers.orthanc import AET, Orthanc, running_orthanc
+
+pytestmark = pytest.mark.peers
+
+
+@pytest.fixture(scope="module")
+def orthanc(clinic: Clinic, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    allowed = {f"DicomAlwaysAllow{each}": True for each in ("Find", "Get", "Move")}
+    folder = tmp_path_factory.mktemp("orthanc")
+    with running_orthanc(folder, clinic.node, port=None, **allowed) as running:
+        yield running
+
+
+def study(folder: Path, uid: str, count: int = 3, **attributes: str) -> list[Path]:
+    folder.mkdir(exist_ok=True)
+    return [
+        ct_file(folder, uid, f"{uid}.1", f"{uid}.1.{number}", rows=32, **attributes)
+        for number in range(1, count + 1)
+    ]
+
+
+def data_sets(folder: Path) -> dict[str, bytes]:
+    """Return the data set of each DICOM file below a folder, by SOP Instance UID."""
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_file() and path.suffix != ".txt":
+            file = path.read_bytes()
+            uid = dcmread(path, stop_before_pixels=True).SOPInstanceUID
+            found[str(uid)] = file[data_set_offset(file) :]
+    return found
+
+
+def facts(environment: Mapping[str, str], *arguments: str | Path) -> dict[str, Any]:
+    """Run a command that prints one JSON object and ends well."""
+    done = lenticular(environment, *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    printed: dict[str, Any] = json.loads(done.stdout)
+    return printed
+
+
+def test_nodes_that_answer_an_echo_are_told_from_those_that_do_not(
+    clinic: Clinic, workstation: Path
+) -> None:
+    del workstation
+    nowhere = f"NOWHERE@127.0.0.1:{free_port()}"
+    done = lenticular(clinic.node.environment(), "nodes", "echo", WORKSTATION, nowhere, "--json")
+    assert done.returncode == 3
+    answered, silent = map(json.loads, done.stdout.splitlines())
+    assert (answered["aet"], answered["status"], answered["problem"]) == (WORKSTATION, "0000", None)
+    assert answered["echo_ms"] > 0
+    assert (silent["status"], silent["problem"]) == (None, f"{nowhere} cannot be reached")
+
+
+def test_folders_are_sent_as_they_are_and_what_is_sent_is_not_sent_again(
+    clinic: Clinic, workstation: Path, tmp_path: Path
+) -> None:
+    files = study(tmp_path / "files", "1.2.3.401")
+    (tmp_path / "files" / "readme.txt").write_text("no DICOM")
+    state = tmp_path / "state"
+    command = ("send", WORKSTATION, tmp_path / "files", "--state", state, "--iod", "none")
+    environment = clinic.node.environment()
+    sent = facts(environment, *command)
+    assert (sent["sent"], sent["not_dicom"], sent["not_sent"]) == (3, 1, 0)
+    assert data_sets(workstation) == data_sets(tmp_path / "files")
+    for path in workstation.iterdir():
+        path.unlink()
+    ct_file(tmp_path / "files", "1.2.3.401", "1.2.3.401.1", "1.2.3.401.1.9")
+    # As a crash leaves it: the last line cut off, whose file is sent again.
+    state.write_bytes(state.read_bytes()[:-10])
+    again = facts(environment, *command)
+    assert (again["sent"], again["sent_before"]) == (2, 2)
+    assert data_sets(workstation).keys() == {files[2].stem, "1.2.3.401.1.9"}
+    other = lenticular(environment, "send", "A@127.0.0.1:1", files[0], "--state", state)
+    assert other.returncode == 2
+    assert "is of another command" in other.stderr
+
+
+def test_files_that_must_not_be_sent_are_told_and_the_others_sent(
+    clinic: Clinic, workstation: Path, tmp_path: Path
+) -> None:
+    good, unknown, other, broken = study(tmp_path / "files", "1.2.3.402", 4)
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:132] + b"\x08\x00" + whole[134:])
+    data_set = dcmread(unknown)
+    unknown_class = UID("1.2.840.10008.5.1.4.99")
+    data_set.file_meta.MediaStorageSOPClassUID = data_set.SOPClassUID = unknown_class
+    data_set.save_as(unknown)
+    other.write_bytes(other.read_bytes().replace(b"1.2.3.402.1.3\0", b"1.2.3.402.1.4\0", 1))
+    done = lenticular(
+        clinic.node.environment(), "send", WORKSTATION, tmp_path / "files", "--iod", "none"
+    )
+    assert done.returncode == 4
+    told = {line.partition(": ")[0]: line.partition(": ")[2] for line in done.stderr.splitlines()}
+    assert "group 0002 is not valid" in told[str(broken)]
+    assert "storage class 1.2.840.10008.5.1.4.99 is not known" in told[str(unknown)]
+    assert "SOP Instance UID of the data set is not" in told[str(other)]
+    assert data_sets(workstation).keys() == {good.stem}
+
+
+def test_files_that_break_their_iod_are_held_back_where_that_is_wanted(
+    clinic: Clinic, workstation: Path, tmp_path: Path
+) -> None:
+    study(tmp_path / "files", "1.2.3.403", 1)
+    command = ("send", WORKSTATION, tmp_path / "files", "--iod")
+    rejected = lenticular(clinic.node.environment(), *command, "reject", "--json")
+    assert (rejected.returncode, json.loads(rejected.stdout)["not_sent"]) == (4, 1)
+    assert "errors by its IOD" in rejected.stderr
+    assert not list(workstation.iterdir())
+    warned = lenticular(clinic.node.environment(), *command, "warn", "--json")
+    assert (warned.returncode, json.loads(warned.stdout)["sent"]) == (0, 1)
+    assert "errors by its IOD" in warned.stderr
+
+
+def test_what_a_peer_does_not_take_is_told(clinic: Clinic, tmp_path: Path) -> None:
+    port = free_port()
+    nowhere = lenticular(
+        clinic.node.environment(), "send", f"A@127.0.0.1:{port}", *study(tmp_path, "1.2.3.404", 1)
+    )
+    assert nowhere.returncode == 3
+    assert "cannot be reached" in nowhere.stderr
+    # Refuses everything: an association without a context that it accepts.
+    with dcmtk.receiver(tmp_path / "received", "A", port, "--refuse"):
+        refused = lenticular(
+            clinic.node.environment(), "send", f"A@127.0.0.1:{port}", tmp_path / "1.2.3.404.1.1.dcm"
+        )
+    assert refused.returncode == 3
+    assert "refused the association" in refused.stderr
+
+
+def test_a_receiver_of_implicit_vr_alone_gets_the_same_values(
+    clinic: Clinic, tmp_path: Path
+) -> None:
+    [file] = study(tmp_path, "1.2.3.405", 1, PatientID="IMPLICIT")
+    port = free_port()
+    with dcmtk.receiver(tmp_path / "received", "A", port, accept="+xi") as folder:
+        facts(clinic.node.environment(), "send", f"A@127.0.0.1:{port}", file, "--iod", "none")
+        [received] = folder.iterdir()
+    assert dcmread(received).file_meta.TransferSyntaxUID == "1.2.840.10008.1.2"
+    assert dcmread(received).to_json() == dcmread(file).to_json()
+
+
+def test_stored_studies_are_sent_found_got_and_exported(
+    clinic: Clinic, workstation: Path, tmp_path: Path
+) -> None:
+    uid = "1.2.3.406"
+    environment = clinic.node.environment()
+    study(tmp_path / "files", uid, PatientID="STORED", PatientName="Müller^Ä", StudyDate="20260106")
+    stored = facts(environment, "import", "folder", tmp_path / "files")
+    assert stored["sent"] == 3
+    query = ("find", "-k", "PatientName=Müller^Ä*", "-k", "StudyInstanceUID", "--json")
+    found = eventually(
+        lambda: lenticular(environment, *query, "-k", "NumberOfStudyRelatedInstances").stdout,
+        until=lambda output: '"3"' in output,
+    )
+    assert json.loads(found)["StudyInstanceUID"] == uid
+
+    assert facts(environment, "send", WORKSTATION, "--study", uid)["sent"] == 1
+    originals = data_sets(tmp_path / "files")
+    assert data_sets(workstation) == originals
+
+    assert facts(environment, "get", uid, tmp_path / "got")["files"] == 3
+    assert data_sets(tmp_path / "got") == originals
+    assert [each.name for each in (tmp_path / "got" / uid).iterdir()] == [f"{uid}.1"]
+
+    assert facts(environment, "export", uid, tmp_path / "exported")["files"] == 3
+    directory = FileSet(tmp_path / "exported" / "DICOMDIR")
+    s3 = clinic.node.client("s3")
+    kept = {
+        key.split("/")[3]: s3.get_object(Bucket=clinic.node.bucket, Key=key)["Body"].read()
+        for key in clinic.node.object_keys(f"instances/{uid}/")
+    }
+    assert {str(each.SOPInstanceUID): Path(each.path).read_bytes() for each in directory} == kept
+    # DCMTK reads it too.
+    dump = dcmtk.run("dcmdump", tmp_path / "exported" / "DICOMDIR")
+    assert dump.count("[IMAGE]") == 3
+    assert "dictionary" not in dcmtk.run("dcmftest", tmp_path / "exported" / "DICOMDIR")
+    assert lenticular(environment, "export", uid, tmp_path / "exported").returncode == 2
+
+
+def test_another_pacs_is_imported_once(clinic: Clinic, orthanc: Orthanc, tmp_path: Path) -> None:
+    environment = clinic.node.environment()
+    peer = f"{AET}@127.0.0.1:{orthanc.port}"
+    for number, day in enumerate(("20260301", "20260302", "20260401"), 1):
+        for file in study(tmp_path, f"1.2.3.41{number}", 2, PatientID=f"I{number}", StudyDate=day):
+            orthanc.upload(file)
+    found = lenticular(environment, "find", "--from", peer, "-k", "StudyDate=20260301-20260331")
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.splitlines() == ["StudyDate", "20260301", "20260302"]
+    state = tmp_path / "state"
+    command = ("import", "node", peer, "--dates", "20260301-20260305", "--state", state)
+    first = facts(environment, *command)
+    assert (first["sent"], first["sent_before"]) == (2, 0)
+    assert len(clinic.node.object_keys("instances/1.2.3.411/")) == 2
+    assert len(clinic.node.object_keys("instances/1.2.3.412/")) == 2
+    assert not clinic.node.object_keys("instances/1.2.3.413/")
+    again = facts(environment, *command)
+    assert (again["sent"], again["sent_before"]) == (0, 2)
+    assert facts(environment, "get", "1.2.3.413", tmp_path / "got", "--from", peer)["files"] == 2
+    # Orthanc knows no such destination.
+    lost = lenticular(
+        {**environment, "LENTICULAR_AE_TITLE": "STRANGER"},
+        *("import", "node", peer, "--study", "1.2.3.413", "--retries", "0"),
+    )
+    assert lost.returncode == 4
+    assert "1.2.3.413: " in lost.stderr
+
+
+def test_holdings_are_counted_by_modality_month_and_sender(clinic: Clinic, tmp_path: Path) -> None:
+    environment = clinic.node.environment()
+    files = study(tmp_path / "files", "1.2.3.420", 2, StudyDate="19700105")
+    named = {**environment, "LENTICULAR_CALLING_AE_TITLE": "COUNTED"}
+    facts(named, "import", "folder", tmp_path / "files")
+
+    def counted() -> list[dict[str, Any]]:
+        done = lenticular(
+            environment, "stats", "--by", "node", "--by", "month", "--by", "modality", "--json"
+        )
+        rows = map(json.loads, done.stdout.splitlines())
+        return [row for row in rows if row["node"] == "COUNTED"]
+
+    [row] = eventually(counted, until=lambda rows: rows and rows[0]["instances"] == 2)
+    size = sum(map(len, data_sets(tmp_path / "files").values()))
+    assert (row["month"], row["modality"], row["studies"]) == ("1970-01", "CT", 1)
+    assert size < row["received_bytes"] == row["stored_bytes"] < size + 2000
+    assert row["gained"] is None
+    assert len(files) == 2
+    table = lenticular(environment, "stats").stdout.splitlines()
+    assert table[0].split()[0] == "modality"
+    assert table[-1].startswith("all")
