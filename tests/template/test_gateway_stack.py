@@ -15,7 +15,7 @@ from tests.template.sam import ROOT, Document, Template, names_used, parts, refe
 LEFT_ALONE = {
     "LENTICULAR_AUDIT_FILE": "the disk of a task ends with it; there is a log group for it",
     "LENTICULAR_BIND": "a task has a network of its own",
-    "LENTICULAR_NODES_FILE": "nodes are in the table, where `lenticular nodes load` puts them",
+    "LENTICULAR_NODES_FILE": "nodes are in the table, where `lenticular nodes import` puts them",
 }
 
 
