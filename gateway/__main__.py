@@ -14,6 +14,7 @@ from typing import Final
 from lenticular import sop_classes, transfer_syntaxes
 from lenticular.archive import Archive
 from lenticular.audit import AuditSource
+from lenticular.audit_outlets import AuditFile, LogGroup, Outlet
 from lenticular.aws import dynamodb_client, logs_client, s3_client
 from lenticular.errors import LenticularError, OperatorError
 from lenticular.index import Index
@@ -24,14 +25,13 @@ from lenticular.validation import Validator
 
 from .acceptance import AccessPolicy, Offer
 from .association import Limits, Service
-from .audit import AuditFile, AuditTrail, Outlet
+from .audit import AuditTrail
 from .command_set import CommandField
 from .commitment import CommitmentScp
 from .custody import Custody
 from .find import FindService
 from .get import GetService
 from .health import Health, StoreLook
-from .log_group import LogGroup
 from .logs import configure_logging
 from .metrics import Metrics
 from .move import MoveService
@@ -182,7 +182,11 @@ def build(  # noqa: PLR0913 - each is there or not, by the settings and the kind
     )
     index = Index(dynamodb, settings.table)
     archive = Archive(s3_client(), settings.bucket)
-    commitment = CommitmentScp(Transactions(archive, dynamodb, settings.table), nodes.find)
+    commitment = CommitmentScp(
+        Transactions(archive, dynamodb, settings.table),
+        nodes.find,
+        arriving=(lambda _: ()) if spool is None else spool.arriving,
+    )
     memory = Memory(settings.read_ahead_bytes, settings.scratch_dir)
     services: dict[int, Service] = {
         CommandField.C_ECHO_RQ: VerificationService(),

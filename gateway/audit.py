@@ -10,15 +10,13 @@ What these messages say of patients is for the outlets alone. Nothing of it may 
 """
 
 import logging
-import os
 import queue
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from time import monotonic
-from typing import Final, Protocol
+from typing import Final
 
 from lenticular.audit import (
     APPLICATION_START,
@@ -31,8 +29,8 @@ from lenticular.audit import (
     Participant,
     Study,
 )
+from lenticular.audit_outlets import Outlet, OutletFailed
 from lenticular.dicom_json import JsonElement, values_of
-from lenticular.errors import LenticularError
 from lenticular.query import QUERY_RETRIEVE_LEVEL
 from lenticular.status import FindStatus, Status
 
@@ -63,59 +61,6 @@ _KEYS: Final[Mapping[str, int]] = {
 _ANSWERED: Final = (Status.SUCCESS, FindStatus.CANCELLED)
 #: Characters of such a key, most of all of a list of UIDs.
 _KEY_CHARACTERS: Final = 4096
-
-
-class OutletFailed(LenticularError):
-    """An outlet did not take what it was given; it is given it again."""
-
-
-class Outlet(Protocol):
-    """Where audit messages go. Used by one thread."""
-
-    @property
-    def name(self) -> str:
-        """What our log calls it."""
-
-    @property
-    def gather_seconds(self) -> float:
-        """How long after a message more of them are waited for, to go with it."""
-
-    def send(self, messages: Sequence[AuditMessage]) -> int:
-        """Pass messages on; return how many were refused for good, or raise `OutletFailed`."""
-
-    def close(self) -> None:
-        """Pass on no more."""
-
-
-class AuditFile:
-    """Appends a line of JSON for each message to a file that only its owner may read.
-
-    The file is opened anew each time, so it may be moved away while we run.
-    """
-
-    gather_seconds = 0.0
-
-    def __init__(self, path: Path) -> None:
-        """Append to `path`."""
-        self.name = "file"
-        self._path = path
-
-    def send(self, messages: Sequence[AuditMessage]) -> int:
-        """Append, in one write: other processes may append to the same file."""
-        rest = "".join(f"{message.to_line()}\n" for message in messages).encode("ascii")
-        try:
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            try:
-                while rest:
-                    rest = rest[os.write(descriptor, rest) :]
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise OutletFailed(error.strerror or type(error).__name__) from error
-        return 0
-
-    def close(self) -> None:
-        """Do nothing: it is closed already."""
 
 
 class _Way:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from lenticular.audit import AuditMessage, Outcome
-
-from .audit import OutletFailed
+from lenticular.audit_outlets import OutletFailed
 
 #: "Security/authorization messages", PS3.15 A.6.1.
 _FACILITY: Final = 10

@@ -1,13 +1,18 @@
 """Deleting a study and bringing it back: nothing is lost, and a rebuild agrees at every step."""
 
+import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from lenticular.cli import main
 from lenticular.deletion import DELETED_TAG, Deletions, State
 from lenticular.errors import OperatorError, StoreUnavailable
 from lenticular.indexing import index_objects, rebuild
+from tests.audit_schema import read
 from tests.cloud.standin import OfflineCloud
 from tests.cloud.stored_instances import Store, study
 
@@ -160,3 +165,29 @@ def test_nothing_is_deleted_from_a_bucket_without_versions(cloud: OfflineCloud) 
     with pytest.raises(OperatorError, match="keeps no versions"):
         delete(store, "1.2.66")
     assert list(store.archive.keys("instances/1.2.66/")) == keys
+
+
+def test_what_an_operator_deletes_is_in_the_audit_trail(store: Store, tmp_path: Path) -> None:
+    uid = "1.2.826.0.1.55.9"
+    stored(store, uid)
+    trail = tmp_path / "audit.jsonl"
+    environment = {
+        **store.cloud.environment,
+        "LENTICULAR_BUCKET": store.bucket,
+        "LENTICULAR_TABLE": store.table,
+        "LENTICULAR_AUDIT_FILE": str(trail),
+    }
+    command = ["delete", uid, "--reason", "a test"]
+    looked = CliRunner().invoke(main, command, env=environment)
+    assert looked.exit_code == 0, looked.output
+    assert not trail.exists()
+    deleted = CliRunner().invoke(main, [*command, "--yes", "--despite-retention"], env=environment)
+    assert deleted.exit_code == 0, deleted.output
+    [line] = map(json.loads, trail.read_text("ascii").splitlines())
+    assert (line["study"], line["instances"], line["reason"]) == (uid, 3, "a test")
+    message = read(line["xml"])
+    assert (message.event, message.action) == ("110105 DICOM Study Deleted", "D")
+    assert message.requestor.user == line["requestor"]
+    assert "@" in message.requestor.user
+    assert message.requestor.alternative is None
+    assert message.objects["2 Patient Number"] == line["patient"] != ""

@@ -8,10 +8,9 @@ from typing import Any
 import boto3
 import pytest
 
-from gateway.audit import OutletFailed
-from gateway.log_group import LogGroup
 from gateway.syslog import Syslog, tls_context
 from lenticular.audit import APPLICATION_START, APPLICATION_STOP, AuditSource
+from lenticular.audit_outlets import LogGroup, OutletFailed
 from tests.cloud.deadline import eventually
 from tests.cloud.standin import OfflineCloud
 from tests.peers.pki import Authority

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.audit import AuditFile, AuditTrail, OutletFailed, Tally
+from gateway.audit import AuditTrail, Tally
 from gateway.negotiation import TurnedAway
 from lenticular.audit import (
     APPLICATION_START,
@@ -22,6 +22,7 @@ from lenticular.audit import (
     Participant,
     Study,
 )
+from lenticular.audit_outlets import AuditFile, OutletFailed
 from tests.audit_schema import problems, read
 from tests.cloud.deadline import eventually
 

@@ -110,9 +110,12 @@ def select(index: Index, query: Query) -> Selection:
 
 
 def _patient_ids(studies: Iterable[Item]) -> dict[str, str]:
-    return {
-        _study_uid(study): first_text(elements_of(study), _PATIENT_ID) or "" for study in studies
-    }
+    return {_study_uid(study): patient_id_of(study) for study in studies}
+
+
+def patient_id_of(study: Item) -> str:
+    """Return the Patient ID in a study's item, empty where it has none."""
+    return first_text(elements_of(study), _PATIENT_ID) or ""
 
 
 def _selection(

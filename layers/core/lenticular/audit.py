@@ -41,6 +41,7 @@ class Code:
 APPLICATION_ACTIVITY: Final = Code("110100", "Application Activity")
 BEGIN_TRANSFERRING: Final = Code("110102", "Begin Transferring DICOM Instances")
 INSTANCES_TRANSFERRED: Final = Code("110104", "DICOM Instances Transferred")
+STUDY_DELETED: Final = Code("110105", "DICOM Study Deleted")
 QUERY: Final = Code("110112", "Query")
 SECURITY_ALERT: Final = Code("110113", "Security Alert")
 
@@ -71,6 +72,7 @@ class Action(StrEnum):
 
     CREATE = "C"
     READ = "R"
+    DELETE = "D"
     EXECUTE = "E"
 
 
@@ -90,16 +92,22 @@ _SECURITY_RESOURCE: Final = ("2", "13")
 
 @dataclass(frozen=True, slots=True)
 class Participant:
-    """An application entity that took part; `address` is an IP address or a host name.
+    """Who took part: an application entity, or a person; `address` is an IP address or a host name.
 
-    Its UserID is its AE title (A.5.2.1 wants what our logs call it), or the address of a peer that
-    has not told one.
+    The UserID of an application entity is its AE title (A.5.2.1 wants what our logs call it), or
+    the address of a peer that has not told one; that of a person is `person`, as user@host.
     """
 
     ae_title: str
     address: str
     roles: tuple[Code, ...] = ()
     is_requestor: bool = False
+    person: str = ""
+
+    @property
+    def name(self) -> str:
+        """What a line of JSON calls them."""
+        return self.person or self.ae_title
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +177,8 @@ class AuditMessage:
         }
         for each in self.participants:
             if each.is_requestor:
-                line |= {"requestor": each.ae_title, "requestor_address": each.address}
-            line |= {_NAME_OF_ROLE[role]: each.ae_title for role in each.roles}
+                line |= {"requestor": each.name, "requestor_address": each.address}
+            line |= {_NAME_OF_ROLE[role]: each.name for role in each.roles}
         if study := by_type.get(STUDY_INSTANCE_UID):
             line["study"] = study.id
             line["instances"] = sum(study.instances.values())
@@ -258,6 +266,17 @@ class AuditSource:
             outcome=outcome,
         )
 
+    def study_deleted(self, study: Study, person: str, facts: Mapping[str, object]) -> AuditMessage:
+        """Tell that an operator deleted a study, A.5.3.8."""
+        return AuditMessage(
+            event=STUDY_DELETED,
+            action=Action.DELETE,
+            source_id=self.ae_title,
+            participants=(Participant("", self.host, is_requestor=True, person=person),),
+            involved=study.involved,
+            facts=facts,
+        )
+
     def query(  # noqa: PLR0913 - who asked, what, and what came of it
         self,
         requestor: Participant,
@@ -326,7 +345,7 @@ def _parties(
 def _add_participant(root: ET.Element, participant: Participant) -> None:
     title = _xml_text(participant.ae_title)
     attributes = {
-        "UserID": title or participant.address,
+        "UserID": _xml_text(participant.person) or title or participant.address,
         "UserIsRequestor": "true" if participant.is_requestor else "false",
         "NetworkAccessPointID": participant.address,
         "NetworkAccessPointTypeCode": "2" if _is_ip_address(participant.address) else "1",

@@ -125,6 +125,24 @@ def _setting(
     return field(default=default, metadata=metadata)
 
 
+def _audit_log_group() -> Any:  # noqa: ANN401 - as _setting
+    return _setting(
+        "LENTICULAR_AUDIT_LOG_GROUP",
+        _text,
+        "log group of CloudWatch that the audit trail (PS3.15 A.5) goes to; it names patients",
+        None,
+    )
+
+
+def _audit_file() -> Any:  # noqa: ANN401 - as _setting
+    return _setting(
+        "LENTICULAR_AUDIT_FILE",
+        _file_in_a_directory,
+        "file that the audit trail is appended to, a line of JSON for each message",
+        None,
+    )
+
+
 class _FromEnvironment:
     """The reading shared by the settings of the gateway and of the functions."""
 
@@ -290,6 +308,14 @@ class RetentionSettings(_FromEnvironment):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AuditSettings(_FromEnvironment):
+    """Where commands write down what they did with whose studies: the gateway's own places."""
+
+    log_group: str | None = _audit_log_group()
+    file: Path | None = _audit_file()
+
+
+@dataclass(frozen=True, kw_only=True)
 class TranscodeSettings(_Shared):
     """What the transcode function reads; template.yaml sets them."""
 
@@ -440,18 +466,8 @@ class GatewaySettings(_Shared):
         "`emf` writes metrics on stdout, in the embedded metric format of CloudWatch Logs",
         "off",
     )
-    audit_log_group: str | None = _setting(
-        "LENTICULAR_AUDIT_LOG_GROUP",
-        _text,
-        "log group of CloudWatch that the audit trail (PS3.15 A.5) goes to; it names patients",
-        None,
-    )
-    audit_file: Path | None = _setting(
-        "LENTICULAR_AUDIT_FILE",
-        _file_in_a_directory,
-        "file that the audit trail is appended to, a line of JSON for each message",
-        None,
-    )
+    audit_log_group: str | None = _audit_log_group()
+    audit_file: Path | None = _audit_file()
     audit_syslog: tuple[str, int] | None = _setting(
         "LENTICULAR_AUDIT_SYSLOG",
         _host_and_port,

@@ -7,6 +7,8 @@ from os import environ
 
 import click
 
+from lenticular.answers import patient_id_of
+from lenticular.audit import AuditSource, Study
 from lenticular.aws import s3_client
 from lenticular.deletion import Deletions, State
 from lenticular.errors import OperatorError
@@ -35,7 +37,8 @@ def delete(
 
     A study is held for LENTICULAR_RETENTION_DAYS after its last instance came. What is deleted can
     be brought back by `lenticular restore` for LENTICULAR_DELETED_DAYS; the bucket's lifecycle
-    ends it then, by the template's DeletedDays. A record of it stays in the bucket.
+    ends it then, by the template's DeletedDays. A record of it stays in the bucket, and one in the
+    audit trail where LENTICULAR_AUDIT_LOG_GROUP or LENTICULAR_AUDIT_FILE says where that is.
     """
     if yes and not (reason and reason.strip()):
         raise OperatorError("say why, by --reason, for the record that stays")
@@ -65,8 +68,17 @@ def delete(
         )
     if yes:
         kept = timedelta(days=settings.deleted_days)
+        trail = stores.audit_outlets()
         for plan in plans:
+            patient_id = _patient_id(plan.study_instance_uid)
             deletions.delete(plan, by=_who(), reason=str(reason), kept=kept, now=now)
+            message = AuditSource("lenticular", socket.gethostname()).study_deleted(
+                Study(plan.study_instance_uid, patient_id),
+                _who(),
+                {"instances": plan.instances, "reason": reason},
+            )
+            for outlet in trail:
+                outlet.send([message])
     printing.print_rows(rows, as_json=as_json)
     if not yes:
         click.echo("nothing was deleted: --yes deletes them", err=True)
@@ -121,6 +133,11 @@ def deletions(*, finish: bool, as_json: bool) -> None:
 
 def _deletions() -> Deletions:
     return Deletions(s3_client(), stores.archive(), stores.index())
+
+
+def _patient_id(study: str) -> str:
+    item = stores.index().study(study)
+    return "" if item is None else patient_id_of(item)
 
 
 def _require_uids(studies: tuple[str, ...]) -> None:

@@ -1,19 +1,21 @@
-"""Audit messages to a log group of CloudWatch Logs, with a retention and readers of its own.
+"""Where audit messages are written down: a file, or a log group of CloudWatch Logs.
 
-A container has one stream of logs, and who may read in it what goes wrong need not know who was a
-patient. So these lines do not go through stdout: our own requests put them, in batches.
+The gateway's trail puts a queue and a thread before each (`gateway.audit`), commands write as they
+go. A log group has a retention and readers of its own. A container has one stream of logs, and who
+may read in it what goes wrong need not know who was a patient: so these lines do not go through
+stdout, our own requests put them.
 """
 
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, Protocol
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from lenticular.audit import AuditMessage
-
-from .audit import OutletFailed
+from .audit import AuditMessage
+from .errors import LenticularError
 
 #: What PutLogEvents takes at a time: bytes, where each event counts 26 more than it has, and span.
 _MOST_BYTES: Final = 1_048_576
@@ -21,6 +23,59 @@ _EVENT_BYTES: Final = 26
 _LONGEST_SPAN_MILLISECONDS: Final = 86_000_000
 
 _Event = dict[str, Any]
+
+
+class OutletFailed(LenticularError):
+    """An outlet did not take what it was given; it is given it again."""
+
+
+class Outlet(Protocol):
+    """Where audit messages go. Used by one thread."""
+
+    @property
+    def name(self) -> str:
+        """What our log calls it."""
+
+    @property
+    def gather_seconds(self) -> float:
+        """How long after a message more of them are waited for, to go with it."""
+
+    def send(self, messages: Sequence[AuditMessage]) -> int:
+        """Pass messages on; return how many were refused for good, or raise `OutletFailed`."""
+
+    def close(self) -> None:
+        """Pass on no more."""
+
+
+class AuditFile:
+    """Appends a line of JSON for each message to a file that only its owner may read.
+
+    The file is opened anew each time, so it may be moved away while we run.
+    """
+
+    gather_seconds = 0.0
+
+    def __init__(self, path: Path) -> None:
+        """Append to `path`."""
+        self.name = "file"
+        self._path = path
+
+    def send(self, messages: Sequence[AuditMessage]) -> int:
+        """Append, in one write: other processes may append to the same file."""
+        rest = "".join(f"{message.to_line()}\n" for message in messages).encode("ascii")
+        try:
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                while rest:
+                    rest = rest[os.write(descriptor, rest) :]
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise OutletFailed(error.strerror or type(error).__name__) from error
+        return 0
+
+    def close(self) -> None:
+        """Do nothing: it is closed already."""
 
 
 class LogGroup:

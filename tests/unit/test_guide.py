@@ -1,0 +1,135 @@
+"""The operator's guide says nothing that is not so: alarms, links, commands, parameters, tests."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from infra.local.template import read_template
+from lenticular.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+GUIDE = ROOT / "infra/guide"
+PAGES = sorted([*GUIDE.glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+TEMPLATES = [ROOT / "template.yaml", *sorted(ROOT.glob("infra/*.yaml"))]
+
+#: Words in the form of a parameter's name that are something else, of AWS or of DICOM.
+NOT_PARAMETERS = {
+    *("AccessDenied", "AccessDeniedException", "CannotPullContainerError", "DeletionPolicy"),
+    *("ResourceInitializationError", "ResourceNotFoundException", "SpoolDepth"),
+}
+
+
+def page(name: str) -> str:
+    return (GUIDE / name).read_text("utf-8")
+
+
+def alarms() -> Iterator[tuple[str, str]]:
+    """Yield every alarm that is deployed, with its description."""
+    for path in TEMPLATES:
+        for name, resource in read_template(path)["Resources"].items():
+            if resource["Type"] == "AWS::CloudWatch::Alarm":
+                yield name, resource["Properties"]["AlarmDescription"]
+
+
+def test_every_alarm_has_an_entry_in_the_runbook_and_names_it() -> None:
+    entries = re.findall(r"^### runbook-(\w+)$", page("runbook.md"), re.MULTILINE)
+    described = dict(alarms())
+    assert len(described) > 20
+    assert sorted(entries) == sorted(described)
+    for name, description in described.items():
+        assert f"[runbook-{name}]" in description
+
+
+def test_every_entry_says_what_it_means_and_whether_it_is_urgent() -> None:
+    _, *entries = re.split(r"^### ", page("runbook.md"), flags=re.MULTILINE)
+    for entry in entries:
+        assert "**Means** " in entry, entry[:80]
+        assert "**Urgent**: " in entry, entry[:80]
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors that a Markdown page gets for its headings, as GitHub makes them."""
+    headings = re.findall(
+        r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE
+    )
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(path: Path) -> None:
+    text = path.read_text("utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("https://"):
+            continue
+        file, _, anchor = target.partition("#")
+        there = (path.parent / file).resolve() if file else path
+        assert there.exists(), target
+        if anchor:
+            assert anchor in anchors(there.read_text("utf-8")), target
+
+
+def code(text: str) -> Iterator[str]:
+    """Yield what stands in code: each line of a block, and each span."""
+    for block in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL):
+        yield from re.sub(r"\\\n\s*", "", block).splitlines()
+    yield from re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+
+
+def commands() -> list[tuple[str, str]]:
+    """Return each command of ours that the pages show, with the page."""
+    shown = [
+        (path.name, line.partition(" #")[0].split(" > ")[0].strip())
+        for path in PAGES
+        for line in code(path.read_text("utf-8"))
+    ]
+    return sorted({(name, line) for name, line in shown if re.match(r"(\S*/)?lenticular ", line)})
+
+
+@pytest.mark.parametrize(("name", "line"), commands())
+def test_every_command_exists_with_its_options(name: str, line: str) -> None:
+    del name
+    words = shlex.split(line)[1:]
+    command: click.Command = main
+    context = click.Context(main)
+    while words and isinstance(command, click.Group) and not words[0].startswith("-"):
+        found = command.get_command(context, words.pop(0))
+        assert found is not None, line
+        command = found
+    known = {option for each in command.params for option in each.opts} | {"--help"}
+    for word in words:
+        if word.startswith("-"):
+            assert word.partition("=")[0] in known, f"{word} in {line}"
+
+
+def test_every_make_target_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    [parts] = re.findall(r"^PARTS := (.*)$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    for path in PAGES:
+        for line in code(path.read_text("utf-8")):
+            if called := re.match(r"make ([a-z-]+)", line):
+                assert called[1] in targets | set(parts.split()), line
+
+
+def test_every_parameter_and_output_exists() -> None:
+    document = read_template(ROOT / "template.yaml")
+    known = document["Parameters"].keys() | document["Outputs"].keys() | NOT_PARAMETERS
+    shown = {
+        word
+        for path in GUIDE.glob("*.md")
+        for span in code(path.read_text("utf-8"))
+        for word in [span.partition("=")[0]]
+        if re.fullmatch(r"[A-Z][a-z]+([A-Z][A-Za-z]*)+", word)
+    }
+    assert len(shown) > 30
+    assert shown <= known
+
+
+def test_every_test_that_the_security_notes_name_exists() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page("security.md"))
+    assert len(named) > 15
+    for path, function in named:
+        assert f"def {function}" in (ROOT / path).read_text("utf-8"), f"{path}::{function}"
