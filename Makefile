@@ -37,7 +37,7 @@ test: python dcmtk gdcm orthanc dcmjs dynamodb ## Run the tests that take second
 	$(PYTEST) -m "not slow and not image" $(ARGS)
 
 .PHONY: test-all
-test-all: test sam ## Run the slow tests too
+test-all: test sam ministack ## Run the slow tests too
 	$(PYTEST) -m slow $(ARGS)
 
 .PHONY: test-image
@@ -48,7 +48,7 @@ test-image: python dcmtk containers ## Build the gateway's image and run it; nee
 check: lint test ## Run every check and the tests; must pass before a commit
 
 .PHONY: lint
-lint: python sam ## Run every check but the tests
+lint: python sam checkov ## Run every check but the tests
 	$(VENV)/ruff format --check
 	$(VENV)/ruff check
 	$(VENV)/mypy $(SOURCES)
@@ -58,6 +58,7 @@ lint: python sam ## Run every check but the tests
 	$(VENV)/cfn-lint template.yaml infra/*.yaml
 	$(VENV)/hadolint gateway/Dockerfile
 	.venv-sam/bin/sam validate --lint
+	.venv-checkov/bin/checkov --file template.yaml infra/*.yaml
 
 .PHONY: fmt
 fmt: python ## Format the code and mend what ruff can
@@ -98,7 +99,7 @@ sbom: image ## Write what the image is made of to sbom.json (CycloneDX), by the 
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
     --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 # What a layer needs and the Lambda runtime has.
-OF_THE_RUNTIME := botocore python-dateutil six urllib3
+OF_THE_RUNTIME := botocore jmespath python-dateutil six urllib3
 .PHONY: lock
 # The main index alone: another one may hold only some files of a release, and the lock only their hashes.
 lock: export UV_INDEX :=
@@ -108,17 +109,19 @@ lock: python ## Write the locks anew from pyproject.toml; ARGS="--upgrade" for n
 	$(LOCK) $(ARGS) pyproject.toml -c requirements/dev.lock -o requirements/gateway.lock
 	$(LOCK) $(ARGS) --group uv -c requirements/dev.lock -o requirements/installer.lock
 	$(LOCK) $(ARGS) --group sam -o requirements/sam.lock
+	$(LOCK) $(ARGS) --group checkov -o requirements/checkov.lock
+	$(LOCK) $(ARGS) --group ministack -o requirements/ministack.lock
 	$(LOCK) $(ARGS) --group peers -o requirements/peers.lock
 	$(LOCK) $(ARGS) --group layer -c requirements/dev.lock $(OF_THE_RUNTIME:%=--no-emit-package %) -o layers/deps/requirements.txt
 	$(subst 3.11,3.13,$(LOCK)) $(ARGS) --group codecs -c requirements/dev.lock -o layers/codecs/requirements.txt
 
 .PHONY: clean
 clean: ## Remove everything that a target made, environments included
-	rm -rf .venv .venv-sam .venv-peers tests/peers/javascript/node_modules .aws-sam .lenticular .hypothesis .*_cache
+	rm -rf .venv .venv-* tests/peers/javascript/node_modules .aws-sam .lenticular .hypothesis .*_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What targets need.
-PARTS := python sam dcmtk gdcm orthanc dcmjs dynamodb containers
+PARTS := python sam checkov ministack dcmtk gdcm orthanc dcmjs dynamodb containers
 .PHONY: $(PARTS)
 $(PARTS):
 	@infra/setup.sh $@

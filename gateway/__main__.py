@@ -182,7 +182,11 @@ def build(  # noqa: PLR0913 - each is there or not, by the settings and the kind
     )
     index = Index(dynamodb, settings.table)
     archive = Archive(s3_client(), settings.bucket)
-    commitment = CommitmentScp(Transactions(archive, dynamodb, settings.table), nodes.find)
+    commitment = CommitmentScp(
+        Transactions(archive, dynamodb, settings.table),
+        nodes.find,
+        arriving=(lambda _: ()) if spool is None else spool.arriving,
+    )
     memory = Memory(settings.read_ahead_bytes, settings.scratch_dir)
     services: dict[int, Service] = {
         CommandField.C_ECHO_RQ: VerificationService(),

@@ -3,9 +3,13 @@
 0000 says that the request is kept and will be worked on, nothing yet of the instances; the commit
 function checks them and reports. There is one step to that, the object of the request: S3 tells the
 function of it, so nothing is left to be done that a crash could prevent.
+
+What is still in the spool the function cannot see, and of an instance that has a content in the
+bucket already it would not miss another one. So the request names what is on its way.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -35,10 +39,20 @@ _REFERENCED_SOP_INSTANCE_UID: Final = "00081155"
 class CommitmentScp:
     """Takes requests for storage commitment."""
 
-    def __init__(self, transactions: Transactions, find_node: Callable[[str], Node | None]) -> None:
-        """Keep requests of nodes that `find_node` knows as `transactions`."""
+    def __init__(
+        self,
+        transactions: Transactions,
+        find_node: Callable[[str], Node | None],
+        arriving: Callable[[Collection[str]], Iterable[str]] = lambda _: (),
+    ) -> None:
+        """Keep requests of nodes that `find_node` knows as `transactions`.
+
+        `arriving` returns the keys of what was acknowledged under some SOP Instance UIDs and may
+        not be in the bucket yet, or raises `StoreUnavailable`.
+        """
         self._transactions = transactions
         self._find_node = find_node
+        self._arriving = arriving
 
     def perform(self, request: Request) -> Answer:
         """Keep a request; its sender hears Success when it is kept.
@@ -61,6 +75,8 @@ class CommitmentScp:
             raise Refused(
                 Status.PROCESSING_FAILURE, "the requester is not a node with a port to report to"
             )
+        uids = {each.sop_instance_uid for each in wanted.references}
+        wanted = replace(wanted, arriving=tuple(self._arriving(uids)))
         try:
             self._transactions.ask(wanted)
         except TransactionUidInUse as error:

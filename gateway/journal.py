@@ -437,6 +437,22 @@ def journals(root: Path) -> list[str]:
     return sorted({name for name in found if "." not in name})
 
 
+def trailers(root: Path) -> Iterator[Trailer]:
+    """Read what is in every journal, whoever's it is; what cannot be read is left out.
+
+    Raises `OSError`. An entry that goes meanwhile is in the bucket.
+    """
+    for name in journals(root):
+        with _gone_or_not(), os.scandir(root / name) as found:
+            for each in found:
+                if each.name.endswith(_ENTRY):
+                    # Whoever uploads it sets it aside, and tells of it.
+                    with _gone_or_not(), contextlib.suppress(EntryUnreadable):
+                        descriptor = os.open(each.path, os.O_RDONLY)
+                        with EntryFile(descriptor, os.fstat(descriptor).st_size) as file:
+                            yield file.trailer
+
+
 def _acquire(root: Path, name: str, create: int) -> int | None:
     """Lock a journal; None when somebody else has it, or has ended it."""
     path = root / f"{name}{_LOCK}"

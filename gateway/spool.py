@@ -26,12 +26,13 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import IO, Final
 
+from lenticular.archive import InstanceKey
 from lenticular.errors import OperatorError, StoreUnavailable
 
 from .custody import Buffered, Custody
@@ -45,6 +46,7 @@ from .journal import (
     Trailer,
     is_gone,
     journals,
+    trailers,
 )
 
 _log: Final = logging.getLogger(__name__)
@@ -260,6 +262,20 @@ class Spool:
             self._left[entry.journal] += 1
             heapq.heappush(self._waiting, (0.0, waiting.number, waiting))
             self._changed.notify()
+
+    def arriving(self, sop_instance_uids: Collection[str]) -> Iterator[str]:
+        """Yield keys of what is in the spool under these UIDs, whichever process has it in hand.
+
+        Raises:
+            StoreUnavailable: the disk failed.
+        """
+        try:
+            for trailer in trailers(self._root):
+                key = InstanceKey.parse(trailer.key)
+                if key is not None and key.sop_instance_uid in sop_instance_uids:
+                    yield trailer.key
+        except OSError as error:
+            raise StoreUnavailable(f"the spool cannot be read: {error.strerror}") from error
 
     # In the threads that upload
 

@@ -2,6 +2,9 @@
 # Put in place what a make target needs: infra/setup.sh PART...
 #   python  .venv, with everything the project runs and is checked with
 #   sam     .venv-sam: the SAM CLI pins boto3, click and the translator, so it lives apart
+#   checkov, ministack
+#           .venv-checkov and .venv-ministack: policies for the templates, and a stand-in that
+#           executes them; they pin boto3 too
 #   dcmtk, gdcm, orthanc
 #           DICOM programs that are not ours, which tests talk with, from Debian
 #   dcmjs   dcmjs-dimse from npm, for the same, with a Node.js from PyPI in .venv-peers
@@ -160,6 +163,10 @@ for part in "${@:-python}"; do
         environment .venv requirements/dev.lock --editable .
         environment .venv-sam requirements/sam.lock
         ;;
+    checkov | ministack)
+        environment .venv requirements/dev.lock --editable .
+        environment ".venv-$part" "requirements/$part.lock"
+        ;;
     dcmjs)
         environment .venv requirements/dev.lock --editable .
         environment .venv-peers requirements/peers.lock
@@ -171,6 +178,6 @@ for part in "${@:-python}"; do
         dynamodb_local .lenticular/dynamodb-local
         ;;
     dcmtk | gdcm | orthanc | containers | make) ;;
-    *) fail "infra/setup.sh knows python, sam, dcmtk, gdcm, orthanc, dcmjs, dynamodb, containers and make, not: $part" ;;
+    *) fail "infra/setup.sh knows python, sam, checkov, ministack, dcmtk, gdcm, orthanc, dcmjs, dynamodb, containers and make, not: $part" ;;
     esac
 done

@@ -217,15 +217,104 @@ def test_a_retired_original_is_safe_while_a_form_that_restores_to_it_is_there(
     }
 
 
-def test_a_series_costs_pages_and_not_a_request_for_each_instance(store: Store) -> None:
+def test_a_series_costs_pages_and_each_instance_a_lookup(store: Store) -> None:
     requests = []
     for series, instances in ((1, 15), (2, 60)):
         references = put_series(store, series, instances)
         with counted(store) as calls:
             assert check(store.archive, store.index(), references, wait_for_missing=True) == {}
         requests.append(dict(calls))
-    # One lookup, the items of the series, other contents of its instances, one listing.
-    assert requests == [{"Query": 3, "ListObjectsV2": 1}] * 2
+    # The lookups, the items of the series, other contents of its instances, one listing.
+    assert requests == [{"Query": each + 2, "ListObjectsV2": 1} for each in (15, 60)]
+
+
+def test_many_references_are_found_among_all_uids_while_those_are_few(store: Store) -> None:
+    references = put_series(store, 1, 300)
+    with counted(store) as calls:
+        assert check(store.archive, store.index(), references, wait_for_missing=True) == {}
+    assert calls == {"Scan": 1, "Query": 2, "ListObjectsV2": 1}
+    unknown = [Reference(CT, f"1.2.3.4.{number}") for number in range(300)]
+    index = store.index()
+    assert check(store.archive, index, [*references, *unknown], wait_for_missing=True) is None
+    failures = check(store.archive, index, [*references, *unknown], wait_for_missing=False)
+    assert failures == dict.fromkeys(unknown, CommitmentFailure.NO_SUCH_OBJECT_INSTANCE)
+
+
+@pytest.mark.parametrize("more", [0, 200])
+def test_an_instance_in_two_series_must_be_safe_in_both(store: Store, more: int) -> None:
+    others = put_series(store, 5, more) if more else []
+    first = study(1)[0]
+    # As a study that was split, or merged, by a modality that keeps the UIDs of its instances.
+    second = {**first, "StudyInstanceUID": "1.2.7", "SeriesInstanceUID": "1.2.7.1"}
+    keys = [store.put(**first), store.put(**second)]
+    index = store.index()
+    assert index_objects(store.archive, index, keys) == []
+    reference = Reference(CT, first["SOPInstanceUID"])
+    s3: Any = store.cloud.clients.s3
+    for key in keys:
+        assert check(store.archive, index, [*others, reference], wait_for_missing=True) == {}
+        body = s3.get_object(Bucket=store.bucket, Key=key)["Body"].read()
+        s3.delete_object(Bucket=store.bucket, Key=key)
+        assert check(store.archive, index, [*others, reference], wait_for_missing=True) == {
+            reference: CommitmentFailure.PROCESSING_FAILURE
+        }
+        s3.put_object(Bucket=store.bucket, Key=key, Body=body)
+
+
+def test_a_content_that_only_the_bucket_has_yet_is_waited_for(store: Store) -> None:
+    attributes = study(1)[0]
+    index = store.index()
+    index_objects(store.archive, index, [store.put(**attributes)])
+    reference = Reference(CT, attributes["SOPInstanceUID"])
+    second = store.put(**{**attributes, "PatientName": "Other^Name"})
+    assert check(store.archive, index, [reference], wait_for_missing=True) is None
+    # When nobody waits any more, what counts is that it is there, and whole.
+    assert check(store.archive, index, [reference], wait_for_missing=False) == {}
+    index_objects(store.archive, index, [second])
+    assert check(store.archive, index, [reference], wait_for_missing=True) == {}
+    third = second.replace(second[-20:-4], "0" * 16)
+    store.put_bytes(third, b"not what its key says")
+    assert check(store.archive, index, [reference], wait_for_missing=False) == {
+        reference: CommitmentFailure.PROCESSING_FAILURE
+    }
+
+
+@pytest.mark.parametrize("series", ["1.2.1.0", "1.2.1.9"])
+def test_a_content_that_was_on_its_way_must_have_come(store: Store, series: str) -> None:
+    attributes = study(1)[0]
+    index = store.index()
+    index_objects(store.archive, index, [store.put(**attributes)])
+    reference = Reference(CT, attributes["SOPInstanceUID"])
+    second = {**attributes, "PatientName": "Other^Name", "SeriesInstanceUID": series}
+    key = store.put(**second)
+    s3: Any = store.cloud.clients.s3
+    s3.delete_object(Bucket=store.bucket, Key=key)
+
+    def checked(*, wait: bool) -> object:
+        quarantined = "quarantine/unidentified/" + "0" * 64 + ".dcm"
+        return check(
+            store.archive,
+            index,
+            [reference],
+            wait_for_missing=wait,
+            arriving=[key, quarantined],
+        )
+
+    assert checked(wait=True) is None
+    assert checked(wait=False) == {reference: CommitmentFailure.PROCESSING_FAILURE}
+    assert store.put(**second) == key
+    assert checked(wait=True) is None
+    assert checked(wait=False) == {}
+    index_objects(store.archive, index, [key])
+    assert checked(wait=True) == {}
+
+
+def test_what_was_on_its_way_at_any_asking_is_remembered(site: Site) -> None:
+    key = TransactionKey("MODALITY", "1.2.3")
+    references = (Reference(CT, "1.2.3.4"),)
+    for arriving in (("a",), (), ("b", "a")):
+        site.transactions.ask(Request(key, "LENTICULAR", site.now, references, arriving))
+    assert site.transactions.request(key).arriving == ("a", "b")
 
 
 @pytest.mark.parametrize("series", [1, 12])

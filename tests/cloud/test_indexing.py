@@ -8,15 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
 
+import boto3
 import pytest
 
 from lenticular.attributes import Level
 from lenticular.elements import encode_element
 from lenticular.header import read_copy
+from lenticular.index import Index
 from lenticular.index_items import Copy, from_dynamodb, month_item, study_items
 from lenticular.indexing import index_objects, rebuild
 from tests.cloud.standin import OfflineCloud
 from tests.cloud.stored_instances import ROOT, Store, study
+from tests.peers.faulty_s3 import Fault, faulty_s3
 
 
 @pytest.fixture
@@ -140,6 +143,40 @@ def test_an_instance_that_the_table_never_takes_is_quarantined_and_its_study_is_
     )
     rebuild(store.archive, store.index())
     assert _without_fingerprints(store.items()) == _expected(store, [*good, changed])
+
+
+@pytest.mark.parametrize(
+    ("refused", "left_out"),
+    [
+        # The item of one instance, that of its series because of what one says of it.
+        ("INSTANCE#1.2.1.0#1.2.1.0.1", 1),
+        ("C" * 5_000, 2),
+    ],
+)
+def test_a_rebuild_leaves_out_the_instance_alone_that_the_table_never_takes(
+    store: Store, refused: str, left_out: int
+) -> None:
+    attributes = [*study(1), *study(2)]
+    attributes[2]["Modality"] = "C" * 10_000
+    keys = [store.put(**each) for each in attributes]
+    dynamodb: Any = store.cloud.clients.dynamodb
+    with faulty_s3(store.cloud.endpoint) as way:
+        # As with an item that is too large, the same request is refused however often it comes.
+        way.fail(Fault.ITEM_REFUSED, where=refused)
+        make: Any = boto3.client
+        limited = make("dynamodb", endpoint_url=way.endpoint, region_name="us-east-1",
+                       aws_access_key_id="test", aws_secret_access_key="test")  # fmt: skip
+        assert rebuild(store.archive, Index(limited, store.table)) == len(keys)
+    (listed,) = Index(dynamodb, store.table).quarantined()
+    assert listed["sk"] == keys[left_out]
+    assert "ValidationException" in str(listed["reason"])
+    taken = [key for key in keys if key != keys[left_out]]
+    expected = _expected(store, taken)
+    found = _without_fingerprints(store.items())
+    assert {at: item for at, item in found.items() if at[0] != "QUARANTINE"} == expected
+    # Once the table takes it, it has its place.
+    rebuild(store.archive, store.index())
+    assert _without_fingerprints(store.items()) == _expected(store, keys)
 
 
 def test_months_that_have_studies_are_listed_and_a_rebuild_finds_them_again(store: Store) -> None:

@@ -18,9 +18,10 @@ from urllib.request import urlopen
 
 import pytest
 from pydicom.data import get_testdata_file
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from tests.cloud.deadline import eventually
-from tests.peers import dcmtk
+from tests.peers import dcmtk, pynetdicom_peer
 from tests.peers.conftest import free_port
 from tests.peers.instances import study
 from tests.peers.node_process import ROOT, Node, running_node
@@ -68,10 +69,15 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> str:
 class Container:
     """The gateway in a running container, on the cloud of an offline node."""
 
+    name: str
     gateway: Node
     process: subprocess.Popen[str]
     health_port: int
     log: Path
+
+    def inside(self, program: str) -> str:
+        """Run a line of Python in it, and return what that printed."""
+        return run(*_PODMAN, "exec", self.name, "python3", "-c", program).strip()
 
 
 Start = Callable[..., Container]
@@ -109,7 +115,7 @@ def start(image: str, tmp_path: Path) -> Iterator[Start]:
             line = process.stdout.readline()
             assert line, log.read_text("utf-8")
             gateway = replace(node, port=json.loads(line)["port"])
-            return Container(gateway, process, health_port, log)
+            return Container(name, gateway, process, health_port, log)
 
         yield start
 
@@ -124,6 +130,9 @@ def _end(process: subprocess.Popen[str], name: str) -> None:
 def test_the_image_verifies_stores_and_drains(start: Start, tmp_path: Path) -> None:
     container = start()
     gateway = container.gateway
+    assert container.inside("import os; print(os.getuid(), os.getgid())") == "10001 10001"
+    mount = "next(line.split() for line in open('/proc/mounts') if line.split()[1] == '/')"
+    assert "ro" in container.inside(f"print({mount}[3])").split(",")
     dcmtk.echo(gateway)
     instances = study(tmp_path / "sent", 3, size=256 << 10)
     assert dcmtk.store(gateway, *(instance.path for instance in instances)) == [0, 0, 0]
@@ -134,8 +143,15 @@ def test_the_image_verifies_stores_and_drains(start: Start, tmp_path: Path) -> N
             return int(answer.status)
 
     eventually(ready, until=lambda status: status == 200)
-    container.process.send_signal(signal.SIGTERM)
+    [last] = study(tmp_path / "last", 1)
+    contexts = [(CTImageStorage, ExplicitVRLittleEndian)]
+    with pynetdicom_peer.association(gateway, contexts) as opened:
+        container.process.send_signal(signal.SIGTERM)
+        # It listens no more, and still takes what comes on the association that there is.
+        eventually(lambda: not dcmtk.listens(gateway.port))
+        assert opened.send_c_store(last.path).Status == 0
     assert container.process.wait(timeout=30) == 0
+    assert last.key in gateway.object_keys()
 
 
 @pytest.mark.parametrize(("validation", "status"), [("warn", 0xB007), ("reject", 0xA900)])

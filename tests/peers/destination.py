@@ -1,4 +1,4 @@
-"""pynetdicom as the destination of C-MOVE: what it is offered and gets, and how it misbehaves."""
+"""pynetdicom is sent to, by C-MOVE and C-GET: what it is offered, gets, and does amiss."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,9 +9,12 @@ from typing import Any
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
-from pynetdicom import AE, evt
+from pynetdicom import AE, build_context, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    StudyRootQueryRetrieveInformationModelGet as StudyRootGet,
+)
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelMove as StudyRootMove,
 )
@@ -126,3 +129,46 @@ def counts(status: Dataset) -> tuple[int, ...]:
         status.get(f"NumberOf{kind}Suboperations", -1)
         for kind in ("Remaining", "Completed", "Failed", "Warning")
     )
+
+
+@dataclass
+class Got:
+    """What a C-GET brought: the final response, empty where we aborted, and files by UID."""
+
+    final: Dataset = field(default_factory=Dataset)
+    failed: list[str] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
+
+
+def get(node: Node, study: str, contexts: Sequence[tuple[str, Sequence[str]]]) -> Got:
+    """Get a study on these contexts."""
+    got = Got()
+
+    def on_store(event: evt.Event) -> int:
+        assert isinstance(event.request, C_STORE)
+        got.files[str(event.request.AffectedSOPInstanceUID)] = event.encoded_dataset()
+        return 0
+
+    ae = AE(ae_title="VIEWER")
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 60
+    opened = ae.associate(
+        node.host,
+        node.port,
+        contexts=[
+            build_context(StudyRootGet),
+            *(build_context(abstract, list(syntaxes)) for abstract, syntaxes in contexts),
+        ],
+        ae_title=node.aet,
+        ext_neg=[build_role(abstract, scp_role=True) for abstract in dict(contexts)],
+        evt_handlers=[(evt.EVT_C_STORE, on_store)],
+    )
+    assert opened.is_established
+    identifier = Dataset()
+    identifier.QueryRetrieveLevel, identifier.StudyInstanceUID = "STUDY", study
+    for status, data_set in opened.send_c_get(identifier, StudyRootGet):
+        got.final = status
+        uids = data_set.get("FailedSOPInstanceUIDList", []) if data_set else []
+        got.failed = [uids] if isinstance(uids, str) else list(uids)
+    if opened.is_established:
+        opened.release()
+    return got

@@ -7,10 +7,12 @@ import base64
 import hashlib
 import http.client
 import http.server
+import json
 import socket
 import struct
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,11 +45,16 @@ class Fault(Enum):
     #: S3 has done it, but nobody hears so.
     ANSWER_LOST = auto()
     BODY_ALTERED = auto()
+    #: What DynamoDB says of more than the table, or a partition of it, can do.
+    THROTTLED = auto()
+    #: What DynamoDB says of an item that is too large, however often it comes.
+    ITEM_REFUSED = auto()
     #: Nothing happens until `FaultyS3.heal`; then S3 does it.
     HELD = auto()
 
 
-#: Status and error code, as the Amazon S3 API Reference lists them ("Error responses").
+#: Status and error code, as the API references of Amazon S3 ("Error responses") and DynamoDB
+#: ("Common Errors") list them.
 _ERRORS: Final[Mapping[Fault, tuple[int, str]]] = {
     Fault.SLOW_DOWN: (503, "SlowDown"),
     Fault.INTERNAL_ERROR: (500, "InternalError"),
@@ -56,6 +63,8 @@ _ERRORS: Final[Mapping[Fault, tuple[int, str]]] = {
     Fault.CONFLICT: (409, "ConditionalRequestConflict"),
     Fault.ERROR_WITHIN_SUCCESS: (200, "InternalError"),
     Fault.BODY_ALTERED: (400, "BadDigest"),
+    Fault.THROTTLED: (400, "ProvisionedThroughputExceededException"),
+    Fault.ITEM_REFUSED: (400, "ValidationException"),
 }
 
 
@@ -96,12 +105,14 @@ class FaultyS3:
 
     Attributes:
         endpoint: where the gateway finds S3
+        failed: how many requests failed in each way
         held: how many requests are held now
         mistakes: what went wrong here that should not have
     """
 
     def __init__(self, s3_endpoint: str) -> None:
         """Stand in front of `s3_endpoint`."""
+        self.failed: Counter[Fault] = Counter()
         self.held = 0
         self.mistakes: list[BaseException | None] = []
         self.s3_address = urlsplit(s3_endpoint).netloc
@@ -149,6 +160,7 @@ class FaultyS3:
                 elif rule.times != 0:
                     if rule.times is not None:
                         rule.times -= 1
+                    self.failed[rule.fault] += 1
                     return rule.fault
         return None
 
@@ -224,8 +236,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _refuse(self, fault: Fault) -> None:
         status, code = _ERRORS[fault]
-        content = f"<Error><Code>{code}</Code></Error>".encode()
-        self._answer(status, {"Content-Type": "application/xml"}, content)
+        if "X-Amz-Target" in self.headers:
+            content, kind = (
+                json.dumps({"__type": f"#{code}"}).encode(),
+                "application/x-amz-json-1.0",
+            )
+        else:
+            content, kind = f"<Error><Code>{code}</Code></Error>".encode(), "application/xml"
+        self._answer(status, {"Content-Type": kind}, content)
 
     def _forward(self, body: bytes, *, answer: bool = True) -> None:
         connection = http.client.HTTPConnection(self._s3.s3_address, timeout=_FORWARD_SECONDS)

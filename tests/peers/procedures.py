@@ -153,5 +153,22 @@ def send_by_dcmjs(
         {"type": kind, "sop_class": MPPS, "sop_instance": uid, "data": attributes}
         for kind, attributes in requests
     ]
+    return _last_responses(node, jobs, calling)
+
+
+def get_by_dcmjs(
+    node: Node, uid: str, *wanted: Sequence[str], under: str = MPPS_RETRIEVE
+) -> list[dcmjs_dimse.Event]:
+    """Send an N-GET for each of some lists of keywords, or for all attributes; return responses."""
+    jobs = [
+        {"type": "n-get", "sop_class": under, "sop_instance": uid, "attributes": keywords}
+        for keywords in wanted
+    ]
+    return _last_responses(node, jobs, "DCMJS")
+
+
+def _last_responses(
+    node: Node, jobs: Sequence[Attributes], calling: str
+) -> list[dcmjs_dimse.Event]:
     events = dcmjs_dimse.run(node, *jobs, calling=calling)
     return [dcmjs_dimse.responses(events, number)[-1] for number in range(len(jobs))]

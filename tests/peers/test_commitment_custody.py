@@ -5,10 +5,16 @@ import os
 import queue
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import md5
+from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 import pytest
 from pydicom.uid import CTImageStorage, generate_uid
@@ -17,18 +23,27 @@ from infra.local.children import Child, Ended, Events, Ready
 from infra.local.functions import drives
 from infra.local.node import worker
 from infra.local.template import Stack
-from lenticular.archive import TransactionKey
+from lenticular.archive import Archive, InstanceKey, TransactionKey
+from lenticular.attributes import Level
+from lenticular.commitment import Request
+from lenticular.index import Index
+from lenticular.index_items import Copy, instance_item
+from lenticular.indexing import index_objects
 from tests.cloud.deadline import eventually
+from tests.cloud.dynamodb_local import running_dynamodb_local
 from tests.cloud.standin import OfflineCloud, offline_cloud
+from tests.peers import dcmtk
 from tests.peers.commitment_requester import Requester, ask, requester
 from tests.peers.faulty_s3 import Fault, FaultyS3, faulty_s3
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
+from tests.peers.instances import altered, study
 from tests.peers.node_process import ROOT
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
 AET = "CT1"
 UNKNOWN = (str(CTImageStorage), "1.2.3.4.5")
+NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 _SECONDS = 60
 
 
@@ -42,11 +57,13 @@ class Site:
     modality: Requester
     events: Events
     cloud: OfflineCloud
+    elsewhere: Mapping[str, str]
 
     def start_function(self) -> Child:
         """Run the commit function on its queue from now on."""
         [drive] = [each for each in drives(self.stack, ROOT) if each.logical_id == "CommitFunction"]
-        child = worker(drive, self.cloud.environment, os.environ, self.events)
+        environment = {**self.cloud.environment, **self.elsewhere}
+        child = worker(drive, environment, os.environ, self.events)
         child.start()
         # What an earlier one left behind comes first.
         while not isinstance(event := self.events.get(timeout=_SECONDS), Ready):
@@ -83,27 +100,44 @@ def cloud() -> Iterator[OfflineCloud]:
         yield running
 
 
-@pytest.fixture
-def site(cloud: OfflineCloud, tmp_path: Path) -> Iterator[Site]:
-    """Run a gateway and a requester; the function is not running yet."""
+@contextmanager
+def running_site(
+    cloud: OfflineCloud,
+    folder: Path,
+    settings: Mapping[str, str] = NOTHING,
+    elsewhere: Mapping[str, str] = NOTHING,
+    **parameters: str,
+) -> Iterator[Site]:
+    """Run a gateway and a requester; the function is not running yet.
+
+    `elsewhere` is where both find AWS instead of in moto.
+    """
     stack = cloud.stack(
-        ROOT / "template.yaml",
-        BucketPrefix=f"t{uuid.uuid4().hex[:20]}",
-        CommitGraceSeconds="0",
-        CommitPauseSeconds="1",
-        CommitVisibilitySeconds="3",
+        ROOT / "template.yaml", BucketPrefix=f"t{uuid.uuid4().hex[:20]}", **parameters
     )
     stores = Stores(cloud, stack.name("ArchiveBucket"), stack.name("Table"))
     events: Events = queue.SimpleQueue()
     with requester(AET) as modality, faulty_s3(cloud.endpoint) as s3:
-        nodes = tmp_path / "nodes.yaml"
+        nodes = folder / "nodes.yaml"
         nodes.write_text(f"nodes:\n  - {{aet: {AET}, address: 127.0.0.1, port: {modality.port}}}\n")
-        settings = {
+        of_gateway = {
+            **elsewhere,
             "AWS_ENDPOINT_URL_S3": s3.endpoint,
             "LENTICULAR_NODES_FILE": str(nodes),
+            **settings,
         }
-        with running_gateway(tmp_path / "gateway.log", stores, settings) as gateway:
-            yield Site(stack, gateway, s3, modality, events, cloud)
+        with running_gateway(folder / "gateway.log", stores, of_gateway) as gateway:
+            yield Site(stack, gateway, s3, modality, events, cloud, elsewhere)
+
+
+@pytest.fixture
+def site(cloud: OfflineCloud, tmp_path: Path) -> Iterator[Site]:
+    """Run one that waits for nothing and nobody for long."""
+    with running_site(
+        cloud, tmp_path,
+        CommitGraceSeconds="0", CommitPauseSeconds="1", CommitVisibilitySeconds="3",
+    ) as running:  # fmt: skip
+        yield running
 
 
 @pytest.fixture
@@ -241,3 +275,112 @@ def test_what_is_no_message_becomes_a_dead_letter_and_keeps_nobody_waiting(site:
         )
     finally:
         child.kill()
+
+
+def test_a_content_that_is_still_in_the_spool_is_waited_for(
+    cloud: OfflineCloud, tmp_path: Path
+) -> None:
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    settings = {"LENTICULAR_CUSTODY": "spool", "LENTICULAR_SPOOL_DIR": str(spool)}
+    with running_site(cloud, tmp_path, settings, CommitPauseSeconds="1") as site:
+        gateway = site.gateway
+        s3: Any = cloud.clients.s3
+        dynamodb: Any = cloud.clients.dynamodb
+        archive, index = Archive(s3, gateway.bucket), Index(dynamodb, gateway.table)
+        [first] = study(tmp_path / "first", 1)
+        second = altered(first, tmp_path / "second")
+        assert dcmtk.store(gateway, first.path) == [0]
+        eventually(
+            lambda: gateway.object_keys("instances/"), until=lambda keys: keys == [first.key]
+        )
+        assert index_objects(archive, index, [first.key]) == []
+        site.s3.fail(Fault.HELD, where=f"PUT /{gateway.bucket}/instances/")
+        assert dcmtk.store(gateway, second.path) == [0]
+        by_another, uid = generate_uid(), generate_uid()
+        reference = (str(CTImageStorage), first.sop_instance_uid)
+        # Any gateway that shares the spool may be asked.
+        of_another = {"AWS_ENDPOINT_URL_S3": site.s3.endpoint, **settings}
+        stores = Stores(cloud, gateway.bucket, gateway.table)
+        with running_gateway(tmp_path / "another.log", stores, of_another) as another:
+            assert ask(another, AET, by_another, [reference, UNKNOWN]).Status == 0x0000
+        assert ask(gateway, AET, uid, [reference]).Status == 0x0000
+        for key in (TransactionKey(AET, by_another), TransactionKey(AET, uid)):
+            kept = Request.from_document(archive.read(key.requested))
+            assert kept.arriving == (second.key,)
+        function = site.start_function()
+        try:
+            eventually(
+                lambda: site.item(TransactionKey(AET, uid)).get("problem"),
+                until=lambda problem: problem and "not every instance" in problem["S"],
+                within=_SECONDS,
+            )
+            assert site.modality.reports == []
+            site.s3.heal()
+            eventually(lambda: second.key in gateway.object_keys("instances/"))
+            assert index_objects(archive, index, [second.key]) == []
+            [report] = eventually(site.modality.reports.copy, within=_SECONDS)
+        finally:
+            function.kill()
+    assert (report.transaction_uid, report.event_type) == (uid, 1)
+
+
+def test_ten_thousand_references_are_checked_and_reported(
+    cloud: OfflineCloud, tmp_path: Path
+) -> None:
+    # moto reads its whole table for each page of it.
+    with running_dynamodb_local() as dynamodb:
+        table = dynamodb.table()
+        elsewhere = {**dynamodb.environment, "LENTICULAR_TABLE": table}
+        with running_site(cloud, tmp_path, elsewhere=elsewhere, CommitGraceSeconds="0",
+                          CommitAnswerSeconds="60") as site:  # fmt: skip
+            copies = _put_series(site, 10_000)
+            dynamodb.load(table, map(instance_item, copies))
+            references = [(each.sop_class_uid, each.key.sop_instance_uid) for each in copies]
+            function = site.start_function()
+            try:
+                assert ask(site.gateway, AET, generate_uid(), references).Status == 0x0000
+                [report] = eventually(site.modality.reports.copy, within=3 * _SECONDS)
+            finally:
+                function.kill()
+    assert (report.event_type, report.failed) == (1, {})
+    assert report.committed == frozenset(references)
+    assert len(report.committed) == 10_000
+
+
+def _put_series(site: Site, count: int) -> list[Copy]:
+    """Put the objects of a series into the bucket; return what the index must say of them."""
+    file = b"what is in it nobody reads, for size and ETag are as they were indexed"
+    etag = md5(file, usedforsecurity=False).hexdigest()
+    copies = [
+        Copy(
+            InstanceKey("1.2", "1.2.1", f"1.2.1.{number}", f"{number:064x}"),
+            len(file),
+            "2026-01-05T10:00:00.000000Z",
+            str(CTImageStorage),
+            "1.2.840.10008.1.2.1",
+            {level: {} for level in Level},
+            etag=etag,
+        )
+        for number in range(count)
+    ]
+    s3: Any = site.cloud.clients.s3
+    bucket = site.gateway.bucket
+    # Nobody is to be told of these: that would take longer than all the rest.
+    told = s3.get_bucket_notification_configuration(Bucket=bucket)
+    s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration={})
+
+    def put(some: Sequence[Copy]) -> None:
+        connection = HTTPConnection(urlsplit(site.cloud.endpoint).netloc)
+        for copy in some:
+            connection.request("PUT", f"/{bucket}/{copy.key}", file)
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == 200
+        connection.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(put, (copies[first::4] for first in range(4))))
+    told.pop("ResponseMetadata")
+    s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration=told)
+    return copies

@@ -84,38 +84,7 @@ def data_set_of(path: Path) -> bytes:
     ("model", "level", "keys", "uids"),
     [
         ("-P", "PATIENT", ["PatientID=P78"], [*IMAGES, OTHER_IMAGE]),
-        ("-P", "STUDY", ["PatientID=P78", f"StudyInstanceUID={OTHER_STUDY}"], [OTHER_IMAGE]),
-        (
-            "-P",
-            "SERIES",
-            ["PatientID=P78", f"StudyInstanceUID={STUDY}", f"SeriesInstanceUID={STUDY}.1"],
-            IMAGES[:2],
-        ),
-        ("-O", "STUDY", ["PatientID=P78", f"StudyInstanceUID={STUDY}"], IMAGES),
         ("-S", "STUDY", [f"StudyInstanceUID={STUDY}"], IMAGES),
-        (
-            "-S",
-            "STUDY",
-            [f"StudyInstanceUID={STUDY}\\{OTHER_STUDY}"],
-            [*IMAGES, OTHER_IMAGE],
-        ),
-        (
-            "-S",
-            "SERIES",
-            [f"StudyInstanceUID={STUDY}", f"SeriesInstanceUID={STUDY}.1\\{STUDY}.2"],
-            IMAGES,
-        ),
-        (
-            "-S",
-            "IMAGE",
-            [
-                f"StudyInstanceUID={STUDY}",
-                f"SeriesInstanceUID={STUDY}.2",
-                f"SOPInstanceUID={IMAGES[3]}",
-            ],
-            IMAGES[3:],
-        ),
-        ("-S", "STUDY", ["StudyInstanceUID=1.2.3.4.5.6"], []),
     ],
 )
 def test_what_is_named_comes_bit_for_bit(  # noqa: PLR0913, PLR0917 - what is asked, and what must come
@@ -127,17 +96,6 @@ def test_what_is_named_comes_bit_for_bit(  # noqa: PLR0913, PLR0917 - what is as
     assert re.search(rf"Completed Suboperations\s*: {len(uids)}\b", final)
     received = {data_set_of(path) for path in tmp_path.iterdir()}
     assert received == {data_set_of(stored.files[uid]) for uid in uids}
-
-
-@pytest.mark.parametrize(
-    ("level", "keys"),
-    [("STUDY", ["StudyInstanceUID"]), ("SERIES", [f"SeriesInstanceUID={STUDY}.1"])],
-)
-def test_an_identifier_that_breaks_the_hierarchy_is_refused(
-    stored: Stored, tmp_path: Path, level: str, keys: list[str]
-) -> None:
-    output = dcmtk.get(stored.node, tmp_path, level, *keys)
-    assert re.search(r"DIMSE Status\s*: 0xa900", output.rpartition("C-GET RSP")[2])
 
 
 @dataclass

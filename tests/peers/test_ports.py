@@ -2,13 +2,16 @@
 
 import json
 import logging
+import socket
+import ssl
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.cloud.deadline import eventually
 from tests.peers import dcmjs_dimse, dcmtk
-from tests.peers.dimse import RELEASE_RQ, associate_rq
+from tests.peers.dimse import RELEASE_RQ, RawPeer, associate_rq, echo_rq
 from tests.peers.gateway_process import Gateway, Stores, ask, running_gateway
 from tests.peers.instances import PATIENT_ID, PATIENT_NAME, study
 from tests.peers.pki import Authority
@@ -88,6 +91,60 @@ def test_a_gateway_is_ready_until_it_drains_and_alive_until_it_ends(
             peer.send(RELEASE_RQ)
             assert peer.read_pdu()[0] in (5, 6)
         assert gateway.process.wait(30) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_process_shows_a_certificate_that_is_replaced_without_a_restart(
+    stores: Stores, tmp_path: Path, workers: int
+) -> None:
+    old, new = (Authority.create(tmp_path, name) for name in ("old", "new"))
+    node, renewed = old.issue("node"), new.issue("renewed")
+    settings = {
+        "LENTICULAR_TLS_PORT": "0",
+        "LENTICULAR_TLS_CERTIFICATE": str(node.certificate),
+        "LENTICULAR_TLS_KEY": str(node.key),
+        "LENTICULAR_WORKERS": str(workers),
+    }
+    [instance] = study(tmp_path / "study", 1)
+    with (
+        running_gateway(tmp_path / "gateway.log", stores, settings) as gateway,
+        ExitStack() as held,
+    ):
+        port = gateway.ready["tls_port"]
+
+        def store_trusting(authority: Authority) -> bool:
+            told = dcmtk.run(
+                "storescu", "-v", "-aec", gateway.aet, "+tla", "+cf", authority.certificate,
+                gateway.host, str(port), instance.path, check=False,
+            )  # fmt: skip
+            return "Received Store Response (Success)" in told
+
+        def associated() -> RawPeer:
+            context = ssl.create_default_context(cafile=old.certificate)
+            plain = socket.create_connection((gateway.host, port), timeout=30)
+            peer = RawPeer(context.wrap_socket(plain, server_hostname=gateway.host))
+            peer.send(associate_rq())
+            assert peer.read_pdu()[0] == 2
+            return peer
+
+        processes = gateway.workers()
+        assert store_trusting(old)
+        assert not store_trusting(new)
+        peers = [held.enter_context(associated()) for _ in range(workers)]
+        renewed.key.replace(node.key)
+        renewed.certificate.replace(node.certificate)
+        # Each new connection goes to another worker; one looks when it gets one.
+        eventually(lambda: all(store_trusting(new) for _ in range(workers)))
+        assert not any(store_trusting(old) for _ in range(workers))
+        for peer in peers:
+            peer.send(echo_rq())
+            assert peer.read_response().status == 0
+            peer.release()
+        reloads = gateway.lines(message="certificate reloaded")
+        assert len({line.get("worker") for line in reloads}) == len(reloads) == workers
+        assert gateway.process.poll() is None
+        assert gateway.workers() == processes
 
 
 @pytest.mark.parametrize("mutual", [False, True])

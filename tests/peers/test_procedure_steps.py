@@ -20,9 +20,11 @@ from tests.cloud.deadline import eventually
 from tests.peers.conftest import Clinic
 from tests.peers.procedures import (
     MPPS,
+    MPPS_RETRIEVE,
     PATIENT_NAME,
     data_set,
     ended,
+    get_by_dcmjs,
     modality,
     send_by_dcmjs,
     series,
@@ -55,6 +57,39 @@ def test_a_step_of_dcmjs_dimse_begins_goes_on_and_ends(clinic: Clinic) -> None:
     assert [each.ReferencedSOPInstanceUID for each in kept.ReferencedImageSequence] == [
         "1.2.3.1", "1.2.3.2",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("under", [MPPS, MPPS_RETRIEVE])
+def test_dcmjs_dimse_gets_all_of_a_step_and_what_it_names(clinic: Clinic, under: str) -> None:
+    study, step, performed = (generate_uid(None) for _ in range(3))
+    send_by_dcmjs(
+        clinic.node,
+        step,
+        ("n-create", started(study)),
+        ("n-set", ended(series(performed, ["1.2.3.1", "1.2.3.2"]))),
+    )
+    named = ["PerformedProcedureStepStatus", "Modality", "PerformedSeriesSequence"]
+    everything, some, warned = get_by_dcmjs(
+        clinic.node, step, [], named, [*named, "PixelSpacing"], under=under
+    )
+    assert [everything["status"], some["status"], warned["status"]] == [0, 0, 0x0001]
+    assert everything["data"]["PatientID"] == "PID-SECRET-4711"
+    assert everything["data"]["PerformedProcedureStepEndDate"] == "20260105"
+    for answer in (some, warned):
+        data = answer["data"]
+        assert set(named) <= data.keys()
+        assert not {"PatientID", "PixelSpacing"} & data.keys()
+        assert (data["PerformedProcedureStepStatus"], data["Modality"]) == ("COMPLETED", "CT")
+        [kept] = items(data["PerformedSeriesSequence"])
+        images = items(kept["ReferencedImageSequence"])
+        assert [each["ReferencedSOPInstanceUID"] for each in images] == ["1.2.3.1", "1.2.3.2"]
+    [unknown] = get_by_dcmjs(clinic.node, "1.2.3.99", [], under=under)
+    assert unknown["status"] == Status.NO_SUCH_SOP_INSTANCE
+
+
+def items(sequence: Any) -> list[Any]:
+    """Read a sequence as dcmjs does: one item is no list."""
+    return sequence if isinstance(sequence, list) else [sequence]
 
 
 @pytest.mark.parametrize("status", ["COMPLETED", "DISCONTINUED"])

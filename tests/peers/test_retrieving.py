@@ -1,17 +1,27 @@
 """What a retrieval does when S3, the index or the destination do not do their part."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import pytest
+from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
 from pydicom.uid import (
     CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
     MRImageStorage,
     RLELossless,
 )
@@ -29,14 +39,16 @@ from tests.cloud.standin import OfflineCloud, offline_cloud
 from tests.peers import dcmtk
 from tests.peers.archived import archive, image
 from tests.peers.conftest import free_port
-from tests.peers.destination import Destination, counts, destination, requestor, responses
+from tests.peers.destination import Destination, counts, destination, get, requestor, responses
 from tests.peers.faulty_s3 import Fault, FaultyS3, faulty_s3
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
 
 pytestmark = pytest.mark.peers
 
 ROOT = "1.2.826.0.1.90"
-STUDY, MIXED, PRIVATE, LATER, RETIRED, RACED, LARGE = (f"{ROOT}.{number}" for number in range(1, 8))
+STUDY, MIXED, PRIVATE, LATER, RETIRED, RACED, LARGE, FORM = (
+    f"{ROOT}.{number}" for number in range(1, 9)
+)
 INSTANCES = 8
 UIDS = [f"{STUDY}.1.{number}" for number in range(INSTANCES)]
 #: More than fit an association together with the uncompressed syntaxes: 128 contexts.
@@ -373,6 +385,113 @@ def test_an_object_that_goes_while_it_is_being_sent_fails_alone(
     assert counts(final) == (-1, 2 - failing, failing, 0)
     assert failed == uids[:failing]
     assert sorted(receiving.files) == uids[failing:]
+
+
+def large(site: Site, number: int) -> tuple[str, bytes, str]:
+    """Archive an image of many parts; return its study, its file and the object's key."""
+    study = f"{LARGE}.{number}"
+    file = image(study, f"{study}.1", f"{study}.1.1", rows=1536)
+    [key] = archive(site.stores, file)
+    return study, file, key
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault.SLOW_DOWN,
+        Fault.INTERNAL_ERROR,
+        Fault.CONNECTION_RESET,
+        Fault.ANSWER_LOST,
+        Fault.NO_SUCH_BUCKET,
+    ],
+    ids=lambda fault: fault.name,
+)
+def test_a_get_goes_on_where_s3_broke_it_off(site: Site, fault: Fault) -> None:
+    study, file, _ = large(site, 10 + fault.value)
+    # So many parts are not asked for before the first of them is being sent.
+    site.s3.fail(fault, where=f"/{study}.1.1/", times=1 if fault is Fault.NO_SUCH_BUCKET else 4,
+                 after=20)  # fmt: skip
+    got = get(site.gateway, study, [(CTImageStorage, [ExplicitVRLittleEndian])])
+    assert site.s3.failed[fault]
+    assert (got.final.Status, counts(got.final), got.failed) == (0x0000, (-1, 1, 0, 0), [])
+    received = got.files[f"{study}.1.1"]
+    assert received[data_set_offset(received) :] == file[data_set_offset(file) :]
+
+
+def test_an_original_that_is_retired_while_it_is_being_got_goes_on_from_its_form(
+    site: Site, cloud: OfflineCloud
+) -> None:
+    study, file, key = large(site, 30)
+    site.s3.fail(Fault.HELD, where=f"GET /{site.stores.bucket}/{key}", after=20)
+    with ThreadPoolExecutor(1) as pool:
+        getting = pool.submit(
+            get, site.gateway, study, [(CTImageStorage, [ExplicitVRLittleEndian])]
+        )
+        eventually(lambda: site.s3.held)
+        transcode(site, cloud, key, retire=True)
+        site.s3.heal()
+        got = getting.result()
+    assert (got.final.Status, counts(got.final), got.failed) == (0x0000, (-1, 1, 0, 0), [])
+    received = got.files[f"{study}.1.1"]
+    assert received[data_set_offset(received) :] == file[data_set_offset(file) :]
+
+
+def test_only_an_object_that_is_gone_while_it_is_being_got_ends_the_association(
+    site: Site,
+) -> None:
+    study, _, _ = large(site, 31)
+    site.s3.fail(Fault.NO_SUCH_BUCKET, where=f"/{study}.1.1/", after=20)
+    contexts = [(CTImageStorage, [ExplicitVRLittleEndian])]
+    assert "Status" not in get(site.gateway, study, contexts).final
+    # Before anything of it was sent, it fails alone.
+    got = get(site.gateway, study, contexts)
+    assert (got.final.Status, got.failed) == (0xA702, [f"{study}.1.1"])
+    assert get(site.gateway, STUDY, contexts).final.Status == 0x0000
+
+
+FORMATS: Mapping[str, tuple[str, Sequence[str]]] = {
+    # The format's name in a policy, and a program of other people that decodes it.
+    JPEGLosslessSV1: ("jpeg-lossless", ["dcmdjpeg"]),
+    JPEGLSLossless: ("jpeg-ls", ["dcmdjpls"]),
+    JPEG2000Lossless: ("jpeg-2000", ["gdcmconv", "--raw"]),
+    HTJ2KLossless: ("htj2k", []),
+    HTJ2KLosslessRPCL: ("htj2k-rpcl", []),
+    RLELossless: ("rle", ["dcmdrle"]),
+    DeflatedExplicitVRLittleEndian: ("deflate", ["dcmconv", "+te"]),
+}
+
+
+@pytest.mark.parametrize("syntax", FORMATS, ids=lambda uid: uid.name)
+def test_a_destination_that_takes_the_form_s_syntax_alone_is_sent_the_form(
+    site: Site, cloud: OfflineCloud, tmp_path: Path, syntax: str
+) -> None:
+    policy, program = FORMATS[syntax]
+    study = f"{FORM}.{len(policy)}"
+    # Such as every format makes shorter.
+    lines = b"".join((row - 64).to_bytes(2, "little", signed=True) * 128 for row in range(128))
+    sent = image(study, f"{study}.1", f"{study}.1.1", rows=128)
+    sent = sent.replace(bytes(range(256)) * 128, lines)
+    [key] = archive(site.stores, sent)
+    form = transcode(site, cloud, key, policy)
+    with destination(site.ports["DEST"], "DEST", {CTImageStorage: [syntax]}) as receiving:
+        final, failed = site.moved("DEST", study)
+    assert (final.Status, counts(final), failed) == (0x0000, (-1, 1, 0, 0), [])
+    received = receiving.files[f"{study}.1.1"]
+    s3: Any = cloud.clients.s3
+    kept = s3.get_object(Bucket=site.stores.bucket, Key=form)["Body"].read()
+    assert received[data_set_offset(received) :] == kept[data_set_offset(kept) :]
+    data_set = receiving.data_set(f"{study}.1.1")
+    assert data_set.file_meta.TransferSyntaxUID == syntax
+    if program:
+        compressed, decoded = tmp_path / "compressed.dcm", tmp_path / "decoded.dcm"
+        compressed.write_bytes(received)
+        dcmtk.run(*program, compressed, decoded)
+        pixels = dcmread(decoded).PixelData
+    else:
+        # OpenJPEG decodes what OpenJPH has encoded; of the programs from Debian none does.
+        [stream] = generate_frames(data_set.PixelData, number_of_frames=1)
+        pixels = imagecodecs.jpeg2k_decode(stream).tobytes()
+    assert pixels == lines
 
 
 def test_when_the_index_cannot_be_read_the_retrieval_is_refused(site: Site) -> None:

@@ -1,7 +1,7 @@
 """What a receiver does not take as it is stored comes uncompressed, as pydicom and DCMTK judge."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -18,11 +18,6 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     RLELossless,
 )
-from pynetdicom import AE, build_context, build_role, evt
-from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.sop_class import (  # type: ignore[attr-defined]
-    StudyRootQueryRetrieveInformationModelGet as StudyRootGet,
-)
 
 from lenticular.archive import INSTANCES
 from lenticular.transfer_syntaxes import BY_UID
@@ -31,7 +26,7 @@ from tests.peers import dcmtk
 from tests.peers.archived import archive, image, key_of
 from tests.peers.conftest import free_port
 from tests.peers.corpus import CorpusFile, corpus_files
-from tests.peers.destination import counts, destination, requestor, responses
+from tests.peers.destination import counts, destination, get, requestor, responses
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
 
 pytestmark = [
@@ -107,48 +102,6 @@ def site(cloud: OfflineCloud, tmp_path_factory: pytest.TempPathFactory) -> Itera
     }
     with running_gateway(folder / "gateway.log", stores, settings) as gateway:
         yield Site(gateway, stores, port, files, scratch)
-
-
-@dataclass
-class Got:
-    """What a C-GET brought: the final response, and files by SOP Instance UID."""
-
-    final: Dataset = field(default_factory=Dataset)
-    failed: list[str] = field(default_factory=list)
-    files: dict[str, bytes] = field(default_factory=dict)
-
-
-def get(gateway: Gateway, study: str, contexts: Sequence[tuple[str, Sequence[str]]]) -> Got:
-    """Get a study on these contexts."""
-    got = Got()
-
-    def on_store(event: evt.Event) -> int:
-        assert isinstance(event.request, C_STORE)
-        got.files[str(event.request.AffectedSOPInstanceUID)] = event.encoded_dataset()
-        return 0
-
-    ae = AE(ae_title="VIEWER")
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 60
-    opened = ae.associate(
-        gateway.host,
-        gateway.port,
-        contexts=[
-            build_context(StudyRootGet),
-            *(build_context(abstract, list(syntaxes)) for abstract, syntaxes in contexts),
-        ],
-        ae_title=gateway.aet,
-        ext_neg=[build_role(abstract, scp_role=True) for abstract in dict(contexts)],
-        evt_handlers=[(evt.EVT_C_STORE, on_store)],
-    )
-    assert opened.is_established
-    identifier = Dataset()
-    identifier.QueryRetrieveLevel, identifier.StudyInstanceUID = "STUDY", study
-    for status, data_set in opened.send_c_get(identifier, StudyRootGet):
-        got.final = status
-        uids = data_set.get("FailedSOPInstanceUIDList", []) if data_set else []
-        got.failed = [uids] if isinstance(uids, str) else list(uids)
-    opened.release()
-    return got
 
 
 def same(received: Dataset, stored: Dataset) -> bool:

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from pydicom.data import get_testdata_file
 
 from gateway.journal import END_BYTES
 from lenticular.part10 import file_head
 from tests.cloud.deadline import eventually
+from tests.peers import dcmtk
 from tests.peers.custody import (
     AT_ONCE,
     KIB,
@@ -44,6 +46,7 @@ from tests.peers.storing import store, storing
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
+WARNED: Final = 0xB007
 MISMATCH: Final = 0xA900
 CANNOT_UNDERSTAND: Final = 0xC000
 
@@ -160,6 +163,42 @@ def test_what_is_wrong_with_an_instance_is_told_at_once_and_it_goes_to_quarantin
     keys = eventually(gateway.object_keys, until=lambda keys: len(keys) == 4)
     assert all(key.startswith("quarantine/") for key in keys)
     assert in_bucket(gateway) == {key: key.split("/")[2][:64] for key in keys}
+
+
+@pytest.mark.parametrize("validation", ["warn", "reject"])
+def test_an_instance_is_held_against_its_iod_before_it_is_in_the_journal(
+    start: StartGateway, s3: FaultyS3, spool: Path, tmp_path: Path, validation: str
+) -> None:
+    settings = spooling(spool, LENTICULAR_VALIDATION=validation)
+    valid = Path(str(get_testdata_file("CT_small.dcm")))
+    [short], [long] = study(tmp_path / "1", 1), study(tmp_path / "2", 1, size=LONG)
+    status, taken = (WARNED, [short, long]) if validation == "warn" else (MISMATCH, [])
+    gateway = start(settings)
+    s3.fail(Fault.HELD)
+    files = (short.path, long.path, valid)
+    assert dcmtk.store(gateway, *files, options=("-nh",)) == [status, status, SUCCESS]
+    # What is refused is gone when its sender hears so.
+    assert len(left_in(spool)) == len(entries(spool)) == len(taken) + 1
+    gateway.kill()
+    s3.heal()
+    gateway = start(settings)
+    eventually(lambda: left_in(spool), until=lambda left: left == [])
+    found = in_bucket(gateway)
+    assert kept(taken).items() <= found.items()
+    assert len(found) == len(taken) + 1
+
+
+def test_what_is_refused_by_its_iod_takes_no_room(
+    start: StartGateway, s3: FaultyS3, spool: Path, tmp_path: Path
+) -> None:
+    room = {"LENTICULAR_VALIDATION": "reject", "LENTICULAR_SPOOL_BYTES": str(3 * LONG)}
+    gateway = start(spooling(spool, **room))
+    s3.fail(Fault.HELD)
+    instances = study(tmp_path / "sent", 12, size=LONG)
+    assert store(gateway, *instances) == [MISMATCH] * len(instances)
+    assert left_in(spool) == []
+    s3.heal()
+    assert gateway.object_keys() == []
 
 
 def store_as(gateway: Gateway, uid: str, data_set: bytes) -> int | None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,15 @@ MOST_BYTES_OF_CODECS = 150_000_000
 MOST_BYTES = 200_000_000
 
 MACHINES = {"arm64": b"\xb7\x00", "x86_64": b"\x3e\x00"}
+
+#: The layers of each function.
+LAYERS = dict.fromkeys(
+    ("CommitFunction", "IndexFunction", "MppsFunction"), ("CoreLayer/python", "DepsLayer/python")
+) | {"TranscodeFunction": ("CoreLayer/python", "DepsLayer/python", "CodecsLayer/python")}
+#: Those of imagecodecs' extensions that lenticular/codecs.py calls, and the other packages.
+CODECS = ("imagecodecs/_jpeg8", "imagecodecs/_jpegsof3", "imagecodecs/_jpegls",
+          "imagecodecs/_jpeg2k", "imagecodecs/_htj2k", "imagecodecs/_imcd",
+          "numpy/_core/_multiarray_umath", "rle/rle")  # fmt: skip
 
 IMPORT_HANDLER = """
 import sys
@@ -45,9 +55,9 @@ def build(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("function", ["CommitFunction", "IndexFunction", "MppsFunction"])
+@pytest.mark.parametrize("function", LAYERS)
 def test_a_handler_loads_from_its_folder_and_layers_alone(build: Path, function: str) -> None:
-    folders = [str(build / part) for part in (function, "CoreLayer/python", "DepsLayer/python")]
+    folders = [str(build / part) for part in (function, *LAYERS[function])]
     # boto3 is this environment's; on Lambda it is the runtime's.
     loaded = subprocess.run(
         [sys.executable, "-I", "-c", IMPORT_HANDLER.format(folders=folders)],
@@ -57,6 +67,20 @@ def test_a_handler_loads_from_its_folder_and_layers_alone(build: Path, function:
     )
     assert loaded.returncode == 0, loaded.stderr
     assert all(path.startswith(str(build)) for path in json.loads(loaded.stdout))
+
+
+@pytest.mark.slow
+def test_the_codecs_that_frames_are_written_and_read_with_are_there(build: Path) -> None:
+    site = build / "CodecsLayer/python"
+    for codec in CODECS:
+        # For Python 3.13, or for every one from some version on.
+        (library,) = site.glob(f"{codec}.*so")
+        assert any(mark in library.name for mark in ("cpython-313-", ".abi3."))
+    # The Python that tests run on may be another one: only the Python code is loaded here.
+    sources = (ROOT / "layers/core/lenticular/codecs.py").read_text("utf-8")
+    called = {f"imagecodecs/_{each}" for each in re.findall(r"_imagecodecs\(\)\.(\w+?)_", sources)}
+    called = {"imagecodecs/_imcd" if each.endswith("_dicomrle") else each for each in called}
+    assert called == {each for each in CODECS if each.startswith("imagecodecs/")}
 
 
 @pytest.mark.slow

@@ -66,6 +66,11 @@ def locked(path: Path) -> set[str]:
     return set(re.findall(r"^([a-z0-9.-]+)==", path.read_text("utf-8"), re.MULTILINE))
 
 
+def test_no_layer_puts_another_botocore_before_that_of_the_runtime() -> None:
+    for layer in ("deps", "codecs"):
+        assert locked(ROOT / f"layers/{layer}/requirements.txt").isdisjoint(RUNTIME)
+
+
 def test_every_function_is_looked_at_here(written: Template) -> None:
     assert sorted(FUNCTIONS) == sorted(written.resources("AWS::Serverless::Function"))
 

@@ -12,8 +12,8 @@ item of the table; so is what the check found. The item says how far things are.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum, StrEnum
 from typing import Any, Final, NamedTuple
@@ -57,22 +57,26 @@ class EventType(IntEnum):
 class Request:
     """What a peer asked: commit to these instances, once each, in its order.
 
-    `called` is the AE title that it asked, and `received` the moment when it did last.
+    `called` is the AE title that it asked, and `received` the moment when it did last. `arriving`
+    are keys of objects under these UIDs that were acknowledged by then and not in the bucket yet.
     """
 
     key: TransactionKey
     called: str
     received: datetime
     references: tuple[Reference, ...]
+    arriving: tuple[str, ...] = ()
 
     def asks_the_same(self, other: "Request") -> bool:
         """Tell whether this is the other request once more, and not a UID used twice."""
         return self.key == other.key and set(self.references) == set(other.references)
 
-    def asked_again(self, received: datetime) -> "Request":
+    def asked_again(self, received: datetime, arriving: Iterable[str] = ()) -> "Request":
         """Return the request as asked once more, later than before whatever the clocks say."""
         later = max(received, self.received + timedelta(microseconds=1))
-        return Request(self.key, self.called, later, self.references)
+        # What was on its way the first time must have come, too.
+        either = tuple(dict.fromkeys((*self.arriving, *arriving)))
+        return replace(self, received=later, arriving=either)
 
     def document(self) -> bytes:
         """Write the object that keeps the request."""
@@ -83,6 +87,7 @@ class Request:
                 "called": self.called,
                 "received": moment(self.received),
                 "references": self.references,
+                "arriving": self.arriving,
             }
         )
 
@@ -95,6 +100,8 @@ class Request:
             fields["called"],
             datetime.fromisoformat(fields["received"]),
             tuple(Reference(*reference) for reference in fields["references"]),
+            # Requests that were kept by earlier versions do not say.
+            tuple(fields.get("arriving", ())),
         )
 
 

@@ -129,7 +129,11 @@ class Committing:
         waiting = self.patience.until_looked_again(request.received, self.clock())
         try:
             failures = check(
-                self.archive, self.index, request.references, wait_for_missing=waiting is not None
+                self.archive,
+                self.index,
+                request.references,
+                wait_for_missing=waiting is not None,
+                arriving=request.arriving,
             )
         except StoreUnavailable as error:
             pause = self.patience.until_checked_again(request.received, self.clock())

@@ -432,6 +432,12 @@ class Index:
         )
         return [place for place in found if place is not None]
 
+    def uid_pages(self) -> Iterator[list[tuple[str, tuple[str, str]]]]:
+        """Yield, page by page, every SOP Instance UID with study and series, as `series_of`."""
+        for page in self._whole_pages("scan", IndexName="by-uid"):
+            found = ((str(item["uid"]), index_items.series_of_instance(item)) for item in page)
+            yield [(uid, series) for uid, series in found if series is not None]
+
     def procedure(self, study_instance_uid: str, sop_instance_uid: str) -> Item | None:
         """Return a performed procedure step's item of a study, None when there is none."""
         pk, sk = study_partition(study_instance_uid), procedure_sort_key(sop_instance_uid)

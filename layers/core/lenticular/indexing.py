@@ -8,9 +8,10 @@ and comes again.
 
 import heapq
 import itertools
+import json
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Final
@@ -26,7 +27,7 @@ from .archive import (
 from .errors import InstanceMissing, ItemRefused, StoreUnavailable
 from .header import Unplaceable, read_copy
 from .index import Index
-from .index_items import PROCEDURE_PREFIX, Converted, Copy, study_items
+from .index_items import PROCEDURE_PREFIX, Converted, Copy, Item, registers_of, study_items
 
 _log: Final = logging.getLogger(__name__)
 _PARALLEL_READS: Final = 16
@@ -150,9 +151,12 @@ def _rebuild_study(
     """Make one study's items what its objects say; return the number of objects read.
 
     The items are read before the bucket is listed. An object is always there before its item, so an
-    item whose object is not in that listing names nothing and may go.
+    item whose object is not in that listing names nothing and may go. Where the table takes an item
+    never, what it is too much of is left out of the study, and the study done again.
     """
-    for _ in range(_MOST_ROUNDS):
+    refused: dict[str, Unplaceable] = {}
+    rounds = 0
+    while rounds < _MOST_ROUNDS:
         # Performed procedure steps are in objects of their own (`procedures.rebuild`).
         present = {
             str(item["sk"]): item
@@ -163,22 +167,61 @@ def _rebuild_study(
             copies, read = _read_study(archive, study, unplaceable)
         except InstanceMissing:
             # Retired since it was listed, or deleted: what it is now, the next listing says.
+            rounds += 1
             continue
+        copies = [copy for copy in copies if str(copy.key) not in refused]
         wanted = study_items(copies, newest=index.newest_shown)
         months.update(str(item["study_month"]) for item in wanted if "study_month" in item)
         try:
-            replaced = [index.replace(item, present.pop(str(item["sk"]), None)) for item in wanted]
-        except ItemRefused as error:
-            # Which of them is too much, ingest says; here none is to stop the others' rebuild.
-            _log.warning("study not indexed", extra={"reason": str(error), "objects": len(copies)})
-            for copy in copies:
-                why = Unplaceable(str(error), copy.received, copy.calling_ae_title)
-                unplaceable[str(copy.key)] = why
-            return read
+            replaced = [
+                _replaced(index, item, present.pop(str(item["sk"]), None)) for item in wanted
+            ]
+        except _Refused as error:
+            # Each time there is a copy less, so this ends.
+            copy = _most_of(error.item, copies)
+            _log.warning(
+                "object quarantined", extra={"object_key": str(copy.key), "reason": str(error)}
+            )
+            refused[str(copy.key)] = Unplaceable(str(error), copy.received, copy.calling_ae_title)
+            continue
         removed = [index.remove(item) for item in present.values()]
         if all(replaced + removed):
+            unplaceable.update(refused)
             return read
+        rounds += 1
     raise StoreUnavailable("a study is being written too fast to be rebuilt")
+
+
+class _Refused(Exception):
+    """The table will never take `item`."""
+
+    def __init__(self, error: ItemRefused, item: Item) -> None:
+        super().__init__(str(error))
+        self.item = item
+
+
+def _replaced(index: Index, item: Item, present: Item | None) -> bool:
+    try:
+        return index.replace(item, present)
+    except ItemRefused as error:
+        raise _Refused(error, item) from error
+
+
+def _most_of(item: Item, copies: Sequence[Copy]) -> Copy:
+    """Return the copy without which an item that is refused becomes smallest.
+
+    The item of an instance shows one copy. That of a series or study has attributes of several.
+    """
+    shown = [copy for copy in copies if str(copy.key) == item.get("object_key")]
+    if shown:
+        return shown[0]
+    taken: dict[str, int] = defaultdict(int)
+    if "stamps" in item:
+        registers = registers_of(item)
+        for tag, stamp in registers.stamps.items():
+            taken[stamp] += len(json.dumps(registers.elements[tag]))
+    of_item = [copy for copy in copies if copy.stamp in taken] or copies
+    return max(of_item, key=lambda copy: (taken[copy.stamp], copy.stamp))
 
 
 def _read_study(

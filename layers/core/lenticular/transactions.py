@@ -106,7 +106,7 @@ class Transactions:
         earlier = self.request(key)
         if not request.asks_the_same(earlier):
             raise TransactionUidInUse("the Transaction UID was used for another request")
-        again = earlier.asked_again(request.received)
+        again = earlier.asked_again(request.received, request.arriving)
         self._archive.replace_document(key.requested, again.document())
 
     def ask_again(self, key: TransactionKey) -> None:

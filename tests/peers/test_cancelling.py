@@ -1,0 +1,219 @@
+"""C-CANCEL is heeded at once, whatever a retrieval is waiting for just then."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pynetdicom import AE, build_context, build_role, evt
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    StudyRootQueryRetrieveInformationModelGet as StudyRootGet,
+)
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    StudyRootQueryRetrieveInformationModelMove as StudyRootMove,
+)
+
+from tests.cloud.deadline import eventually
+from tests.cloud.standin import OfflineCloud
+from tests.peers.archived import archive, image
+from tests.peers.conftest import free_port
+from tests.peers.destination import MESSAGE_ID, counts, destination, requestor, responses
+from tests.peers.faulty_s3 import Fault, FaultyS3, faulty_s3
+from tests.peers.gateway_process import Gateway, Stores, running_gateway
+
+pytestmark = pytest.mark.peers
+
+ROOT = "1.2.826.0.1.94"
+STUDY, LARGE = f"{ROOT}.1", f"{ROOT}.2"
+UIDS = [f"{STUDY}.1.{number}" for number in range(3)]
+#: More than the kernel keeps of a connection that nobody reads from.
+LARGE_ROWS = 4096
+CANCELLED = 0xFE00
+#: A fraction of what the gateway would wait: 60 s for a message, 30 s for an association.
+AT_ONCE_SECONDS = 8
+#: As /proc/net/tcp names the state of a connection that nobody answers.
+_SYN_SENT = "02"
+
+
+@dataclass(frozen=True)
+class Site:
+    """A gateway that is patient with its destination, its way to S3, and that destination's port.
+
+    Nobody listens there, but the port is taken, so that a test can.
+    """
+
+    gateway: Gateway
+    s3: FaultyS3
+    port: int
+
+
+@pytest.fixture(scope="module")
+def whole_site(cloud: OfflineCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Fill an archive and run a gateway over it."""
+    stores = Stores.in_cloud(cloud)
+    archive(
+        stores,
+        *(image(STUDY, f"{STUDY}.1", uid) for uid in UIDS),
+        image(LARGE, f"{LARGE}.1", f"{LARGE}.1.1", rows=LARGE_ROWS),
+    )
+    folder = tmp_path_factory.mktemp("site")
+    port = free_port()
+    nodes = folder / "nodes.yaml"
+    nodes.write_text(f"nodes: [{{aet: DEST, address: 127.0.0.1, port: {port}}}]")
+    with faulty_s3(cloud.endpoint) as s3:
+        settings = {
+            "AWS_ENDPOINT_URL_S3": s3.endpoint,
+            "LENTICULAR_NODES_FILE": str(nodes),
+            "LENTICULAR_DIMSE_SECONDS": "60",
+        }
+        with running_gateway(folder / "gateway.log", stores, settings) as gateway:
+            yield Site(gateway, s3, port)
+
+
+@pytest.fixture
+def site(whole_site: Site) -> Iterator[Site]:
+    """Let go at the end of each test of what S3 holds."""
+    yield whole_site
+    whole_site.s3.heal()
+
+
+class Moving:
+    """A C-MOVE under way."""
+
+    def __init__(self, association: Association, study: str) -> None:
+        """Ask for it, and hear the first response: nothing has been sent yet."""
+        self._association = association
+        self._answers = responses(association, "DEST", study)
+        next(self._answers)
+
+    def cancel(self) -> Dataset:
+        """Send C-CANCEL; return the final response, which must come at once."""
+        self._association.send_c_cancel(MESSAGE_ID, query_model=StudyRootMove)
+        began = monotonic()
+        *_, (final, _) = self._answers
+        assert monotonic() - began < AT_ONCE_SECONDS
+        assert final.Status == CANCELLED
+        return final
+
+
+def test_while_the_destination_does_not_answer_a_sub_operation(site: Site) -> None:
+    asked, over = threading.Event(), threading.Event()
+
+    def on_store(request: C_STORE, _: Association) -> int:
+        if request.AffectedSOPInstanceUID == UIDS[1]:
+            asked.set()
+            over.wait(60)
+        return 0
+
+    with destination(site.port, "DEST", on_store=on_store), requestor(site.gateway) as asking:
+        moving = Moving(asking, STUDY)
+        assert asked.wait(30)
+        # Of the one that was broken off nobody knows what became of it: it remains.
+        assert counts(moving.cancel()) == (2, 1, 0, 0)
+        over.set()
+    assert site.gateway.lines(message="destination failed") == []
+
+
+def test_while_the_destination_does_not_answer_the_association(site: Site) -> None:
+    with (
+        socket.create_server(("127.0.0.1", site.port)) as server,
+        requestor(site.gateway) as asking,
+    ):
+        moving = Moving(asking, STUDY)
+        server.settimeout(30)
+        connection, _ = server.accept()
+        with connection:
+            assert connection.recv(1) == b"\x01"
+            assert counts(moving.cancel()) == (3, 0, 0, 0)
+            connection.settimeout(30)
+            # The rest of the request, and then nothing more.
+            while connection.recv(65536):
+                pass
+
+
+def test_while_the_destination_cannot_be_reached(site: Site) -> None:
+    with ExitStack() as connections, requestor(site.gateway) as asking:
+        # Linux takes one connection more than it is told to, and then does not answer.
+        server = connections.enter_context(
+            socket.create_server(("127.0.0.1", site.port), backlog=0)
+        )
+        connections.enter_context(closing(socket.create_connection(server.getsockname())))
+        moving = Moving(asking, STUDY)
+        eventually(lambda: _SYN_SENT in _connections_to(site.port))
+        assert counts(moving.cancel()) == (3, 0, 0, 0)
+
+
+def _connections_to(port: int) -> list[str]:
+    """Return the state of each connection to a port of this machine."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return [row[3] for row in rows if row[2].endswith(f":{port:04X}")]
+
+
+def test_while_the_destination_does_not_read_what_it_is_sent(site: Site) -> None:
+    begun, over = threading.Event(), threading.Event()
+
+    def dawdle(event: evt.Event) -> None:
+        # In the thread that reads, from the first P-DATA-TF on.
+        if event.data[0] == 4:
+            begun.set()
+            over.wait(60)
+
+    ae = AE(ae_title="DEST")
+    ae.add_supported_context(CTImageStorage, ExplicitVRLittleEndian)
+    server = ae.start_server(
+        ("127.0.0.1", site.port),
+        block=False,
+        evt_handlers=[(evt.EVT_DATA_RECV, dawdle)],
+    )
+    assert server is not None
+    try:
+        with requestor(site.gateway) as asking:
+            moving = Moving(asking, LARGE)
+            assert begun.wait(30)
+            assert counts(moving.cancel()) == (1, 0, 0, 0)
+    finally:
+        over.set()
+        server.shutdown()
+
+
+def test_while_s3_does_not_give_what_is_to_be_sent(site: Site) -> None:
+    site.s3.fail(Fault.HELD, where=f"/{UIDS[0]}/")
+    with destination(site.port, "DEST") as receiving, requestor(site.gateway) as asking:
+        moving = Moving(asking, STUDY)
+        eventually(lambda: site.s3.held)
+        assert counts(moving.cancel()) == (3, 0, 0, 0)
+    assert receiving.requests == []
+
+
+def test_while_s3_does_not_give_what_is_to_be_got(site: Site) -> None:
+    site.s3.fail(Fault.HELD, where=f"/{UIDS[0]}/")
+    ae = AE(ae_title="VIEWER")
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 60
+    asking = ae.associate(
+        site.gateway.host,
+        site.gateway.port,
+        contexts=[
+            build_context(StudyRootGet),
+            build_context(CTImageStorage, ExplicitVRLittleEndian),
+        ],
+        ext_neg=[build_role(CTImageStorage, scp_role=True)],
+    )
+    identifier = Dataset()
+    identifier.QueryRetrieveLevel, identifier.StudyInstanceUID = "STUDY", STUDY
+    answers = asking.send_c_get(identifier, StudyRootGet, MESSAGE_ID)
+    next(answers)
+    eventually(lambda: site.s3.held)
+    asking.send_c_cancel(MESSAGE_ID, query_model=StudyRootGet)
+    began = monotonic()
+    *_, (final, _) = answers
+    assert monotonic() - began < AT_ONCE_SECONDS
+    assert (final.Status, counts(final)) == (CANCELLED, (3, 0, 0, 0))
+    asking.release()
