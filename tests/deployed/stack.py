@@ -13,8 +13,8 @@ from typing import Any, Final
 from infra.local.cloud import Clients
 from tests.cloud.deadline import eventually
 from tests.cloud.standin import OfflineCloud
+from tests.commands import lenticular
 from tests.deployed.account import ACCOUNT, REGION, Account
-from tests.peers.commands import lenticular
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
 from tests.peers.node_process import ROOT
 
