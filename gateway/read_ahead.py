@@ -104,15 +104,6 @@ class _Part:
     bytes: Future[memoryview]
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Bytes of a file that have been asked for."""
-
-    start: int
-    length: int
-    bytes: Future[memoryview]
-
-
 class OutgoingFile:
     """One file, whose parts come in order while it is at the head of its `ReadAhead`."""
 
