@@ -212,7 +212,7 @@ def sizes_of(folder: Path) -> tuple[float, float]:
 def packages(build: Path) -> str:
     """Lay out what each function and layer of a build weighs."""
     parts = {each for layers in _LAYERS.values() for each in layers}
-    rows = [("part", "unzipped MB", "zipped MB")]
+    rows: list[tuple[str, ...]] = [("part", "unzipped MB", "zipped MB")]
     rows += [
         (part, *(f"{each:.3f}" for each in sizes_of(build / part)))
         for part in (*(f"{name.capitalize()}Function" for name in FUNCTIONS), *sorted(parts))

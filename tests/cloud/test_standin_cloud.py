@@ -58,8 +58,8 @@ def test_the_bucket_is_versioned_encrypted_and_closed(s3: S3Client, bucket: str)
     assert (originals["ID"], forms["ID"]) == ("move-originals", "move-forms")
     assert deleted["ID"] == "end-deleted-studies"
     assert deleted["Filter"] == {"Tag": {"Key": "deleted", "Value": "true"}}
-    for each in (originals, forms):
-        assert each["Transitions"] == [
+    for moved in (originals, forms):
+        assert moved["Transitions"] == [
             {"StorageClass": "STANDARD_IA", "Days": 90},
             {"StorageClass": "GLACIER_IR", "Days": 365},
         ]

@@ -169,7 +169,7 @@ class DeployedNode:
             "LENTICULAR_BUCKET": self.gateway.bucket,
             "LENTICULAR_TABLE": self.gateway.table,
         }
-        done = lenticular(environment, "nodes", "import", "--replace", str(file))
+        done = lenticular(environment, "nodes", "import", str(file))
         assert done.returncode == 0, done.stderr
 
 
