@@ -99,7 +99,7 @@ class DeployedStack:
             return f"{now['StackStatus']} {now.get('StackStatusReason', '')}"
 
         ended = ("DELETE_COMPLETE", "DELETE_FAILED")
-        final = eventually(state, until=lambda now: now.startswith(ended), within=120)
+        final = eventually(state, until=lambda now: now.startswith(ended), within=240)
         assert final.startswith("DELETE_COMPLETE"), final
 
     def outputs(self) -> dict[str, str]:
