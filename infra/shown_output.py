@@ -1,7 +1,8 @@
 """Commands that the guide shows with their output: the output is written anew from the command.
 
-`python -m infra.shown_output` replaces, in the pages of infra/guide, what follows `$ lenticular` in
-a code block by what the command prints. A test says when a page is not what this writes.
+`python -m infra.shown_output` replaces, in the pages of infra/guide, what follows
+`$ lenticular ...` in a code block by what the command prints. A test says when a page is not what
+this writes.
 """
 
 import re

@@ -61,8 +61,10 @@ def libjpeg_streams(file: bytes) -> list[bytes]:
     cells = np.frombuffer(file, f"<u{image.bits_allocated // 8}", offset=found.value_start,
                           count=image.native_bytes * 8 // image.bits_allocated)  # fmt: skip
     return [
-        imagecodecs.jpeg8_encode(
-            frame, lossless=True, predictor=1, bitspersample=image.bits_allocated
+        bytes(
+            imagecodecs.jpeg8_encode(
+                frame, lossless=True, predictor=1, bitspersample=image.bits_allocated
+            )
         )
         for frame in cells.reshape(image.frames, image.rows, image.columns)
     ]

@@ -13,7 +13,7 @@ from lenticular.archive import TRANSCODED, TransactionKey
 from lenticular.commitment import Reference, Request
 from tests import images
 from tests.cloud.deadline import eventually
-from tests.peers.commands import lenticular
+from tests.commands import lenticular
 from tests.peers.node_process import Node, running_node
 
 pytestmark = pytest.mark.peers
