@@ -54,7 +54,7 @@ def form_of(file: bytes, uid: str, *, checked: bool = False) -> bytes:
     return form
 
 
-def libjpeg_streams(file: bytes) -> list[bytes]:
+def libjpeg_streams(file: bytes) -> list[bytes | bytearray]:
     """Compress the frames of a file with libjpeg-turbo, which ours was measured against."""
     found = read_image_file(InMemory(file))
     image = found.image

@@ -115,8 +115,8 @@ def test_a_deployed_node_does_a_clinics_work_is_updated_and_deleted_and_nothing_
         destination(port, WORKSTATION, {CTImageStorage: [JPEGLosslessSV1]}) as forms,
     ):
         known = {**dict.fromkeys(PROGRAMS), MODALITY: reports.port, WORKSTATION: port}
-        node.load_nodes(tmp_path, {**known, "LEFT": None})
-        node.load_nodes(tmp_path, known)
+        node.replace_nodes(tmp_path, {**known, "LEFT": None})
+        node.replace_nodes(tmp_path, known)
         dcmtk.echo(node.gateway)
         _a_study_is_taken(node, first)
         _it_is_found_by_whatever_there_is_an_index_for(node, first)

@@ -155,10 +155,12 @@ def move(
 
 def get(node: Node, folder: Path, level: str, *keys: str, model: str = "-S") -> str:
     """Get what the keys name into a folder, bit for bit, and return what getscu printed."""
+    # It does not read the list of what failed, takes that for the answer to its release, and then
+    # waits for as long as it is told (30 s by default).
     folder.mkdir(exist_ok=True)
     arguments = [part for key in keys for part in ("-k", key)]
     return run(
-        "getscu", "-d", "+B", model, "-aec", node.aet, "-od", folder,
+        "getscu", "-d", "+B", "-ta", "5", model, "-aec", node.aet, "-od", folder,
         "-k", f"QueryRetrieveLevel={level}", *arguments, node.host, str(node.port), check=False,
     )  # fmt: skip
 
