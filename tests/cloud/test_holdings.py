@@ -1,4 +1,4 @@
-"""What the archive holds is counted as it is: by kind, with forms, and without retired originals."""
+"""What the archive holds is counted: by kind, with forms, and without retired originals."""
 
 import pytest
 
