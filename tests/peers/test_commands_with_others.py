@@ -1,6 +1,9 @@
 """The commands that speak DICOM, with programs of other people: DCMTK's storescp, and Orthanc."""
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -91,6 +94,26 @@ def test_folders_are_sent_as_they_are_and_what_is_sent_is_not_sent_again(
     other = lenticular(environment, "send", "A@127.0.0.1:1", files[0], "--state", state)
     assert other.returncode == 2
     assert "is of another command" in other.stderr
+
+
+def test_what_is_interrupted_goes_on_where_it_stopped(
+    clinic: Clinic, workstation: Path, tmp_path: Path
+) -> None:
+    study(tmp_path / "files", "1.2.3.408", 4)
+    state = tmp_path / "state"
+    command = ("send", WORKSTATION, tmp_path / "files", "--state", state, "--iod", "none")
+    environment = clinic.node.environment()
+    slowly = [sys.executable, "-m", "lenticular.cli", *map(str, command), "--rate", "0.5"]
+    with subprocess.Popen(slowly, env=environment, stderr=subprocess.PIPE, text=True) as sending:
+        eventually(lambda: state.exists() and '"done"' in state.read_text("utf-8"))
+        sending.send_signal(signal.SIGINT)
+        _, told = sending.communicate(timeout=60)
+    assert (sending.returncode, told) == (130, "interrupted\n")
+    sent = state.read_text("utf-8").count('"done"')
+    assert 1 <= sent < 4
+    again = facts(environment, *command)
+    assert (again["sent"], again["sent_before"]) == (4 - sent, sent)
+    assert data_sets(workstation) == data_sets(tmp_path / "files")
 
 
 def test_files_that_must_not_be_sent_are_told_and_the_others_sent(
