@@ -65,9 +65,10 @@ fmt: python ## Format the code and mend what ruff can
 	$(VENV)/ruff check --fix-only
 	$(VENV)/ruff format
 
-.PHONY: conformance
-conformance: python ## Write the DICOM Conformance Statement anew from the tables of the code
+.PHONY: guide
+guide: python ## Write anew what of the guide comes from the code: the Conformance Statement, the cost
 	$(VENV)/python -m infra.conformance
+	$(VENV)/python -m infra.shown_output
 
 .PHONY: bench
 bench: python dcmtk gdcm orthanc dynamodb ## Measure speed beside other servers; options in ARGS

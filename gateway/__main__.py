@@ -1,5 +1,6 @@
 """Start the gateway: settings, services, server; then serve until told to stop."""
 
+import contextlib
 import json
 import logging
 import signal
@@ -7,6 +8,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from os import environ
 from types import FrameType
 from typing import Final
@@ -45,7 +47,7 @@ from .spool import Spool
 from .storage import StorageService
 from .supervisor import FAILED, USAGE_ERROR, Supervisor
 from .syslog import Syslog, tls_context
-from .tls import Certificates, TlsFiles
+from .tls import Certificates, TlsFiles, expiry
 from .verification import VerificationService
 
 _log: Final = logging.getLogger(__name__)
@@ -317,6 +319,17 @@ def _ready_line(settings: GatewaySettings, ports: Ports, health: Health | None) 
     return json.dumps(ready)
 
 
+def gauges(settings: GatewaySettings, spool: Spool | None) -> dict[str, float]:
+    """Tell what is to be told from time to time, beside how many associations are open."""
+    told = {} if spool is None else spool.gauges()
+    if settings.tls_certificate is not None:
+        # Whoever replaces the file may be at it just now.
+        with contextlib.suppress(OSError, ValueError):
+            left = expiry(settings.tls_certificate) - datetime.now(UTC)
+            told["CertificateDaysLeft"] = round(left / timedelta(days=1), 2)
+    return told
+
+
 def main() -> int:
     """Run the gateway; return its exit status."""
     try:
@@ -352,7 +365,7 @@ def main() -> int:
     # Whoever started us waits for this line.
     print(_ready_line(settings, ports, health), flush=True)  # noqa: T201
     if metrics is not None:
-        metrics.start(lambda: server.active_associations, dict if spool is None else spool.gauges)
+        metrics.start(lambda: server.active_associations, lambda: gauges(settings, spool))
     server.serve()
     if spool is not None:
         assert isinstance(server, Server)

@@ -15,7 +15,7 @@ import logging
 import secrets
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final, Protocol
@@ -253,6 +253,16 @@ class Association:
         self._answered = command.status not in _PENDING
         if self._answered and command.status is not None:
             self._responses[command.command_field, command.status] += 1
+
+    def send_pending(
+        self, context: PresentationContext, command: CommandSet, data_sets: Sequence[bytes]
+    ) -> None:
+        """Send a pending response for each of some short data sets, in a single write.
+
+        `command` serves for all of them; the data set type is filled in.
+        """
+        assert command.status in _PENDING
+        self._exchange.send_each(context, command, data_sets)
 
     def cancel_requested(self, message_id: int | None) -> bool:
         """Look, without waiting, whether the peer sent C-CANCEL-RQ for `message_id`.

@@ -38,6 +38,10 @@ _FIRST_PAUSE: Final = timedelta(milliseconds=100)
 _LONGEST_PAUSE: Final = timedelta(seconds=3)
 #: More than the retry time has room for, so that time alone decides.
 _MOST_RETRIES: Final = 10_000
+#: How long obstore goes on with the credentials that it was given; it would take half an hour. A
+#: role's are renewed by botocore when they are asked for and have less than ten minutes left, so
+#: that what we are given is valid for longer than we use it.
+_CREDENTIALS_LIFETIME: Final = timedelta(minutes=9)
 _AWS_SUFFIXES: Final = (".amazonaws.com", ".amazonaws.com.cn")
 
 
@@ -192,7 +196,7 @@ def _credentials() -> Boto3CredentialProvider:
             "AWS credentials are not configured: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
             "or give the gateway a role"
         )
-    return Boto3CredentialProvider(session)
+    return Boto3CredentialProvider(session, ttl=_CREDENTIALS_LIFETIME)
 
 
 def _open(bucket: str, retry_seconds: int, timeout: timedelta) -> S3Store:

@@ -44,9 +44,11 @@ def encode_data_set(
         explicit=syntax.explicit,
         little_endian=syntax.little_endian,
     )
-    if not syntax.deflated:
-        return data
+    return deflate_data_set(data) if syntax.deflated else data
+
+
+def deflate_data_set(data: bytes) -> bytes:
+    """Deflate an encoded data set, PS3.5 A.5: padded to an even length."""
     deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     deflated = deflate.compress(data) + deflate.flush()
-    # PS3.5 A.5: padded to an even length.
     return deflated + b"\0" * (len(deflated) % 2)

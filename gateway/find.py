@@ -1,46 +1,28 @@
 """C-FIND SCP, PS3.4 C.4.1: answer an identifier from the index, match by match."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cache
-from itertools import chain
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
 
-from lenticular.answers import Match, find, patient_counts, texts
-from lenticular.attributes import BY_TAG, Attribute, Level, computed_of_level
-from lenticular.dicom_json import JsonElement, character_set_terms
+from lenticular.answers import find
+from lenticular.dicom_json import JsonElement
 from lenticular.errors import InvalidIdentifier, StoreUnavailable
 from lenticular.index import Index, Reading
 from lenticular.planner import plan
-from lenticular.query import (
-    MODEL_OF,
-    QUERY_RETRIEVE_LEVEL,
-    SPECIFIC_CHARACTER_SET,
-    Query,
-    model_of,
-    read_query,
-)
+from lenticular.query import MODEL_OF, Query, model_of, read_query
 from lenticular.status import FindStatus, Status
 
 from .association import Association
 from .audit import AuditTrail
-from .command_set import CommandField, CommandSet
-from .identifier import IDENTIFIER_MAX_BYTES, read_identifier, write_identifier
+from .identifier import IDENTIFIER_MAX_BYTES, read_identifier
 from .messages import BufferSink, DataSetSink, Message
 from .negotiation import QueryOption
+from .response_identifier import ResponseIdentifiers, asks_for_more
 
-_RETRIEVE_AE_TITLE: Final = 0x00080054
-_INSTANCE_AVAILABILITY: Final = 0x00080056
-_MODALITIES_IN_STUDY: Final = 0x00080061
-_SOP_CLASSES_IN_STUDY: Final = 0x00080062
-_PATIENT_RELATED_STUDIES: Final = 0x00201200
-_PATIENT_RELATED_SERIES: Final = 0x00201202
-_PATIENT_RELATED_INSTANCES: Final = 0x00201204
-_STUDY_RELATED_SERIES: Final = 0x00201206
-_STUDY_RELATED_INSTANCES: Final = 0x00201208
-_SERIES_RELATED_INSTANCES: Final = 0x00201209
-_OF_PATIENT: Final = (_PATIENT_RELATED_STUDIES, _PATIENT_RELATED_SERIES, _PATIENT_RELATED_INSTANCES)
+#: Responses wait for each other until they are about this long, which saves most calls of the
+#: kernel; the first one waits for none, and none waits while the table is read.
+_TOGETHER_BYTES: Final = 16 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,24 +61,41 @@ class _TooMany(Exception):
     """More match than may be answered."""
 
 
-@dataclass(slots=True)
 class _Answering:
     """One query while it is answered."""
 
-    association: Association
-    message: Message
-    query: Query
-    index: Index
-    reading: Reading = field(default_factory=Reading)
-    matches: int = 0
+    def __init__(self, association: Association, message: Message, query: Query) -> None:
+        self.matches = 0
+        self.reading = Reading(before_page=self.flush, on_page=self._stop_if_cancelled)
+        self.association = association
+        self.message = message
+        self.query = query
+        self._pending = message.command.response(
+            FindStatus.PENDING_OPTIONAL_KEYS_NOT_SUPPORTED
+            if asks_for_more(query)
+            else FindStatus.PENDING
+        )
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
 
-    def __post_init__(self) -> None:
-        self.reading.on_page = self.stop_if_cancelled
-        self.index = self.index.noting(self.reading)
+    def add(self, identifier: bytes) -> None:
+        """Answer a match, now or soon."""
+        self._waiting.append(identifier)
+        self._waiting_bytes += len(identifier)
+        self.matches += 1
+        if self.matches == 1 or self._waiting_bytes >= _TOGETHER_BYTES:
+            self.flush()
+            self._stop_if_cancelled()
 
-    def stop_if_cancelled(self) -> None:
+    def flush(self) -> None:
+        """Send what waits."""
+        if self._waiting:
+            waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
+            self.association.send_pending(self.message.context, self._pending, waiting)
+
+    def _stop_if_cancelled(self) -> None:
         """Look whether the peer sent C-CANCEL; raise `_Cancelled` if so."""
-        if self.association.cancel_requested(self.message.command.message_id or 0):
+        if self.association.cancel_requested(self.message.command.message_id):
             raise _Cancelled
 
 
@@ -148,7 +147,7 @@ class FindService:
                 combined_date_time=_agreed(association, message, QueryOption.COMBINED_DATE_TIME),
             )
             # Keys that are no dates or numbers are found out when matching begins.
-            answering = _Answering(association, message, query, self._index)
+            answering = _Answering(association, message, query)
             status, comment = self._answer_and_note(answering)
         except InvalidIdentifier as error:
             association.log.info("query refused", extra={"reason": str(error)})
@@ -157,7 +156,7 @@ class FindService:
             if self._audit is not None:
                 matches = 0 if answering is None else answering.matches
                 self._audit.queried(association, message, keys, status, matches)
-        _respond(association, message, status, comment=comment)
+        association.send_response(message.context, message.command.response(status, comment))
 
     def _answer_and_note(self, answering: _Answering) -> tuple[Status | FindStatus, str | None]:
         """Send every match; return status and comment of the final response, and note the cost."""
@@ -203,98 +202,22 @@ class FindService:
             self._report(ended)
 
     def _answer(self, answering: _Answering) -> None:
-        """Send every match, or raise what keeps us from it."""
-        message, query = answering.message, answering.query
-        syntax = message.context.transfer_syntax
-        character_set = character_set_terms(query.keys.get(SPECIFIC_CHARACTER_SET))
-        pending = _pending_status(query)
-        for match in find(answering.index, query):
-            answering.stop_if_cancelled()
-            if answering.matches == self._max_responses > 0:
-                raise _TooMany
-            elements = self._elements(query, match, answering.index)
-            identifier = write_identifier(elements, syntax, character_set)
-            _respond(answering.association, message, pending, identifier)
-            answering.matches += 1
-
-    def _elements(self, query: Query, match: Match, index: Index) -> dict[int, JsonElement]:
-        """Return what was asked of a match, PS3.4 C.4.1.1.3.2: present, or empty when unknown."""
-        known = match.elements()
-        computed = _computed(query, match, index)
-        elements: dict[int, JsonElement] = {
-            QUERY_RETRIEVE_LEVEL: {"vr": "CS", "Value": [query.level.query_retrieve_level]},
-            _RETRIEVE_AE_TITLE: {"vr": "AE", "Value": [self._ae_title]},
-        }
-        for tag in query.keys:
-            attribute = BY_TAG.get(tag)
-            if tag in computed:
-                elements[tag] = computed[tag]
-            elif attribute is not None and attribute.level <= query.level:
-                elements[tag] = known.get(f"{tag:08X}", {"vr": attribute.vr})
-        return elements
-
-
-def _computed(query: Query, match: Match, index: Index) -> dict[int, JsonElement]:
-    """Return the computed attributes of a match that were asked for."""
-    study = match.study
-    values: dict[int, list[str]] = {
-        _INSTANCE_AVAILABILITY: ["ONLINE"],
-        _MODALITIES_IN_STUDY: texts(study, "modalities"),
-        _SOP_CLASSES_IN_STUDY: texts(study, "sop_class_uids"),
-        _STUDY_RELATED_SERIES: [str(study["series"])],
-        _STUDY_RELATED_INSTANCES: [str(study["instances"])],
-    }
-    if match.series is not None:
-        values[_SERIES_RELATED_INSTANCES] = [str(match.series["instances"])]
-    if not query.keys.keys().isdisjoint(_OF_PATIENT):
-        # Costs a query of its own, so only for those who ask.
-        counts = patient_counts(index, match)
-        values |= {tag: [str(count)] for tag, count in zip(_OF_PATIENT, counts, strict=True)}
-    return {
-        tag: {"vr": attribute.vr, "Value": list(values[tag])}
-        for tag, attribute in _computed_up_to(query.level).items()
-        if tag in query.keys and tag in values
-    }
-
-
-@cache
-def _computed_up_to(level: Level) -> Mapping[int, Attribute]:
-    return dict(
-        chain.from_iterable(computed_of_level(each).items() for each in Level if each <= level)
-    )
+        """Send every match, or raise what keeps us from it; what was found before is sent."""
+        index = self._index.noting(answering.reading)
+        identifiers = ResponseIdentifiers(
+            answering.query,
+            index,
+            ae_title=self._ae_title,
+            transfer_syntax_uid=answering.message.context.transfer_syntax,
+        )
+        try:
+            for match in find(index, answering.query):
+                if answering.matches == self._max_responses > 0:
+                    raise _TooMany
+                answering.add(identifiers.encode(match))
+        finally:
+            answering.flush()
 
 
 def _agreed(association: Association, message: Message, option: QueryOption) -> bool:
     return association.peer.agreed_on(message.context.abstract_syntax, option)
-
-
-def _pending_status(query: Query) -> FindStatus:
-    """Return FF01 when a key is one we neither match nor return, PS3.4 C.4.1.1.4."""
-    supported = {*_computed_up_to(query.level), QUERY_RETRIEVE_LEVEL, SPECIFIC_CHARACTER_SET}
-    for tag in query.keys:
-        attribute = BY_TAG.get(tag)
-        if tag not in supported and (attribute is None or attribute.level > query.level):
-            return FindStatus.PENDING_OPTIONAL_KEYS_NOT_SUPPORTED
-    return FindStatus.PENDING
-
-
-def _respond(
-    association: Association,
-    message: Message,
-    status: int,
-    identifier: bytes | None = None,
-    *,
-    comment: str | None = None,
-) -> None:
-    request = message.command
-    association.send_response(
-        message.context,
-        CommandSet(
-            CommandField.C_FIND_RSP,
-            message_id_being_responded_to=request.message_id,
-            affected_sop_class_uid=request.affected_sop_class_uid,
-            status=status,
-            error_comment=comment or None,
-        ),
-        identifier,
-    )

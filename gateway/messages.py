@@ -8,7 +8,7 @@ could be told apart any more.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn, Protocol
 
@@ -281,6 +281,14 @@ class MessageExchange:
         command.command_data_set_type = NO_DATA_SET if data is None else DATA_SET_PRESENT
         self._wire.send_message(context.context_id, encode(command), data)
         self.counts[_name(command)] += 1
+
+    def send_each(
+        self, context: PresentationContext, command: CommandSet, data_sets: Sequence[bytes]
+    ) -> None:
+        """Send a message for each data set, all of one command set, in one write."""
+        command.command_data_set_type = DATA_SET_PRESENT
+        self._wire.send_messages(context.context_id, encode(command), data_sets)
+        self.counts[_name(command)] += len(data_sets)
 
     def request(
         self,

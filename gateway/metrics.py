@@ -1,7 +1,8 @@
 """Metrics as CloudWatch reads them from logs: the embedded metric format, one JSON line on stdout.
 
 One line at the end of each association, one for each kind of failure in it, one for each query,
-and one a minute for how many associations are open and how much is in the spool. Numbers, statuses,
+and one a minute for how many associations are open, how much is in the spool and how long the
+certificate is still good. Numbers, statuses,
 the names of models, levels and plans, and our own AE title are all there is in them: no patient
 data can get there, and no peer can make new metrics by giving itself new names.
 
@@ -44,6 +45,7 @@ _UNITS: Final[Mapping[str, str]] = {
     "AssociationsOpen": "Count",
     "BytesReceived": "Bytes",
     "BytesSent": "Bytes",
+    "CertificateDaysLeft": "Count",
     "Failures": "Count",
     "InstancesStored": "Count",
     "MetricLinesLost": "Count",

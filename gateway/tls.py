@@ -12,6 +12,7 @@ import socket
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 from typing import Final
@@ -23,6 +24,13 @@ _log: Final = logging.getLogger(__name__)
 
 #: How old a look at the files may be when a connection arrives.
 _LOOK_SECONDS: Final = 2.0
+
+_PEM_BEGIN: Final = "-----BEGIN CERTIFICATE-----"
+_PEM_END: Final = "-----END CERTIFICATE-----"
+# Of DER, X.690 8.1.2 and 8.1.3.5.
+_VERSION_TAG: Final = 0xA0
+_UTC_TIME_TAG: Final = 0x17
+_LONG_LENGTH: Final = 0x80
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +126,42 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def expiry(certificate: Path) -> datetime:
+    """Return when the first certificate of a PEM file ends, UTC; `OSError` or `ValueError` if none.
+
+    Python's `ssl` tells that of peers' certificates only. RFC 5280 4.1: of a certificate's first
+    member the fourth, not counting a version, holds its beginning and its end.
+    """
+    text = certificate.read_text("ascii")
+    first = text[text.index(_PEM_BEGIN) : text.index(_PEM_END) + len(_PEM_END)]
+    [(_, whole)] = _members(ssl.PEM_cert_to_DER_cert(first))
+    (_, to_be_signed), *_ = _members(whole)
+    members = [each for each in _members(to_be_signed) if each[0] != _VERSION_TAG]
+    _, _, _, (_, validity), *_ = members
+    _, (tag, moment) = _members(validity)
+    form = "%y%m%d%H%M%SZ" if tag == _UTC_TIME_TAG else "%Y%m%d%H%M%SZ"
+    return datetime.strptime(moment.decode("ascii"), form).replace(tzinfo=UTC)
+
+
+def _members(encoded: bytes) -> list[tuple[int, bytes]]:
+    """Return tag and content of each element of a run of DER, X.690 8.1; `ValueError` if cut."""
+    found, at = [], 0
+    while at < len(encoded):
+        if at + 2 > len(encoded):
+            raise ValueError("the certificate is cut off")
+        tag, length = encoded[at], encoded[at + 1]
+        at += 2
+        if length >= _LONG_LENGTH:
+            size = length - _LONG_LENGTH
+            length = int.from_bytes(encoded[at : at + size], "big")
+            at += size
+        if at + length > len(encoded):
+            raise ValueError("the certificate is cut off")
+        found.append((tag, encoded[at : at + length]))
+        at += length
+    return found
 
 
 def make_context(files: TlsFiles, profile: TlsProfile) -> ssl.SSLContext:

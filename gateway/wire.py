@@ -679,6 +679,22 @@ class Wire:
                     batched = 0
         self._write(batch)
 
+    def send_messages(self, context_id: int, command: bytes, data_sets: Sequence[bytes]) -> None:
+        """Send a message for each of some short data sets, in one call, all of one command set."""
+        if Pdu.P_DATA_TF not in SENT.get(self.state, {}):
+            raise AssociationAborted("the association has ended", Outcome.ABORTED_BY_US)
+        size = self._sent_fragment_bytes
+        commands = b"".join(_pdus(context_id, COMMAND_FRAGMENT, (command,), size))
+        pieces: list[bytes | memoryview] = []
+        for data in data_sets:
+            pieces.append(commands)
+            if len(data) <= size:
+                header = _p_data_header(context_id, DATA_SET_FRAGMENT | LAST_FRAGMENT, len(data))
+                pieces += (header, data)
+            else:
+                pieces += _pdus(context_id, DATA_SET_FRAGMENT, (data,), size)
+        self._write([b"".join(pieces)])
+
     def _write(self, pieces: Sequence[bytes | memoryview]) -> None:
         """Write pieces in one call, without joining long ones."""
         length = sum(map(len, pieces))

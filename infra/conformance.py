@@ -525,7 +525,7 @@ in the character set of the query if it can write the answer, else in ISO_IR 192
 
 _HEAD: Final = """# DICOM Conformance Statement
 
-<!-- Written by `make conformance` from the tables the node runs on: change those, not this. -->
+<!-- Written by `make guide` from the tables the node runs on: change those, not this. -->
 
 Product: Lenticular, version {version}. Structure: PS3.2 annex N. What does not apply is said where it would stand."""
 

@@ -56,6 +56,8 @@ find_python() {
 
 make_venv() { # directory
     local python venv_package
+    # `venv --clear` would follow the link and empty what another tree lives in.
+    [ ! -L "$1" ] || fail "$PWD/$1 is a symbolic link: remove it, so that an environment can be made here."
     if ! python=$(find_python); then
         [ -z "${PYTHON:-}" ] || fail "PYTHON=$PYTHON is no Python of 3.11 or newer."
         debian python3 python3-venv

@@ -231,7 +231,10 @@ def _lifecycle(value: dict[str, Any]) -> dict[str, Any]:
     for rule in value["Rules"]:
         renamed = _renamed({"Prefix": "", **rule}, _LIFECYCLE_RULE)
         if tags := renamed.pop("TagFilters", None):
-            renamed["Filter"] = {"And": {**renamed["Filter"], "Tags": tags}}
+            # S3 takes one condition as it is, and several joined.
+            one = "Prefix" not in rule and len(tags) == 1
+            joined = {"And": {**renamed["Filter"], "Tags": tags}}
+            renamed["Filter"] = {"Tag": tags[0]} if one else joined
         for name, table in (
             ("Transitions", _TRANSITION),
             ("NoncurrentVersionTransitions", _NONCURRENT_TRANSITION),

@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -189,6 +190,8 @@ def mpps_work(store: Store) -> Iterator[Work]:
                   "00081140": {"vr": "SQ", "Value": references}}  # fmt: skip
         over = begun.modified(
             {0x00400252: {"vr": "CS", "Value": ["COMPLETED"]},
+             0x00400250: {"vr": "DA", "Value": ["20260105"]},
+             0x00400251: {"vr": "TM", "Value": ["083000"]},
              0x00400340: {"vr": "SQ", "Value": [series]}},
             Cause(received, _AET, "1" * 64),
         )  # fmt: skip
@@ -244,11 +247,11 @@ def main() -> None:
         environment = settings(store, queue)
         print(f"{starts(environment)}\n")
         rows = [("function", "batch", "CPU s", "peak MiB")]
-        for work in (
-            *index_work(store),
-            *transcode_work(store),
-            *commit_work(store, options.references, modality.port),
-            *mpps_work(store),
+        for work in chain(
+            index_work(store),
+            transcode_work(store),
+            commit_work(store, options.references, modality.port),
+            mpps_work(store),
         ):
             _, _, cpu, peak = run(work.function, environment, work.bodies)
             rows.append((work.function, work.what, f"{cpu:.2f}", f"{peak:.0f}"))

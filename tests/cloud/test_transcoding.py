@@ -8,6 +8,7 @@ from typing import Any
 
 import imagecodecs
 import pytest
+from click.testing import CliRunner
 
 from lenticular.archive import (
     CALLING_AE_TITLE,
@@ -19,6 +20,7 @@ from lenticular.archive import (
     InstanceKey,
 )
 from lenticular.byte_ranges import InMemory
+from lenticular.cli import main
 from lenticular.errors import InstanceMissing, StoreUnavailable
 from lenticular.forms import RETIRED_TAG, FormStore
 from lenticular.index import Index
@@ -28,6 +30,7 @@ from lenticular.originals import read_original
 from lenticular.splice import Reason, restored_sha256
 from lenticular.transcoding import Outcome, Transcoder, originals_without_form
 from lenticular.transcoding_policy import TranscodingPolicy
+from lenticular.transcoding_queue import object_key
 from lenticular.transfer_syntaxes import EXPLICIT_VR_BIG_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from tests import images
 from tests.cloud.standin import OfflineCloud
@@ -430,6 +433,34 @@ def test_what_has_neither_form_nor_reason_is_found_in_the_bucket(store: Store) -
         transcoder(store).transcode(key)
     missing = {keys[0], keys[2], keys[4]} - {ONE_BIT.key()}
     assert set(originals_without_form(store.archive)) == missing
+
+
+def test_the_command_asks_for_what_has_neither_form_nor_reason(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sqs = store.cloud.clients.sqs
+    queue = sqs.create_queue(QueueName=store.bucket)["QueueUrl"]
+    for name, value in {
+        **store.cloud.environment,
+        "LENTICULAR_BUCKET": store.bucket,
+        "LENTICULAR_TABLE": store.table,
+        "LENTICULAR_TRANSCODE_QUEUE": queue,
+    }.items():
+        monkeypatch.setenv(name, value)
+    keys = [put(store, replace(CT, uid=f"{images.STUDY}.1.{number}")) for number in range(13)]
+    transcoder(store).transcode(keys[5])
+    transcoder(store).transcode(put(store, ONE_BIT))
+    told = CliRunner().invoke(main, ["transcode"])
+    assert (told.exit_code, told.output) == (0, "12 originals are to be transcoded\n")
+    asked = []
+    while messages := sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages"):
+        asked += [object_key(message["Body"]) for message in messages]
+    assert sorted(asked) == sorted({*keys} - {keys[5]})
+    # What SQS does not take is told, and asked for when the command is run again.
+    monkeypatch.setenv("LENTICULAR_TRANSCODE_QUEUE", f"{queue}-that-is-gone")
+    told = CliRunner().invoke(main, ["transcode"])
+    assert told.exit_code == 1
+    assert "12 of 12 originals were not asked for: run it again" in told.output
 
 
 @pytest.mark.slow

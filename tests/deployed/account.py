@@ -140,7 +140,7 @@ def running_account(folder: Path) -> Iterator[Account]:
         decisions,
     )
     try:
-        eventually(lambda: _answers(process, port, authority), within=120)
+        eventually(lambda: _answers(process, port, authority), within=240)
         yield account
     finally:
         # Its functions too, which are processes of its session.

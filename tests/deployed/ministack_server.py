@@ -13,14 +13,17 @@ DECISIONS, a JSON object a line:
     sid         the statement that decided, empty when none did
     allowed     whether the call was let through
 
-What is mended here of ministack 1.5.33, in which policies are told less than AWS tells them:
+Mended here of ministack 1.5.33, whose policies are told another thing than AWS tells them:
 
 - a DynamoDB request has no `dynamodb:LeadingKeys`;
 - a service that assumes a role has no `aws:SourceAccount`;
-- a batch of messages asks for a permission of its own.
+- a batch of messages asks for a permission of its own;
+- a log group's ARN has no ":*" behind it.
 
-And a number that a template's parameter gives reaches ECS and Lambda as text, which they then
-subtract from and compare with.
+And of its CloudFormation:
+
+- with a nested stack goes what its DeletionPolicy keeps;
+- a number that a parameter gives is text, which ECS and Lambda then count with.
 """
 
 import asyncio
@@ -36,6 +39,7 @@ from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from ministack import app
 from ministack.core import iam_actions, iam_evaluator, tls
+from ministack.services import cloudformation
 from ministack.services.cloudformation import provisioners
 
 #: Of the table of the template.
@@ -46,6 +50,8 @@ PERMISSION_FOR: dict[str | None, str] = {
     "sqs:DeleteMessageBatch": "sqs:DeleteMessage",
     "sqs:SendMessageBatch": "sqs:SendMessage",
 }
+#: Colons in arn:aws:logs:REGION:ACCOUNT:log-group:NAME.
+_GROUP = 6
 #: Properties that ministack counts with, and the resources they are in.
 NUMBERS = ("DesiredCount", "MaximumConcurrency")
 WITH_NUMBERS = ("AWS::ECS::Service", "AWS::Lambda::EventSourceMapping")
@@ -76,14 +82,36 @@ def tell_policies_what_aws_tells_them() -> None:
 
 
 def ask_for_what_aws_asks_for() -> None:
-    """Check the permission that AWS wants for an operation, where that is of another name."""
+    """Check the permission that AWS wants for an operation, on the resource as AWS names it."""
     action_of = iam_actions.extract_iam_action
 
     def extract_iam_action(*arguments: Any) -> str | None:
         action: str | None = action_of(*arguments)
         return PERMISSION_FOR.get(action, action)
 
+    resource_of = iam_actions.extract_resource_arn
+
+    def extract_resource_arn(service: str, *arguments: Any) -> str:
+        resource: str = resource_of(service, *arguments)
+        return f"{resource}:*" if service == "logs" and resource.count(":") == _GROUP else resource
+
     iam_actions.extract_iam_action = extract_iam_action
+    iam_actions.extract_resource_arn = extract_resource_arn
+
+
+def keep_what_nested_stacks_keep() -> None:
+    """Delete of a nested stack what its DeletionPolicy lets go."""
+    handlers = provisioners._RESOURCE_HANDLERS["AWS::CloudFormation::Stack"]
+    delete = handlers["delete"]
+
+    def delete_stack(physical_id: str, properties: dict[str, Any]) -> None:
+        stack = cloudformation._stacks[provisioners._nested_stack_lookup_name(physical_id)]
+        for name, resource in stack["_template"]["Resources"].items():
+            if resource.get("DeletionPolicy", "Delete").startswith("Retain"):
+                stack["_resources"].pop(name, None)
+        delete(physical_id, properties)
+
+    handlers["delete"] = delete_stack
 
 
 def make_numbers_of_parameters() -> None:
@@ -150,6 +178,7 @@ def main() -> None:
     descriptor, decisions = sys.argv[1:]
     tell_policies_what_aws_tells_them()
     ask_for_what_aws_asks_for()
+    keep_what_nested_stacks_keep()
     make_numbers_of_parameters()
     config = Config()
     config.bind = [f"fd://{descriptor}"]

@@ -26,6 +26,7 @@ NOT_ASKED_FOR: Final = {
     ("*FunctionRole", "sqs:GetQueueAttributes"): "Lambda's event source mapping takes messages",
     ("*FunctionRole", "xray:*"): "Lambda's runtime sends traces",
     ("*", "kms:*"): "S3, SQS and DynamoDB use the key for whom they serve",
+    ("CommitFunctionRole", "dynamodb:Scan"): "when a request names thousands of instances",
     ("CommitFunctionRole", "ec2:*"): "Lambda puts the function into the VPC",
     ("ExecutionRole", "*"): "ECS starts the task",
     ("IndexFunctionRole", "s3:ListBucket"): "lets S3 say that an object is missing",

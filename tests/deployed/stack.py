@@ -99,7 +99,7 @@ class DeployedStack:
             return f"{now['StackStatus']} {now.get('StackStatusReason', '')}"
 
         ended = ("DELETE_COMPLETE", "DELETE_FAILED")
-        final = eventually(state, until=lambda now: now.startswith(ended), within=120)
+        final = eventually(state, until=lambda now: now.startswith(ended), within=240)
         assert final.startswith("DELETE_COMPLETE"), final
 
     def outputs(self) -> dict[str, str]:
@@ -158,7 +158,7 @@ class DeployedNode:
         ]
         return sorted(found, key=lambda item: (item["pk"]["S"], item["sk"]["S"]))
 
-    def load_nodes(self, folder: Path, ports: Mapping[str, int | None]) -> None:
+    def replace_nodes(self, folder: Path, ports: Mapping[str, int | None]) -> None:
         """Make these the nodes, as an operator who may do what the gateway may."""
         nodes = [{"aet": aet, "address": "127.0.0.1", "port": port} for aet, port in ports.items()]
         file = folder / "nodes.yaml"
@@ -169,7 +169,7 @@ class DeployedNode:
             "LENTICULAR_BUCKET": self.gateway.bucket,
             "LENTICULAR_TABLE": self.gateway.table,
         }
-        done = lenticular(environment, "nodes", "import", str(file))
+        done = lenticular(environment, "nodes", "import", "--replace", str(file))
         assert done.returncode == 0, done.stderr
 
 

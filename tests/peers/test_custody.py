@@ -201,7 +201,7 @@ def test_a_client_does_not_notice_that_s3_was_busy_for_a_moment(
         (Fault.CONNECTION_RESET, LONG),
     ],
 )
-def test_failures_leave_no_thread_connection_or_file_behind(
+def test_failures_leave_no_thread_connection_file_or_memory_behind(
     start: StartGateway, s3: FaultyS3, scratch: Path, fault: Fault, size: int
 ) -> None:
     gateway = start({**AT_ONCE, **SMALL_MEMORY, "LENTICULAR_SCRATCH_DIR": str(scratch)})
@@ -217,9 +217,11 @@ def test_failures_leave_no_thread_connection_or_file_behind(
     eventually(
         lambda: gateway.lines(message="association ended"), until=lambda ends: len(ends) == 2
     )
-    before = resources()
+    before, memory = resources(), gateway.resident_bytes()
     assert store(gateway, *instances[4:]) == [OUT_OF_RESOURCES] * 46
     eventually(resources, until=lambda now: now[0] <= before[0] and now[1] <= before[1])
+    # The long ones have eleven MiB; of short ones, see test_failures.
+    assert gateway.resident_bytes() - memory < 4 * MIB
     assert list(scratch.iterdir()) == []
     assert complaints(gateway) == refused(*instances[2:])
     s3.heal()

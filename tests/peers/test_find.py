@@ -1,4 +1,7 @@
-"""What a C-FIND costs is bounded and said: by C-CANCEL, by a limit, in the log and in metrics."""
+"""What a C-FIND costs is bounded and said: by C-CANCEL, by a limit, in the log and in metrics.
+
+findscu asks where a program that is not ours can; where the moment counts, bytes do.
+"""
 
 import json
 from collections.abc import Iterator
@@ -8,24 +11,29 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from pydicom.dataset import Dataset
 
 from infra.local.cloud import clients
 from lenticular.attributes import Level
 from lenticular.dicom_json import write_data_set
-from lenticular.index_items import Copy, Item, study_items
+from lenticular.index_items import Copy, Elements, Item, study_items
 from tests.cloud import clinic_of_studies
 from tests.cloud.deadline import eventually
 from tests.cloud.dynamodb_local import DynamoDBLocal, running_dynamodb_local
 from tests.cloud.standin import OfflineCloud
+from tests.peers import dcmtk
 from tests.peers.dimse import PATIENT_ROOT_FIND
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
 from tests.peers.raw_query import asking
 
 _STUDIES: Final = 400
-#: Every study item is so long that a page of DynamoDB, 1 MB, holds a hundred.
-_LONG_TEXT: Final = "x" * 10_000
+#: Every study says so much that a page of DynamoDB, 1 MB, holds two dozen; and all of them more
+#: than the buffers of a connection do: who does not read on keeps us from sending on.
+_LONG_TEXT: Final = "x" * 40_000
 _NAME: Final = "Geheimrat^Eusebius"
-_LIMIT: Final = 7
+_LIMIT: Final = 390
+#: A name of which no index knows the beginning.
+_IDEOGRAPHIC: Final = {"Alphabetic": "Yamada^Tarou", "Ideographic": "山田^太郎"}
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +52,10 @@ def stores(dynamodb: DynamoDBLocal) -> Stores:
         [copy] = clinic_of_studies.copies(
             number, patient=number // 8, day=date(2026, 1, 1 + number // 20), name=_NAME
         )
-        items += study_items([copy], newest=True)
-    for item in items:
-        if item["sk"] == "STUDY":
-            item["filling"] = _LONG_TEXT
+        history: Elements = {"001021B0": {"vr": "LT", "Value": [_LONG_TEXT]}}
+        items += study_items([_saying(copy, Level.STUDY, history)], newest=True)
     items += _special_study()
+    items += _study_of_yamada()
     dynamodb.load(table, items)
     environment = {**dynamodb.environment, "AWS_ENDPOINT_URL": dynamodb.endpoint}
     cloud = OfflineCloud(dynamodb.endpoint, environment, clients(environment))
@@ -64,24 +71,41 @@ def _special_study() -> list[Item]:
         "00080100": {"vr": "SH", "Value": ["CTTHX"]},
         "00080104": {"vr": "LO", "Value": ["Thorax"]},
     }
-    special: list[Copy] = []
-    for copy in copies:
-        study = {
-            **copy.attributes[Level.STUDY],
-            "00080201": {"vr": "SH", "Value": ["+0100"]},
-            "00081032": {"vr": "SQ", "Value": [code]},
-        }
-        special.append(replace(copy, attributes={**copy.attributes, Level.STUDY: study}))
-    return study_items(special, newest=True)
+    study: Elements = {
+        "00080201": {"vr": "SH", "Value": ["+0100"]},
+        "00081032": {"vr": "SQ", "Value": [code]},
+    }
+    return study_items([_saying(copy, Level.STUDY, study) for copy in copies], newest=True)
+
+
+def _study_of_yamada() -> list[Item]:
+    """Make a study of a patient whose name has two groups."""
+    [copy] = clinic_of_studies.copies(901, patient=9001, day=date(2025, 2, 1), name="")
+    name: Elements = {"00100010": {"vr": "PN", "Value": [_IDEOGRAPHIC]}}
+    return study_items([_saying(copy, Level.PATIENT, name)], newest=True)
+
+
+def _saying(copy: Copy, level: Level, more: Elements) -> Copy:
+    """Return a copy that says more of one level."""
+    said = {**copy.attributes[level], **more}
+    return replace(copy, attributes={**copy.attributes, level: said})
 
 
 @pytest.fixture(scope="module")
 def gateway(stores: Stores, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """Run a gateway that answers seven matches at most."""
+    """Run a gateway that answers nearly all of them at most."""
     settings = {"LENTICULAR_MAX_RESPONSES": str(_LIMIT), "LENTICULAR_METRICS": "emf"}
     log = tmp_path_factory.mktemp("gateway") / "log"
     with running_gateway(log, stores, settings) as running:
         yield running
+
+
+def _identifier(**keys: Any) -> Dataset:
+    identifier = Dataset()
+    identifier.QueryRetrieveLevel = "STUDY"
+    for keyword, value in ({"StudyInstanceUID": ""} | keys).items():
+        setattr(identifier, keyword, value)
+    return identifier
 
 
 def _query_line(gateway: Gateway, seen: int) -> dict[str, Any]:
@@ -104,23 +128,43 @@ def test_a_cancel_acts_within_one_page_though_nothing_matches(gateway: Gateway) 
         assert final.command.status == 0
     second = _query_line(gateway, seen + 1)
     assert (first["status"], first["pages"]) == ("FE00", 1)
-    assert (second["status"], second["items"]) == ("0000", _STUDIES + 1)
+    assert (second["status"], second["items"]) == ("0000", _STUDIES + 2)
     assert second["pages"] >= 4
 
 
-def test_more_matches_than_the_limit_end_with_a_warning_and_a_status(gateway: Gateway) -> None:
+def test_a_cancel_of_findscu_ends_what_it_reads_no_further(gateway: Gateway) -> None:
+    seen = len(gateway.lines(message="query ended"))
+    output = dcmtk.run(
+        "findscu", "-v", "-S", "-aec", gateway.aet, "--cancel", "1",
+        "-k", "QueryRetrieveLevel=STUDY", "-k", "StudyDate=2026", "-k", "AdditionalPatientHistory",
+        gateway.host, str(gateway.port),
+    )  # fmt: skip
+    assert "Sending Cancel Request" in output
+    assert "Cancel: MatchingTerminatedDueToCancelRequest" in output
+    line = _query_line(gateway, seen)
+    assert line["status"] == "FE00"
+    assert output.count("(Pending)") == line["matches"] < _LIMIT
+
+
+def test_more_matches_than_the_limit_end_with_a_warning_and_a_status(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    uids = list(map(clinic_of_studies.study_uid, range(_LIMIT + 1)))
+    too_many, all_there_are = dcmtk.find_each(
+        gateway,
+        tmp_path,
+        _identifier(StudyInstanceUID=uids),
+        _identifier(StudyInstanceUID=uids[1:]),
+    )
+    # What was found before it is sent, and as many as the limit are no failure.
+    assert [match["0020,000d"] for match in too_many.matches] == uids[:-1]
+    assert too_many.final == "Refused: OutOfResources"
+    assert [match["0020,000d"] for match in all_there_are.matches] == uids[1:]
+    assert all_there_are.final == "Success"
     with asking(gateway.host, gateway.port, gateway.aet) as asker:
-        *pending, final = asker.ask("PatientID=PID0000001")
-        assert [each.command.status for each in pending] == [0xFF00] * _LIMIT
+        *_, final = asker.ask("StudyDate=2026")
         assert final.command.status == 0xA700
-        assert final.command.error_comment == "more than 7 match, ask for less"
-        # As many as the limit are all there are, and no failure.
-        *pending, final = asker.ask("PatientID=PID0000001", "StudyDate=20260101")
-        assert (len(pending), final.command.status) == (8 - 1, 0xA700)
-        *pending, final = asker.ask(
-            "StudyInstanceUID=" + "\\".join(map(clinic_of_studies.study_uid, range(_LIMIT)))
-        )
-        assert (len(pending), final.command.status) == (_LIMIT, 0)
+        assert final.command.error_comment == f"more than {_LIMIT} match, ask for less"
     [warning, *_] = gateway.lines(message="query stopped")
     assert warning["level"] == "WARNING"
     assert warning["max_responses"] == _LIMIT
@@ -139,7 +183,7 @@ def test_each_query_says_what_it_read_and_nothing_of_what_it_asked(
     facts = [(line["plan"], line["query_level"], line["items"], line["matches"]) for line in lines]
     assert facts == [
         ("by-accession", "STUDY", 1, 1),
-        ("by-patient", "STUDY", 8, _LIMIT),
+        ("by-patient", "STUDY", 8, 8),
         ("study-uid", "SERIES", 2, 1),
     ]
     for line in lines:
@@ -227,10 +271,35 @@ def test_what_is_worked_out_is_answered_at_its_level(gateway: Gateway) -> None:
     assert {none.command.status, no_class.command.status} == {0}
 
 
-def test_a_key_that_is_not_known_is_answered_with_ff01(gateway: Gateway) -> None:
-    with asking(gateway.host, gateway.port, gateway.aet) as asker:
-        match, final = asker.ask("StudyDate=20250101", "PatientReligiousPreference")
-    assert (match.command.status, final.command.status) == (0xFF01, 0)
+def test_a_key_that_is_not_known_is_answered_with_ff01(gateway: Gateway, tmp_path: Path) -> None:
+    unknown, below, known = dcmtk.find_each(
+        gateway, tmp_path,
+        _identifier(StudyDate="20250101", PatientReligiousPreference=""),
+        _identifier(StudyDate="20250101", SeriesNumber=None),
+        _identifier(StudyDate="20250101", PatientName=""),
+    )  # fmt: skip
+    for answer in (unknown, below):
+        assert answer.pending == ["Pending: WarningUnsupportedOptionalKeys"]
+        assert answer.final == "Success"
+    assert (known.pending, known.final) == (["Pending"], "Success")
+
+
+def test_what_no_index_leads_to_reads_every_study_and_nothing_else(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    seen = len(gateway.lines(message="query ended"))
+    asked: list[dict[str, str]] = [
+        {"PatientName": "山田*"},
+        {"PatientName": "*太?"},
+        {"PatientName": "?amada^TAR*"},
+        {"PatientID": "*9001"},
+    ]
+    said = {"SpecificCharacterSet": "ISO_IR 192", "StudyID": ""}
+    answered = dcmtk.find_each(gateway, tmp_path, *(_identifier(**said, **keys) for keys in asked))
+    for number, (keys, answer) in enumerate(zip(asked, answered, strict=True)):
+        assert [match["0020,0010"] for match in answer.matches] == ["901"], keys
+        line = _query_line(gateway, seen + number)
+        assert (line["plan"], line["items"]) == ("every-study", _STUDIES + 2), keys
 
 
 def test_a_store_that_fails_is_never_an_empty_success(
@@ -245,7 +314,9 @@ def test_a_store_that_fails_is_never_an_empty_success(
         [final] = asker.ask("PatientID=P1")
         assert final.command.status == 0xA700
         assert final.command.error_comment == "the index is unavailable, ask again later"
-    assert json.dumps(gateway.lines(message="query ended")).count("A700") == 1
+        [answer] = dcmtk.find_each(gateway, tmp_path / "asked", _identifier(PatientID="P1"))
+        assert (answer.pending, answer.final) == ([], "Refused: OutOfResources")
+    assert json.dumps(gateway.lines(message="query ended")).count("A700") == 2
 
 
 def test_a_mistake_of_ours_is_c001_and_never_an_empty_success(
@@ -268,6 +339,9 @@ def test_a_mistake_of_ours_is_c001_and_never_an_empty_success(
     ):
         [final] = asker.ask("PatientID=PID0000001", "PatientName=G*")
         assert final.command.status == 0xC001
-        asker.request_encoded(write_data_set({0x00080052: {"vr": "CS", "Value": ["STUDY"]}}))
-        assert [each.command.status for each in asker.responses()] == [0xC001]
+        by_patient, everything = dcmtk.find_each(
+            gateway, tmp_path / "asked", _identifier(PatientID="PID0000001"), _identifier()
+        )
+        for answer in (by_patient, everything):
+            assert (answer.pending, answer.final) == ([], "Failed: UnableToProcess")
     assert gateway.lines(message="service failed")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from pydicom import dcmread
+from pydicom import charset, dcmread
 from pydicom.dataset import Dataset
 from pydicom.filewriter import dcmwrite
 
@@ -39,7 +39,34 @@ NAMES: Final = (
     ("ISO_IR 192", "Wang^XiaoDong=王^小东", "王^小东"),
     ("GB18030", "Wang^XiaoWen=王^小雯", "*小雯"),
     ("GBK", "Li^Na=李^娜", "李?娜"),
+    ("ISO_IR 203", "Œuvrard^Žofia", "oeuvrard*"),
+    # With code extensions: each set behind its escape sequence, and two of them in one name.
+    ("\\ISO 2022 IR 100", "Lefèvre^Zoé", "lefevre*"),
+    ("\\ISO 2022 IR 101", "Nowák^Łucja", "*ucja"),
+    ("\\ISO 2022 IR 109", "Ċaruana^Żeża", "caruana^z*"),
+    ("\\ISO 2022 IR 110", "Kļaviņa^Ēriks", "klavina*"),
+    ("\\ISO 2022 IR 144", "Петров^Пётр", "*пётр"),
+    ("\\ISO 2022 IR 127", "درويش^سمير", "درويش*"),
+    ("\\ISO 2022 IR 126", "Παππας^Νικος", "παππας^*"),
+    ("\\ISO 2022 IR 138", "כהן^שרה", "כהן*"),
+    ("\\ISO 2022 IR 148", "Gündoğan^Şule", "gundogan^sule"),
+    ("\\ISO 2022 IR 166", "สมชาย^ใจดี", "สมชาย*"),
+    ("\\ISO 2022 IR 203", "Šœur^Žaneta", "*oeur^?aneta"),
+    ("ISO 2022 IR 13\\ISO 2022 IR 87", "ｽｽﾞｷ^ﾊﾅｺ=鈴木^花子=すずき^はなこ", "*木^花*"),
+    ("\\ISO 2022 IR 87\\ISO 2022 IR 159", "Uda^Jiro=丂田^丄郎", "丂*"),
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def latin_9() -> Iterator[None]:
+    """Tell pydicom 3.0 of the set that the standard got last; the codec is Python's own."""
+    codec, escape = "iso8859_15", b"\x1b-b"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(charset.python_encoding, "ISO_IR 203", codec)
+        patch.setitem(charset.python_encoding, "ISO 2022 IR 203", codec)
+        patch.setitem(charset.CODES_TO_ENCODINGS, escape, codec)
+        patch.setitem(charset.ENCODINGS_TO_CODES, codec, escape)
+        yield
 
 
 @pytest.fixture(scope="module")

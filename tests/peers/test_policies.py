@@ -12,9 +12,18 @@ from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import AsynchronousOperationsWindowNegotiation
 from pynetdicom.sop_class import CTImageStorage, Verification  # type: ignore[attr-defined]
 
+from lenticular.sop_classes import (
+    MODALITY_PERFORMED_PROCEDURE_STEP,
+    PATIENT_ROOT_FIND,
+    PATIENT_ROOT_MOVE,
+    STORAGE_COMMITMENT_PUSH,
+    STUDY_ROOT_FIND,
+    STUDY_ROOT_GET,
+    STUDY_ROOT_MOVE,
+)
 from tests.cloud.deadline import eventually
 from tests.cloud.standin import OfflineCloud, offline_cloud
-from tests.peers import dcmtk
+from tests.peers import dcmjs_dimse, dcmtk
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
 from tests.peers.instances import study
 from tests.peers.storing import store
@@ -30,6 +39,12 @@ nodes:
   - {aet: SCANNER, address: 127.0.0.1}
   - {aet: ELSEWHERE, address: 192.0.2.7}
   - {aet: READER, address: 127.0.0.1, may: [find, move]}
+  - {aet: STORES, address: 127.0.0.1, may: [store]}
+  - {aet: FINDS, address: 127.0.0.1, may: [find]}
+  - {aet: MOVES, address: 127.0.0.1, may: [move]}
+  - {aet: COMMITS, address: 127.0.0.1, may: [commit]}
+  - {aet: STEPS, address: 127.0.0.1, may: [mpps]}
+  - {aet: VERIFIES, address: 127.0.0.1, may: []}
 """
 
 Start = Callable[..., Gateway]
@@ -69,6 +84,17 @@ def associate(
     return ae.associate(
         gateway.host, gateway.port, [context, build_context(Verification)], gateway.aet, **more
     )
+
+
+def granted(gateway: Gateway, calling: str, *contexts: tuple[str, list[str]]) -> dcmjs_dimse.Event:
+    """Propose contexts with dcmjs-dimse, beside Verification; return what it was granted."""
+    proposed = [{"abstract": abstract, "transfer": transfer} for abstract, transfer in contexts]
+    events = dcmjs_dimse.run(
+        gateway, {"type": "echo"}, calling=calling, contexts=proposed, window=8
+    )
+    assert dcmjs_dimse.statuses(events) == [0]
+    [accepted] = [event for event in events if event["event"] == "accepted"]
+    return accepted
 
 
 def echo(gateway: Gateway, calling: str, called: str) -> str:
@@ -125,35 +151,75 @@ def test_what_a_node_may_is_in_the_nodes_file(start: Start, tmp_path: Path) -> N
     assert gateway.object_keys() == [instance.key]
 
 
+#: Classes of each service, by the permission that a node needs to be their SCU.
+NEEDS: Final = {
+    "store": [CTImageStorage],
+    "find": [PATIENT_ROOT_FIND, STUDY_ROOT_FIND],
+    "move": [PATIENT_ROOT_MOVE, STUDY_ROOT_MOVE, STUDY_ROOT_GET],
+    "commit": [STORAGE_COMMITMENT_PUSH],
+    "mpps": [MODALITY_PERFORMED_PROCEDURE_STEP],
+}
+MAY: Final = {
+    "STORES": ["store"],
+    "FINDS": ["find"],
+    "MOVES": ["move"],
+    "COMMITS": ["commit"],
+    "STEPS": ["mpps"],
+    "VERIFIES": [],
+}
+
+
+def test_a_node_is_granted_the_services_that_it_may_use_and_no_other(start: Start) -> None:
+    gateway = start(ACCESS="known-aet")
+    classes = [uid for uids in NEEDS.values() for uid in uids]
+    for calling, permissions in MAY.items():
+        accepted = granted(gateway, calling, *((uid, [IMPLICIT]) for uid in classes))
+        results = {each["abstract"]: each["result"] for each in accepted["contexts"]}
+        # Acceptance, or user-rejection: PS3.8 table 9-18.
+        wanted = {
+            uid: 0 if may in permissions else 1 for may, uids in NEEDS.items() for uid in uids
+        }
+        assert {uid: results[uid] for uid in classes} == wanted, calling
+
+
 # What is agreed on
 
 
-@pytest.mark.parametrize(
-    ("policy", "offered", "taken"),
-    [
-        ("prefer-explicit", (IMPLICIT, JPEG_LOSSLESS, EXPLICIT), EXPLICIT),
-        ("prefer-explicit", (JPEG_LOSSLESS, IMPLICIT), JPEG_LOSSLESS),
-        ("first-offered", (IMPLICIT, JPEG_LOSSLESS, EXPLICIT), IMPLICIT),
-        (f"{JPEG_LOSSLESS},{BIG_ENDIAN}", (IMPLICIT, BIG_ENDIAN, JPEG_LOSSLESS), JPEG_LOSSLESS),
-        (f"{JPEG_LOSSLESS},{BIG_ENDIAN}", (IMPLICIT, BIG_ENDIAN), BIG_ENDIAN),
-        (f"{JPEG_LOSSLESS},{BIG_ENDIAN}", (IMPLICIT, EXPLICIT), IMPLICIT),
+#: What is taken of what is offered, by policy.
+TAKEN: Final = {
+    "prefer-explicit": [
+        ((IMPLICIT, JPEG_LOSSLESS, EXPLICIT), EXPLICIT),
+        ((JPEG_LOSSLESS, IMPLICIT), JPEG_LOSSLESS),
     ],
-)
-def test_which_transfer_syntax_is_taken(
-    start: Start, policy: str, offered: tuple[str, ...], taken: str
-) -> None:
-    opened = associate(start(TRANSFER_SYNTAXES=policy), *offered)
-    context = next(c for c in opened.accepted_contexts if c.abstract_syntax == CTImageStorage)
-    opened.release()
-    assert context.transfer_syntax == [taken]
+    "first-offered": [
+        ((IMPLICIT, JPEG_LOSSLESS, EXPLICIT), IMPLICIT),
+        ((JPEG_LOSSLESS, EXPLICIT), JPEG_LOSSLESS),
+    ],
+    f"{JPEG_LOSSLESS},{BIG_ENDIAN}": [
+        ((IMPLICIT, BIG_ENDIAN, JPEG_LOSSLESS), JPEG_LOSSLESS),
+        ((IMPLICIT, BIG_ENDIAN), BIG_ENDIAN),
+        ((IMPLICIT, EXPLICIT), IMPLICIT),
+    ],
+}
+
+
+@pytest.mark.parametrize("policy", TAKEN)
+def test_which_transfer_syntax_is_taken(start: Start, policy: str) -> None:
+    gateway = start(TRANSFER_SYNTAXES=policy)
+    for offered, taken in TAKEN[policy]:
+        [context] = [
+            each
+            for each in granted(gateway, "SCANNER", (CTImageStorage, list(offered)))["contexts"]
+            if each["abstract"] == CTImageStorage
+        ]
+        assert (context["result"], context["transfer"]) == (0, taken)
 
 
 @pytest.mark.parametrize("limit", ["16384", "131072"])
 def test_pdus_are_as_long_as_the_setting_says(start: Start, tmp_path: Path, limit: str) -> None:
     gateway = start(MAX_PDU_BYTES=limit)
-    opened = associate(gateway)
-    assert opened.acceptor.maximum_length == int(limit)
-    opened.release()
+    assert f"Their Max PDU Receive Size:  {limit}\n" in dcmtk.echo(gateway, "-d")
+    assert granted(gateway, "SCANNER")["max_pdu_bytes"] == int(limit)
     assert store(gateway, *study(tmp_path / "sent", 2, size=1 << 20)) == [0, 0]
 
 
@@ -161,7 +227,9 @@ def test_operations_are_asked_for_one_at_a_time(start: Start) -> None:
     wanted = AsynchronousOperationsWindowNegotiation()
     wanted.maximum_number_operations_invoked = 8
     wanted.maximum_number_operations_performed = 8
-    opened = associate(start(), ext_neg=[wanted])
+    gateway = start()
+    assert granted(gateway, "SCANNER")["window"] == [1, 1]
+    opened = associate(gateway, ext_neg=[wanted])
     assert opened.is_established
     assert opened.acceptor.asynchronous_operations == (1, 1)
     opened.release()
@@ -179,6 +247,9 @@ def test_the_association_over_the_limit_is_refused_for_now(start: Start) -> None
     assert primitive is not None
     # Transient; service provider (presentation); local limit exceeded. PS3.8 table 9-21.
     assert (primitive.result, primitive.result_source, primitive.diagnostic) == (2, 3, 2)
+    told = echo(gateway, "SCANNER", gateway.aet)
+    assert "Result: Rejected Transient, Source: Service Provider (Presentation Related)" in told
+    assert "Local Limit Exceeded" in told
     first.release()
     fourth = associate(gateway)
     assert fourth.is_established

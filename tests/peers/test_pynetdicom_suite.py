@@ -9,8 +9,10 @@ entity, so each of their instances is given a patient, a study and a series of i
 must answer the same. Two of those patients have one Patient ID, from two issuers.
 """
 
+import inspect
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ pytestmark = [
 ]
 
 FILES = Path(pynetdicom.__file__).parent / "tests/dicom_files"
+MODULES = (test_qrscp_find, test_qrscp_get, test_qrscp_move)
 INSTANCES = 5
 #: What their tests take for granted.
 NODE_PORT, DESTINATION_PORT = 11112, 11113
@@ -88,8 +91,8 @@ def store_instances(node: Node, folder: Path) -> None:
     )
 
 
-@pytest.fixture(autouse=True)
-def around(ports: dict[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def redirected(ports: dict[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Have their modules speak to the node, which holds their instances already."""
 
     class Redirected(AE):
@@ -102,30 +105,44 @@ def around(ports: dict[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
             host, port = address
             return super().start_server((host, ports[port]), **options)
 
-    for module in (test_qrscp_find, test_qrscp_get, test_qrscp_move):
+    for module in MODULES:
         monkeypatch.setattr(module, "AE", Redirected)
         monkeypatch.setattr(module, "_send_datasets", lambda: None)
 
 
-class _Launching:
-    """Makes their tests use our launcher, and not wait for it."""
-
-    func: Any
-    startup: float
-
-    def setup_method(self) -> None:
-        super().setup_method()  # type: ignore[misc]
-        self.func = lambda _arguments: Launched()
-        self.startup = 0
+def theirs() -> Iterator[tuple[Any, str]]:
+    """Yield each of their tests: an object of its class, and the name of the method."""
+    for module in MODULES:
+        for name, found in vars(module).items():
+            if isinstance(found, type) and name.endswith("SCPBase"):
+                for method in sorted(vars(found)):
+                    if method.startswith("test_"):
+                        yield found(), method
 
 
-class TestFind(_Launching, test_qrscp_find.FindSCPBase):
-    """Theirs of C-FIND."""
-
-
-class TestGet(_Launching, test_qrscp_get.GetSCPBase):
-    """Theirs of C-GET."""
-
-
-class TestMove(_Launching, test_qrscp_move.MoveSCPBase):
-    """Theirs of C-MOVE."""
+@pytest.mark.usefixtures("redirected")
+def test_all_thirteen_of_theirs_are_run_and_pass(
+    subtests: pytest.Subtests, caplog: pytest.LogCaptureFixture
+) -> None:
+    passed = []
+    for suite, name in theirs():
+        with subtests.test(name):
+            caplog.clear()
+            suite.setup_method()
+            # Their launcher would start qrscp and wait for it.
+            suite.func, suite.startup = (lambda _arguments: Launched()), 0
+            method = getattr(suite, name)
+            wants_log = "caplog" in inspect.signature(method).parameters
+            try:
+                method(**({"caplog": caplog} if wants_log else {}))
+            finally:
+                suite.teardown_method()
+                # They leave these to the garbage collector, which warns.
+                suite.tfile.close()
+                suite.instance_location.cleanup()
+            passed.append(f"{type(suite).__name__}.{name}")
+    assert Counter(each.partition(".")[0] for each in passed) == {
+        "FindSCPBase": 11,
+        "GetSCPBase": 1,
+        "MoveSCPBase": 1,
+    }

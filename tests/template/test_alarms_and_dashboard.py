@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from gateway.__main__ import gauges
 from gateway.association import Ended
 from gateway.command_set import CommandField
 from gateway.find import QueryEnded
@@ -23,7 +24,9 @@ from lenticular.archive import TransactionKey
 from lenticular.commitment import Request, Verdict
 from lenticular.committing import Progress
 from lenticular.index import Reading
+from lenticular.settings import GatewaySettings
 from lenticular.transcoding import Outcome
+from tests.peers.pki import Authority
 from tests.template.sam import ROOT, Document, Template, reference
 
 #: A namespace, a name, and the names of the dimensions.
@@ -66,6 +69,16 @@ OF_AWS = metrics_of_aws(
         ("AWS/VPN", "VpnId"): "TunnelDataIn TunnelDataOut TunnelState",
     }
 )
+#: What the index function reads before it finds that there is nothing to do.
+ENVIRONMENT_OF_INDEX = {
+    "LENTICULAR_BUCKET": "bucket",
+    "LENTICULAR_TABLE": "table",
+    "LENTICULAR_TRANSCODE_QUEUE": "https://queue.invalid/",
+    "POWERTOOLS_SERVICE_NAME": "lenticular-index",
+    "AWS_DEFAULT_REGION": "eu-central-1",
+    "AWS_ACCESS_KEY_ID": "nobody",
+    "AWS_SECRET_ACCESS_KEY": "nothing",
+}
 STORAGE_TYPES = {
     *("AllStorageTypes", "StandardStorage", "StandardIAStorage"),
     "GlacierInstantRetrievalStorage",
@@ -83,7 +96,8 @@ def embedded(lines: Iterable[str]) -> set[Metric]:
     }
 
 
-def of_the_gateway() -> set[Metric]:
+def of_the_gateway(certificate: Path) -> set[Metric]:
+    settings = GatewaySettings(bucket="bucket", table="table", tls_certificate=certificate)
     read, write = os.pipe()
     with open(read, encoding="utf-8") as reader:  # noqa: PTH123 - a descriptor
         metrics = Metrics("NODE", descriptor=write)
@@ -109,7 +123,7 @@ def of_the_gateway() -> set[Metric]:
             )
         )
         spool = {"SpoolDepth": 1, "SpoolBytes": 2, "SpoolOldestAge": 3.0}
-        metrics.start(lambda: 0, lambda: spool)
+        metrics.start(lambda: 0, lambda: {**gauges(settings, None), **spool})
         metrics.close()
         os.close(write)
         return embedded(reader)
@@ -126,17 +140,19 @@ def function(name: str) -> ModuleType:
     return module
 
 
-def counted(module: ModuleType, what: object) -> set[Metric]:
-    module._count(what)
+def counted(module: ModuleType) -> set[Metric]:
     line = module.metrics.serialize_metric_set()
     module.metrics.clear_metrics()
     return embedded([json.dumps(line)])
 
 
 @pytest.fixture(scope="module")
-def emitted(written: Template, gateway: Template) -> set[Metric]:
+def emitted(
+    written: Template, gateway: Template, tmp_path_factory: pytest.TempPathFactory
+) -> set[Metric]:
     """Return every metric that we and AWS emit, ours by emitting them."""
-    found = of_the_gateway() | OF_AWS
+    authority = Authority.create(tmp_path_factory.mktemp("authority"))
+    found = of_the_gateway(authority.certificate) | OF_AWS
     now = datetime.now(UTC)
     request = Request(TransactionKey("PEER", "1.2"), "NODE", now, ())
     progress = Progress(request, Verdict(now, {}))
@@ -145,7 +161,14 @@ def emitted(written: Template, gateway: Template) -> set[Metric]:
         patch.setenv("POWERTOOLS_TRACE_DISABLED", "true")
         for name, what in (("commit", progress), ("transcode", Outcome(None, None, 0))):
             patch.setenv("POWERTOOLS_SERVICE_NAME", f"lenticular-{name}")
-            found |= counted(function(name), what)
+            module = function(name)
+            module._count(what)
+            found |= counted(module)
+        for name, value in ENVIRONMENT_OF_INDEX.items():
+            patch.setenv(name, value)
+        module = function("index")
+        module._failed(set())
+        found |= counted(module)
     # tests/cloud/test_procedures.py sees this one.
     found.add(("Lenticular", "ProceduresIncomplete", frozenset({"service"})))
     for template in (written, gateway):
@@ -301,7 +324,7 @@ def test_services_on_the_dashboard_are_those_that_the_functions_call_themselves(
         for each in alarm.get("Dimensions", [])
         if each["Name"] == "service"
     }
-    assert named == called - {"lenticular-index"}
+    assert named == called
 
 
 def test_widgets_do_not_overlap_and_fit_the_grid(widgets: list[Document]) -> None:

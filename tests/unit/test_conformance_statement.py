@@ -31,7 +31,7 @@ SAMPLES = {
 
 
 def test_the_statement_is_what_the_code_writes() -> None:
-    assert FILE.read_text("utf-8") == statement(), "run `make conformance`"
+    assert FILE.read_text("utf-8") == statement(), "run `make guide`"
 
 
 def test_every_character_set_it_names_is_one_that_is_read_and_written() -> None:

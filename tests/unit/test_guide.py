@@ -9,6 +9,7 @@ import click
 import pytest
 
 from infra.local.template import read_template
+from infra.shown_output import written_anew
 from lenticular.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,8 +48,8 @@ def test_every_alarm_has_an_entry_in_the_runbook_and_names_it() -> None:
 def test_every_entry_says_what_it_means_and_whether_it_is_urgent() -> None:
     _, *entries = re.split(r"^### ", page("runbook.md"), flags=re.MULTILINE)
     for entry in entries:
-        assert "**Means** " in entry, entry[:80]
-        assert "**Urgent**: " in entry, entry[:80]
+        assert re.search(r"\*\*Means\*\*\s", entry), entry[:80]
+        assert re.search(r"\*\*Urgent\*\*:\s", entry), entry[:80]
 
 
 def anchors(text: str) -> set[str]:
@@ -82,7 +83,7 @@ def code(text: str) -> Iterator[str]:
 def commands() -> list[tuple[str, str]]:
     """Return each command of ours that the pages show, with the page."""
     shown = [
-        (path.name, line.partition(" #")[0].split(" > ")[0].strip())
+        (path.name, line.removeprefix("$ ").partition(" #")[0].split(" > ")[0].strip())
         for path in PAGES
         for line in code(path.read_text("utf-8"))
     ]
@@ -99,10 +100,20 @@ def test_every_command_exists_with_its_options(name: str, line: str) -> None:
         found = command.get_command(context, words.pop(0))
         assert found is not None, line
         command = found
-    known = {option for each in command.params for option in each.opts} | {"--help"}
+    known = {
+        "--help",
+        *(option for each in command.params for option in (*each.opts, *each.secondary_opts)),
+    }
     for word in words:
         if word.startswith("-"):
             assert word.partition("=")[0] in known, f"{word} in {line}"
+
+
+def test_the_output_that_pages_show_is_that_of_the_command() -> None:
+    for path in GUIDE.glob("*.md"):
+        text = path.read_text("utf-8")
+        assert text == written_anew(text), "run `make guide`"
+    assert page("cost.md").count("\ntotal ") == 4
 
 
 def test_every_make_target_exists() -> None:

@@ -62,7 +62,6 @@ def test_the_most_selective_key_leads(keys: list[tuple[int, str, object]], chose
         (0x00100020, "LO", "P*"),
         (0x00100020, "LO", '""'),
         (0x00100020, "LO", "P" * 201),
-        _name("*DOE"),
         _name('""'),
         _name("山田*"),
         _name("*"),
@@ -72,6 +71,24 @@ def test_a_key_that_no_index_answers_in_full_reads_every_study(
     key: tuple[int, str, object],
 ) -> None:
     assert _plan(key) == EveryStudy()
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("*DOE", ("doe",)),
+        ("*Möl?er^*K* ", ("mol", "er", "k")),
+        ("?^", ()),
+        ("*^John ", ("^john",)),
+        ("*a*bb*ccc*dddd*eeeee", ("eeeee", "dddd", "ccc", "bb")),
+        ("*山*", ()),
+        ("*DOE=*", ()),
+    ],
+)
+def test_of_a_name_with_a_wildcard_first_its_longest_parts_lead(
+    name: str, parts: tuple[str, ...]
+) -> None:
+    assert _plan(_name(name)) == EveryStudy(parts)
 
 
 @pytest.mark.parametrize(

@@ -14,32 +14,33 @@ from lenticular.transfer_syntaxes import (
     TransferSyntax,
 )
 
+# UID below 1.2.840.10008 and name in the registry; every one is to be received and to be sent.
 REQUIRED = """
-1.2.840.10008.1.2 Implicit VR Little Endian
-1.2.840.10008.1.2.1 Explicit VR Little Endian
-1.2.840.10008.1.2.2 Explicit VR Big Endian
-1.2.840.10008.1.2.4.50 JPEG Baseline (Process 1)
-1.2.840.10008.1.2.4.51 JPEG Extended (Process 2 and 4)
-1.2.840.10008.1.2.4.57 JPEG Lossless, Non-Hierarchical (Process 14)
-1.2.840.10008.1.2.4.70 JPEG Lossless, First-Order Prediction (Process 14, SV1)
-1.2.840.10008.1.2.5 RLE Lossless
-1.2.840.10008.1.2.1.99 Deflated Explicit VR Little Endian
-1.2.840.10008.1.2.4.80 JPEG-LS Lossless
-1.2.840.10008.1.2.4.81 JPEG-LS Near-lossless
-1.2.840.10008.1.2.4.90 JPEG 2000 Lossless Only
-1.2.840.10008.1.2.4.91 JPEG 2000
-1.2.840.10008.1.2.4.201 High-Throughput JPEG 2000 Lossless Only
-1.2.840.10008.1.2.4.202 High-Throughput JPEG 2000 RPCL Lossless Only
-1.2.840.10008.1.2.4.203 High-Throughput JPEG 2000
-1.2.840.10008.1.2.4.100 MPEG2 MP@ML
-1.2.840.10008.1.2.4.101 MPEG2 MP@HL
-1.2.840.10008.1.2.4.102 MPEG-4 AVC/H.264 HP/Level 4.1
-1.2.840.10008.1.2.4.103 MPEG-4 AVC/H.264 BD-compatible HP/Level 4.1
-1.2.840.10008.1.2.4.104 MPEG-4 AVC/H.264 HP/Level 4.2 for 2D video
-1.2.840.10008.1.2.4.105 MPEG-4 AVC/H.264 HP/Level 4.2 for 3D video
-1.2.840.10008.1.2.4.106 MPEG-4 AVC/H.264 Stereo HP/Level 4.2
-1.2.840.10008.1.2.4.107 HEVC/H.265 Main/Level 5.1
-1.2.840.10008.1.2.4.108 HEVC/H.265 Main 10/Level 5.1
+1.2 Implicit VR Little Endian
+1.2.1 Explicit VR Little Endian
+1.2.2 Explicit VR Big Endian
+1.2.4.50 JPEG Baseline (Process 1)
+1.2.4.51 JPEG Extended (Process 2 and 4)
+1.2.4.57 JPEG Lossless, Non-Hierarchical (Process 14)
+1.2.4.70 JPEG Lossless, Non-Hierarchical, First-Order Prediction (Process 14 [Selection Value 1])
+1.2.5 RLE Lossless
+1.2.1.99 Deflated Explicit VR Little Endian
+1.2.4.80 JPEG-LS Lossless Image Compression
+1.2.4.81 JPEG-LS Lossy (Near-Lossless) Image Compression
+1.2.4.90 JPEG 2000 Image Compression (Lossless Only)
+1.2.4.91 JPEG 2000 Image Compression
+1.2.4.201 High-Throughput JPEG 2000 Image Compression (Lossless Only)
+1.2.4.202 High-Throughput JPEG 2000 with RPCL Options Image Compression (Lossless Only)
+1.2.4.203 High-Throughput JPEG 2000 Image Compression
+1.2.4.100 MPEG2 Main Profile / Main Level
+1.2.4.101 MPEG2 Main Profile / High Level
+1.2.4.102 MPEG-4 AVC/H.264 High Profile / Level 4.1
+1.2.4.103 MPEG-4 AVC/H.264 BD-compatible High Profile / Level 4.1
+1.2.4.104 MPEG-4 AVC/H.264 High Profile / Level 4.2 For 2D Video
+1.2.4.105 MPEG-4 AVC/H.264 High Profile / Level 4.2 For 3D Video
+1.2.4.106 MPEG-4 AVC/H.264 Stereo High Profile / Level 4.2
+1.2.4.107 HEVC/H.265 Main Profile / Level 5.1
+1.2.4.108 HEVC/H.265 Main 10 Profile / Level 5.1
 """
 
 # JPEG XL and Deflated Image Frame Compression came into PS3.6 in 2024.
@@ -52,10 +53,15 @@ NEWER_THAN_PYDICOM = {
 
 
 @pytest.mark.parametrize(
-    "uid", [line.split(maxsplit=1)[0] for line in REQUIRED.strip().splitlines()]
+    ("arc", "name"), [line.split(maxsplit=1) for line in REQUIRED.strip().splitlines()]
 )
-def test_a_required_syntax_is_known(uid: str) -> None:
-    assert BY_UID[uid].uid == uid
+def test_a_required_syntax_is_known(arc: str, name: str) -> None:
+    uid = f"1.2.840.10008.{arc}"
+    assert (BY_UID[uid].uid, BY_UID[uid].name) == (uid, name)
+
+
+def test_all_required_rows_are_checked() -> None:
+    assert len(REQUIRED.strip().splitlines()) == 25
 
 
 @pytest.mark.parametrize("syntax", ALL, ids=lambda each: each.uid)

@@ -125,6 +125,8 @@ def test_nothing_is_sent_after_an_abort() -> None:
         ours.abort()
         with pytest.raises(AssociationAborted):
             ours.send_message(1, b"command")
+        with pytest.raises(AssociationAborted):
+            ours.send_messages(1, b"command", [b"data"])
         ours.abort()
         theirs.begin_message()
         with pytest.raises(AssociationAborted):
@@ -151,6 +153,27 @@ def test_pdus_are_no_longer_than_the_peer_takes_nor_than_is_good(limit: int, mos
         thread.join()
         assert max(lengths) == most
         assert sum(lengths) - 6 * len(lengths) == 300_001
+
+
+@pytest.mark.parametrize("limit", [0, 4096, 7])
+def test_messages_that_are_sent_together_come_as_if_sent_one_by_one(limit: int) -> None:
+    data_sets = [bytes([number]) * length for number, length in enumerate((300, 2, 4090, 9000, 64))]
+    received = []
+    for together in (True, False):
+        left, right = socket.socketpair()
+        with left, right:
+            ours = wire(left, State.DATA_TRANSFER)
+            ours.set_peer_max_pdu(limit)
+            if together:
+                ours.send_messages(1, b"command", data_sets)
+            else:
+                for data in data_sets:
+                    ours.send_message(1, b"command", data)
+            left.shutdown(socket.SHUT_WR)
+            with right.makefile("rb") as stream:
+                received.append(stream.read())
+            assert ours.bytes_sent == len(received[-1])
+    assert received[0] == received[1]
 
 
 def test_cutting_wakes_a_thread_that_waits_and_tells_the_peer() -> None:

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any, Final, TypeAlias
 
 from .attributes import BY_TAG, UNIQUE_KEY, Level, computed_of_level
-from .dicom_json import JsonElement
+from .dicom_json import JsonElement, values_of
 from .index import Index
 from .index_items import Item, elements_of, first_text
 from .matching import TIME_OF_DATE, Matcher, compile_date_and_time, compile_key
@@ -20,34 +20,43 @@ from .query import QUERY_RETRIEVE_LEVEL, SPECIFIC_CHARACTER_SET, Query
 _PATIENT_ID: Final = "00100020"
 _ISSUER_OF_PATIENT_ID: Final = "00100021"
 _PATIENT_NAME: Final = "00100010"
-_STUDY_INSTANCE_UID: Final = "0020000D"
-_SERIES_INSTANCE_UID: Final = "0020000E"
-_SOP_INSTANCE_UID: Final = "00080018"
+_UNIQUE_TAG: Final[Mapping[Level, str]] = {
+    level: f"{attribute.tag:08X}" for level, attribute in UNIQUE_KEY.items()
+}
+_STUDY_INSTANCE_UID: Final = _UNIQUE_TAG[Level.STUDY]
 
 #: Tells whether the attributes of an entity match, by tag in hexadecimal.
 _Filter: TypeAlias = Callable[[Mapping[str, Any]], bool]
 
 
 @dataclass(frozen=True, slots=True)
+class Entity:
+    """A study (its patient included), series or instance: its item, and what that says, read once.
+
+    `elements` are by tag in hexadecimal, the unique key of the level among them.
+    """
+
+    item: Item
+    elements: Mapping[str, Any]
+
+    @classmethod
+    def study(cls, item: Item) -> "Entity":
+        """Read the item of a study."""
+        return cls(item, {**elements_of(item), _STUDY_INSTANCE_UID: _uid(_study_uid(item))})
+
+    @classmethod
+    def below(cls, level: Level, item: Item) -> "Entity":
+        """Read the item of a series or an instance."""
+        return cls(item, {**elements_of(item), _UNIQUE_TAG[level]: _uid(str(item["uid"]))})
+
+
+@dataclass(frozen=True, slots=True)
 class Match:
-    """One entity that matches, with the items above it in the hierarchy."""
+    """One entity that matches, with those above it in the hierarchy."""
 
-    level: Level
-    study: Item
-    series: Item | None = None
-    instance: Item | None = None
-
-    def elements(self) -> dict[str, Any]:
-        """Return the attributes of this entity and of those above it, by tag in hexadecimal."""
-        elements: dict[str, Any] = dict(elements_of(self.study))
-        elements[_STUDY_INSTANCE_UID] = _uid(str(self.study["pk"]).removeprefix("STUDY#"))
-        if self.series is not None:
-            elements |= elements_of(self.series)
-            elements[_SERIES_INSTANCE_UID] = _uid(str(self.series["uid"]))
-        if self.instance is not None:
-            elements |= elements_of(self.instance)
-            elements[_SOP_INSTANCE_UID] = _uid(str(self.instance["uid"]))
-        return elements
+    study: Entity
+    series: Entity | None = None
+    instance: Entity | None = None
 
 
 def find(index: Index, query: Query) -> Iterator[Match]:
@@ -63,14 +72,14 @@ def find(index: Index, query: Query) -> Iterator[Match]:
         return
     for study in studies:
         if query.level is Level.STUDY:
-            yield Match(Level.STUDY, study)
+            yield Match(study)
             continue
         for series in _series(index, query, study, filters):
             if query.level is Level.SERIES:
-                yield Match(Level.SERIES, study, series)
+                yield Match(study, series)
                 continue
             for instance in _instances(index, query, study, series, filters):
-                yield Match(Level.INSTANCE, study, series, instance)
+                yield Match(study, series, instance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +104,18 @@ def select(index: Index, query: Query) -> Selection:
         StoreUnavailable: the table could not be read. Reading the pages may raise it, too.
     """
     if query.level <= Level.STUDY:
-        studies = list(_studies(index, query, _Filters(query)))
+        studies = [study.item for study in _studies(index, query, _Filters(query))]
         uids_of_studies = ((_study_uid(study), None) for study in studies)
         return _selection(index, studies, uids_of_studies, _patient_ids(studies))
     matches = list(find(index, query))
-    patients = _patient_ids([match.study for match in matches])
+    patients = _patient_ids([match.study.item for match in matches])
     if query.level is Level.SERIES:
-        series = [(match.study, match.series) for match in matches if match.series is not None]
+        series = [
+            (match.study.item, match.series.item) for match in matches if match.series is not None
+        ]
         uids = ((_study_uid(study), str(each["uid"])) for study, each in series)
         return _selection(index, [each for _, each in series], uids, patients)
-    instances = [match.instance for match in matches if match.instance is not None]
+    instances = [match.instance.item for match in matches if match.instance is not None]
     classes = frozenset(str(instance["sop_class_uid"]) for instance in instances)
     return Selection(len(instances), classes, iter([instances]), patients)
 
@@ -133,20 +144,20 @@ def _selection(
     )
 
 
-def patient_counts(index: Index, match: Match) -> tuple[int, int, int]:
-    """Count studies, series and instances of a match's patient, PS3.4 C.3.4."""
-    patient = _patient(match.study)
-    patient_id = match.study.get("patient_id")
+def patient_counts(index: Index, study: Entity) -> tuple[int, int, int]:
+    """Count studies, series and instances of a study's patient, PS3.4 C.3.4."""
+    patient = _patient(study.elements)
+    patient_id = study.item.get("patient_id")
     candidates = (
         index.by_key("by-patient", ("patient_id", str(patient_id)))
         if patient_id
-        else iter([match.study])
+        else iter([study.item])
     )
-    studies = [study for study in candidates if _patient(study) == patient]
+    studies = [each for each in candidates if _patient(elements_of(each)) == patient]
     return (
         len(studies),
-        sum(_number(study, "series") for study in studies),
-        sum(_number(study, "instances") for study in studies),
+        sum(_number(each, "series") for each in studies),
+        sum(_number(each, "instances") for each in studies),
     )
 
 
@@ -180,42 +191,32 @@ class _Filters:
                 matcher = compile_key(computed.vr, tag, key)
                 self._computed.append((_MATCHED_SETS[tag], matcher))
 
-    def keep_study(self, study: Item) -> bool:
-        """Tell whether patient, study and computed keys match a study's item."""
-        if not all(matcher(values(study)) for values, matcher in self._computed):
-            return False
-        matchers = self._by_level[Level.PATIENT] + self._by_level[Level.STUDY]
-        return _matches(matchers, study, _STUDY_INSTANCE_UID, _study_uid(study))
+    def keep_study(self, study: Entity) -> bool:
+        """Tell whether patient, study and computed keys match a study."""
+        return (
+            all(matcher(values(study.item)) for values, matcher in self._computed)
+            and self.keep(Level.PATIENT, study)
+            and self.keep(Level.STUDY, study)
+        )
 
     def restricts(self, level: Level) -> bool:
         """Tell whether there is a key for a level's items."""
         return bool(self._by_level[level])
 
-    def keep(self, level: Level, item: Item) -> bool:
-        """Tell whether the keys of a level match an item of that level."""
-        tag = f"{UNIQUE_KEY[level].tag:08X}"
-        return _matches(self._by_level[level], item, tag, str(item["uid"]))
-
-
-def _matches(filters: list[_Filter], item: Item, unique_tag: str, unique_value: str) -> bool:
-    if not filters:
-        return True
-    elements: Mapping[str, Any] = {**elements_of(item), unique_tag: _uid(unique_value)}
-    return all(matches(elements) for matches in filters)
+    def keep(self, level: Level, entity: Entity) -> bool:
+        """Tell whether the keys of a level match an entity of that level."""
+        return all(matches(entity.elements) for matches in self._by_level[level])
 
 
 def _one(tag: int, matcher: Matcher) -> _Filter:
-    return lambda elements: matcher(_values(elements, tag))
+    name = f"{tag:08X}"
+    return lambda elements: matcher(values_of(elements.get(name)))
 
 
 def _date_and_time(date: int, date_key: JsonElement, time: int, time_key: JsonElement) -> _Filter:
     matches = compile_date_and_time(date, date_key, time_key)
-    return lambda elements: matches(_values(elements, date), _values(elements, time))
-
-
-def _values(elements: Mapping[str, Any], tag: int) -> list[Any]:
-    values: list[Any] = elements.get(f"{tag:08X}", {}).get("Value", [])
-    return values
+    names = f"{date:08X}", f"{time:08X}"
+    return lambda elements: matches(*(values_of(elements.get(name)) for name in names))
 
 
 def _times_of_dates(query: Query, keys: Mapping[int, JsonElement]) -> Mapping[int, int]:
@@ -225,28 +226,27 @@ def _times_of_dates(query: Query, keys: Mapping[int, JsonElement]) -> Mapping[in
     return {date: time for date, time in TIME_OF_DATE.items() if date in keys and time in keys}
 
 
-def _studies(index: Index, query: Query, filters: _Filters) -> Iterator[Item]:
+def _studies(index: Index, query: Query, filters: _Filters) -> Iterator[Entity]:
     below = filters.restricts(Level.SERIES) or filters.restricts(Level.INSTANCE)
-    for study in plan(query).studies(index):
+    for study in map(Entity.study, plan(query).studies(index)):
         if filters.keep_study(study) and (
             query.level > Level.STUDY or not below or any(_series(index, query, study, filters))
         ):
             yield study
 
 
-def _patients(studies: Iterator[Item]) -> Iterator[Match]:
+def _patients(studies: Iterator[Entity]) -> Iterator[Match]:
     """Yield one match for each patient; those seen are remembered, some hundred bytes each."""
     seen: set[tuple[str | None, str | None]] = set()
     for study in studies:
-        patient = _patient(study)
+        patient = _patient(study.elements)
         if patient not in seen:
             seen.add(patient)
-            yield Match(Level.PATIENT, study)
+            yield Match(study)
 
 
-def _patient(study: Item) -> tuple[str | None, str | None]:
+def _patient(elements: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """Return what tells a patient from others: the ID and who issued it."""
-    elements = elements_of(study)
     patient_id = first_text(elements, _PATIENT_ID)
     if patient_id is None:
         # Patients without an ID are told apart by name; there is nothing else.
@@ -254,27 +254,29 @@ def _patient(study: Item) -> tuple[str | None, str | None]:
     return patient_id, first_text(elements, _ISSUER_OF_PATIENT_ID)
 
 
-def _series(index: Index, query: Query, study: Item, filters: _Filters) -> Iterator[Item]:
+def _series(index: Index, query: Query, study: Entity, filters: _Filters) -> Iterator[Entity]:
     """Yield the series of a study that match."""
-    study_uid, uids = _study_uid(study), query.unique_values(Level.SERIES)
+    study_uid, uids = _study_uid(study.item), query.unique_values(Level.SERIES)
     named = (index.one_series(study_uid, uid) for uid in dict.fromkeys(uids))
     below = filters.restricts(Level.INSTANCE) and query.level < Level.INSTANCE
-    for series in named if uids else index.series(study_uid):
-        if series and filters.keep(Level.SERIES, series):
+    for item in filter(None, named if uids else index.series(study_uid)):
+        series = Entity.below(Level.SERIES, item)
+        if filters.keep(Level.SERIES, series):
             if below and not any(_instances(index, query, study, series, filters)):
                 continue
             yield series
 
 
 def _instances(
-    index: Index, query: Query, study: Item, series: Item, filters: _Filters
-) -> Iterator[Item]:
+    index: Index, query: Query, study: Entity, series: Entity, filters: _Filters
+) -> Iterator[Entity]:
     """Yield the instances of a series that match."""
-    study_uid, series_uid = _study_uid(study), str(series["uid"])
+    study_uid, series_uid = _study_uid(study.item), str(series.item["uid"])
     uids = query.unique_values(Level.INSTANCE)
     named = (index.instance(study_uid, series_uid, uid) for uid in dict.fromkeys(uids))
-    for instance in named if uids else index.instances(study_uid, series_uid):
-        if instance and filters.keep(Level.INSTANCE, instance):
+    for item in filter(None, named if uids else index.instances(study_uid, series_uid)):
+        instance = Entity.below(Level.INSTANCE, item)
+        if filters.keep(Level.INSTANCE, instance):
             yield instance
 
 

@@ -30,7 +30,15 @@ from .character_sets import (
     character_sets,
     choose_character_set,
 )
-from .elements import Element, ElementsError, EncodableElement, encode_data_set, items, walk
+from .elements import (
+    Element,
+    ElementsError,
+    EncodableElement,
+    element_writer,
+    encode_data_set,
+    items,
+    walk,
+)
 
 #: An element of the model, as above.
 JsonElement: TypeAlias = Mapping[str, Any]
@@ -174,6 +182,38 @@ def encode_values(
         return b""
     convert: Callable[[str], int | float] = float if vr in {"FD", "FL"} else int
     return b"".join(number.pack(convert(str(value))) for value in values if value is not None)
+
+
+def element_encoder(
+    tag: int, vr: str, sets: CharacterSets, *, explicit: bool = True, little_endian: bool = True
+) -> Callable[[JsonElement], bytes]:
+    """Return what encodes one attribute of many data sets, as `write_data_set` does within each.
+
+    It takes elements of this VR alone, and raises UnicodeError when `sets` cannot carry a text.
+    """
+    if vr == "SQ":
+        return lambda element: encode_data_set(
+            [_encodable(tag, element, sets, little_endian=little_endian)],
+            explicit=explicit,
+            little_endian=little_endian,
+        )
+    write = element_writer(tag, vr, explicit=explicit, little_endian=little_endian)
+    if vr not in _STRINGS:
+        return lambda element: write(encode_values(element, sets, little_endian=little_endian))
+    empty = write(b"")
+    delimiters = _TEXT_DELIMITERS_OF.get(vr)
+
+    def encode(element: JsonElement) -> bytes:
+        values = element.get("Value")
+        if not values:
+            return empty
+        # Nearly every element has one value, and nearly every text is plain.
+        text = _text_of(values[0]) if len(values) == 1 else "\\".join(map(_text_of, values))
+        if delimiters is None:
+            return write(text.encode("ascii", "replace"))
+        return write(sets.encode(text, delimiters))
+
+    return encode
 
 
 def texts_of(elements: Iterable[JsonElement]) -> Iterator[str]:
@@ -347,6 +387,8 @@ def _json_element(vr: str, values: list[Any]) -> JsonElement:
 
 
 def _text_of(value: object) -> str:
+    if type(value) is str:
+        return value
     if value is None:
         return ""
     if isinstance(value, Mapping):

@@ -16,7 +16,7 @@ set around it is written in (PS3.5 6.2.2).
 """
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from struct import Struct
@@ -277,6 +277,29 @@ def encode_element(
     if len(value) % 2:
         value += b"\0" if vr in _NUL_PADDED else b" "
     return _encode_header(tag, vr, len(value), _ENCODINGS[explicit, little_endian]) + value
+
+
+def element_writer(
+    tag: int, vr: str, *, explicit: bool = True, little_endian: bool = True
+) -> Callable[[bytes], bytes]:
+    """Return what does as `encode_element` for one attribute, whose values come by the thousand."""
+    header = _encode_header(tag, vr, 0, _ENCODINGS[explicit, little_endian])
+    is_short = explicit and vr in _SHORT_FORM_NAMES
+    length_of = Struct(("<" if little_endian else ">") + ("H" if is_short else "L"))
+    start = header[: -length_of.size]
+    pack = length_of.pack
+    padding = b"\0" if vr in _NUL_PADDED else b" "
+
+    def write(value: bytes) -> bytes:
+        length = len(value)
+        if length & 1:
+            value += padding
+            length += 1
+        if is_short and length > _SHORT_FORM_MAX_BYTES:
+            return encode_element(tag, vr, value, explicit=explicit, little_endian=little_endian)
+        return start + pack(length) + value
+
+    return write
 
 
 def encode_data_set(

@@ -94,13 +94,15 @@ class Reading:
         pages: answers of DynamoDB
         capacity_units: what DynamoDB charges for them; 0 where a stand-in does not say
         seconds: spent waiting for them
-        on_page: called after each page; what it raises ends the reading
+        before_page: called before each page is asked for
+        on_page: called after each page; what either raises ends the reading
     """
 
     items: int = 0
     pages: int = 0
     capacity_units: float = 0.0
     seconds: float = 0.0
+    before_page: Callable[[], None] = lambda: None
     on_page: Callable[[], None] = lambda: None
 
 
@@ -514,9 +516,27 @@ class Index:
             },
         )
 
-    def every_study(self) -> Iterator[Item]:
-        """Read every study item, and nothing else, in no order."""
-        return self._pages("scan", IndexName="by-date")
+    def every_study(self, name_parts: Sequence[str] = ()) -> Iterator[Item]:
+        """Read every study item, and nothing else, in no order.
+
+        With `name_parts`, DynamoDB hands out those alone whose folded name has each of them, and
+        those whose folded name may go on behind where it is cut off.
+        """
+        if not name_parts:
+            return self._pages("scan", IndexName="by-date")
+        parts = {f":part{number}": {"S": part} for number, part in enumerate(name_parts)}
+        contained = " AND ".join(f"contains(name_folded, {part})" for part in parts)
+        return self._pages(
+            "scan",
+            IndexName="by-date",
+            # Whether `size` counts characters or bytes, there are no fewer than the characters.
+            FilterExpression="attribute_exists(name_folded) AND "
+            f"(({contained}) OR size(name_folded) >= :longest)",
+            ExpressionAttributeValues={
+                **parts,
+                ":longest": {"N": str(index_items.INDEXED_CHARACTERS)},
+            },
+        )
 
     def partition(self, study_instance_uid: str) -> Iterator[Item]:
         """Return every item of a study, strongly consistent."""
@@ -577,6 +597,7 @@ class Index:
         reading = self._reading
         if reading is None:
             return self._call(operation, TableName=self.table, **request)
+        reading.before_page()
         began = perf_counter()
         page = self._call(
             operation,

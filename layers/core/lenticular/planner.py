@@ -11,9 +11,11 @@ which they are preferred, with what they read:
     by-name        the studies of the patients whose name begins so
     by-date        the studies of the days, month by month; of an open or a long range, the list of
                    the months that have studies first
-    every-study    all study items, and no others
+    every-study    all study items, and no others; of a name with a wildcard first, those that lack
+                   the rest of it are read (and paid for) as well, but stay in the store
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import ClassVar, Final
@@ -32,6 +34,9 @@ _ACCESSION_NUMBER: Final = 0x00080050
 _STUDY_DATE: Final = 0x00080020
 _STUDY_TIME: Final = 0x00080030
 _WILDCARDS: Final = ("*", "?")
+_BETWEEN: Final = re.compile(r"[*?]")
+#: An expression of DynamoDB has 4 KB at most; the longest parts tell most names apart.
+_MOST_NAME_PARTS: Final = 4
 #: Two quotation marks ask for an attribute that is empty (PS3.4 C.2.2.2.7); no index has those.
 _EMPTY: Final = '""'
 #: Of a longer range the list of months is read first: a query for each month that has no study
@@ -153,13 +158,14 @@ class ByDate:
 
 @dataclass(frozen=True, slots=True)
 class EveryStudy:
-    """Read every study item there is."""
+    """Read every study item there is, and take those whose folded name has each of these parts."""
 
     name: ClassVar[str] = "every-study"
+    name_parts: tuple[str, ...] = ()
 
     def studies(self, index: Index) -> Iterator[Item]:
         """Scan the by-date index, which holds study items alone."""
-        return index.every_study()
+        return index.every_study(self.name_parts)
 
 
 Plan = ByUID | ByEntityUID | ByValue | ByNamePrefix | ByDate | EveryStudy
@@ -184,7 +190,7 @@ def plan(query: Query) -> Plan:
         return ByNamePrefix(prefix)
     if by_date := _by_date(query):
         return by_date
-    return EveryStudy()
+    return EveryStudy(_name_parts(query))
 
 
 def explain(query: Query) -> dict[str, object]:
@@ -195,7 +201,8 @@ def explain(query: Query) -> dict[str, object]:
         below.append(_below(query, Level.SERIES, "the series of each study that matches"))
     if query.level >= Level.INSTANCE or query.restricts(Level.INSTANCE):
         below.append(_below(query, Level.INSTANCE, "the instances of each series that matches"))
-    return {"plan": chosen.name, "by": asdict(chosen), "then": below}
+    by = {name: value for name, value in asdict(chosen).items() if value != ()}
+    return {"plan": chosen.name, "by": by, "then": below}
 
 
 def _below(query: Query, level: Level, everything: str) -> str:
@@ -214,7 +221,18 @@ def _is_indexed(value: str) -> bool:
 
 
 def _name_prefix(query: Query) -> str | None:
-    """Return what every matching name begins with once folded, None when nothing is sure.
+    """Return what every matching name begins with once folded, None when nothing is sure."""
+    return _folded_literals(query)[0][:INDEXED_CHARACTERS] or None
+
+
+def _name_parts(query: Query) -> tuple[str, ...]:
+    """Return what every matching name has in it once folded; none when nothing is sure."""
+    parts = sorted(set(_folded_literals(query)) - {""}, key=lambda part: (-len(part), part))
+    return tuple(parts[:_MOST_NAME_PARTS])
+
+
+def _folded_literals(query: Query) -> list[str]:
+    """Return what stands between the wildcards of a name, the first what it begins with.
 
     The index files a study under the alphabetic group alone, so a key that may match another
     group must not use it.
@@ -222,15 +240,12 @@ def _name_prefix(query: Query) -> str | None:
     values = values_of(query.keys.get(_PATIENT_NAME))
     name = values[0] if len(values) == 1 else None
     if not isinstance(name, dict) or set(name) != {"Alphabetic"}:
-        return None
+        return [""]
     pattern = str(name["Alphabetic"])
     if not means_alphabetic_group(pattern) or "=" in pattern or pattern.strip(" ") == _EMPTY:
-        return None
-    literal = pattern
-    for wildcard in _WILDCARDS:
-        literal = literal.partition(wildcard)[0]
-    # Trailing empty components and spaces are not significant, so they are not in the prefix.
-    return fold_person_name(literal.rstrip("^ "))[:INDEXED_CHARACTERS] or None
+        return [""]
+    # Trailing empty components and spaces are not significant, so they are in none of them.
+    return [fold_person_name(literal.rstrip("^ ")) for literal in _BETWEEN.split(pattern)]
 
 
 def _by_date(query: Query) -> ByDate | None:

@@ -405,7 +405,7 @@ class GatewaySettings(_Shared):
     validation: Validation = _setting(
         "LENTICULAR_VALIDATION",
         _one_of("none", "warn", "reject"),
-        "what becomes of an instance in which dciodvfy (of dicom3tools, which must be installed) "
+        "what becomes of an instance in which dciodvfy (of dicom3tools, which the image has) "
         "finds errors by its IOD: nothing is looked at, it is stored and its sender warned (B007), "
         "or it is refused (A900) and not stored",
         "none",

@@ -19,6 +19,7 @@ from .exit_codes import MEANING, ExitCode, exit_code
 #: The module of each command, and what `lenticular --help` says of it.
 _COMMANDS: Final = {
     "commitments": ("commitments", "List storage commitments, show one, or start one again."),
+    "cost": ("cost", "Print what a node costs a month."),
     "dead-letters": ("dead_letters", "List, show or replay what functions could not do."),
     "delete": ("deletions", "Delete studies so that they can be brought back."),
     "deletions": ("deletions", "List what was deleted, or go on with what broke off."),

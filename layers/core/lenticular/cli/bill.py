@@ -1,0 +1,334 @@
+"""What a node costs a month, reckoned from a clinic's numbers.
+
+What an instance asks of AWS was measured (measured.toml); what AWS charges for it is one list of
+prices of one day (prices.toml); what runs all the time is the template's. What is assumed beside
+that stands in `Clinic`, and nowhere else.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+from lenticular.errors import OperatorError
+
+_HOURS: Final = 730.0
+_DAYS: Final = 30.4
+_MONTHS: Final = 12
+_GIB: Final = 1 << 30
+_MB: Final = 1_000_000
+#: S3 moves nothing shorter than this to a colder class.
+_LEAST_MOVED_BYTES: Final = 128 << 10
+#: The soonest that the template moves anything to Glacier Instant Retrieval.
+_EARLY_DAYS: Final = 120
+#: Lambda looks into each queue with five pollers, each of which waits 20 s, whatever is in it.
+_POLLS_PER_QUEUE: Final = 5 * 3600 * _HOURS / 20
+_QUEUES: Final = 4
+#: Messages of SQS that an event costs: sent by S3, received and deleted by Lambda, in batches.
+_REQUESTS_PER_EVENT: Final = 1.2
+_S3_WRITES: Final = frozenset({"PutObject", "PutObjectTagging", "ListObjectsV2"})
+_S3_DELETES: Final = frozenset({"DeleteObject"})
+
+Prices = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clinic:
+    """What a clinic sends, and how its node is deployed; parameters of the template by default.
+
+    Attributes:
+        retrieved: how often an instance is got back, on average, in the month in which it came
+        form_ratio: bytes of a form by those of its original
+        index_seconds: of the index function, a batch of ten
+        transcode_seconds: of the transcode function, an instance
+        item_bytes: of an instance in the table, its index entries included
+        log_bytes: an instance, in all logs, audit trail and metrics included
+        metrics: names and dimensions of custom metrics
+        free_allowances: whether nothing else in the account uses up what AWS gives for nothing
+    """
+
+    studies_per_day: float
+    instances: float
+    mb: float
+    retrieved: float = 0.5
+    tasks: int = 1
+    vcpus: float = 0.5
+    memory_gib: float = 1.0
+    endpoints: int = 4
+    endpoint_zones: int = 1
+    vpn: bool = True
+    transcode: bool = True
+    retire_originals: bool = False
+    retired_days: int = 30
+    infrequent_days: int = 90
+    glacier_days: int = 365
+    kms_key: bool = False
+    alarms: int = 30
+    metrics: int = 30
+    dashboard: bool = True
+    free_allowances: bool = False
+    form_ratio: float = 0.45
+    index_seconds: float = 1.0
+    index_gib: float = 0.5
+    transcode_seconds: float = 0.5
+    transcode_gib: float = 1769 / 1024
+    item_bytes: int = 2_000
+    log_bytes: int = 1_500
+
+    @property
+    def instances_per_month(self) -> float:
+        """How many instances come in a month."""
+        return self.studies_per_day * self.instances * _DAYS
+
+    @property
+    def gib_per_month(self) -> float:
+        """How much comes in a month."""
+        return self.studies_per_day * self.mb * _MB * _DAYS / _GIB
+
+
+@dataclass(slots=True)
+class _Stored:
+    """GiB in each class of S3, and objects that move into the colder two, in a month."""
+
+    standard: float = 0.0
+    infrequent: float = 0.0
+    glacier: float = 0.0
+    to_infrequent: float = 0.0
+    to_glacier: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lever:
+    """Something that would lower the bill, and by how much a month on average of the first year."""
+
+    what: str
+    saves: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """Dollars a month by line, on average of each year."""
+
+    lines: Mapping[str, Sequence[float]]
+    levers: Sequence[Lever] = field(default=())
+
+    @property
+    def totals(self) -> list[float]:
+        """The sum of each year's month."""
+        return [sum(year) for year in zip(*self.lines.values(), strict=True)]
+
+    @property
+    def largest(self) -> str:
+        """The line that costs most in the first year."""
+        return max(self.lines, key=lambda name: self.lines[name][0])
+
+
+@cache
+def measured() -> Mapping[str, Mapping[str, float]]:
+    """Return what one instance asks of AWS in each step, by service and operation."""
+    text = resources.files(__package__).joinpath("measured.toml").read_text("utf-8")
+    return tomllib.loads(text)
+
+
+def read_prices(path: Path | None = None) -> Prices:
+    """Read a list of prices, by default ours; raises `OperatorError`."""
+    if path is None:
+        return tomllib.loads(
+            resources.files(__package__).joinpath("prices.toml").read_text("utf-8")
+        )
+    try:
+        prices = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise OperatorError(f"{path} is no list of prices: {error}") from error
+    ours = read_prices()
+    if missing := sorted(
+        f"{group}.{name}"
+        for group, names in ours.items()
+        if isinstance(names, dict)
+        for name in names
+        if not isinstance(prices.get(group, {}).get(name), int | float)
+    ):
+        raise OperatorError(f"{path} has no price of {', '.join(missing)}")
+    return prices
+
+
+def bill(clinic: Clinic, prices: Prices, years: int) -> Bill:
+    """Reckon the bill, and what would lower it."""
+    lines = _lines(clinic, prices, years)
+    first_year = sum(of_years[0] for of_years in lines.values())
+    levers = [
+        Lever(what, first_year - sum(each[0] for each in _lines(other, prices, 1).values()))
+        for what, other in _alternatives(clinic)
+    ]
+    saving = sorted((lever for lever in levers if lever.saves > 0), key=lambda each: -each.saves)
+    return Bill(lines, saving)
+
+
+def _alternatives(clinic: Clinic) -> list[tuple[str, Clinic]]:
+    return [
+        (
+            "originals go when their form is proven (RetireOriginal=true)",
+            replace(clinic, transcode=True, retire_originals=True),
+        ),
+        (
+            f"at once to Glacier Instant Retrieval (*InfrequentDays 0, *GlacierDays {_EARLY_DAYS})",
+            replace(clinic, infrequent_days=0, glacier_days=_EARLY_DAYS),
+        ),
+        ("a VPC that has interface endpoints already (VpcId)", replace(clinic, endpoints=0)),
+        (
+            "a way to the clinic that is there already (no CustomerGatewayIp)",
+            replace(clinic, vpn=False),
+        ),
+        (
+            "a smaller task (GatewayCpu=256, GatewayMemory=512)",
+            replace(clinic, vcpus=0.25, memory_gib=0.5),
+        ),
+        ("no forms beside originals (Transcode=none)", replace(clinic, transcode=False)),
+        ("no dashboard (Dashboard=no)", replace(clinic, dashboard=False)),
+        (
+            "an account that uses nothing else (--free-allowances)",
+            replace(clinic, free_allowances=True),
+        ),
+    ]
+
+
+def _lines(clinic: Clinic, prices: Prices, years: int) -> dict[str, list[float]]:
+    months = [_month(clinic, prices, month) for month in range(years * _MONTHS)]
+    return {
+        name: [
+            sum(month[name] for month in months[start : start + _MONTHS]) / _MONTHS
+            for start in range(0, len(months), _MONTHS)
+        ]
+        for name in months[0]
+    }
+
+
+def _month(clinic: Clinic, prices: Prices, month: int) -> dict[str, float]:
+    """Return the lines of one month, the first being 0."""
+    s3, dynamodb, network = prices["s3"], prices["dynamodb"], prices["network"]
+    free = dict.fromkeys(prices["free"], 0.0) | (prices["free"] if clinic.free_allowances else {})
+    asked = _asked(clinic)
+    stored = _stored(clinic, month)
+    table_gib = clinic.item_bytes * clinic.instances_per_month * (month + 0.5) / _GIB
+    log_gib = clinic.log_bytes * clinic.instances_per_month / _GIB
+    # In, once more for each retrieval, and to S3 through an endpoint that costs nothing.
+    moved_gib = clinic.gib_per_month * (1 + clinic.retrieved)
+    operations = {name: count for name, count in asked.items() if name.startswith("s3:")}
+    writes = sum(count for name, count in operations.items() if name[3:] in _S3_WRITES)
+    deletes = sum(count for name, count in operations.items() if name[3:] in _S3_DELETES)
+    reads = sum(operations.values()) - writes - deletes
+    return {
+        "gateway (Fargate)": clinic.tasks * _HOURS * _task_hour(clinic, prices["fargate"]),
+        "load balancer": _HOURS * prices["load_balancer"]["hour"]
+        + moved_gib * prices["load_balancer"]["capacity_unit_hour"],
+        "interface endpoints": _HOURS
+        * clinic.endpoints
+        * clinic.endpoint_zones
+        * network["endpoint_hour"]
+        + (log_gib * network["endpoint_gib"] if clinic.endpoints else 0.0),
+        "VPN": _HOURS * network["vpn_hour"] if clinic.vpn else 0.0,
+        # Half of the connections come in by the zone that the task is not in.
+        "data between zones": moved_gib / 2 * network["between_zones_gib"],
+        "S3 Standard": stored.standard * s3["standard_gib"],
+        "S3 Standard-IA": stored.infrequent * s3["standard_ia_gib"],
+        "S3 Glacier Instant Retrieval": stored.glacier * s3["glacier_ir_gib"],
+        "S3 lifecycle transitions": stored.to_infrequent * s3["to_standard_ia"]
+        + stored.to_glacier * s3["to_glacier_ir"],
+        "S3 requests": writes * s3["writes"] + reads * s3["reads"],
+        "DynamoDB requests": asked.get("dynamodb:write-units", 0.0) * dynamodb["write_unit"]
+        + asked.get("dynamodb:read-units", 0.0) * dynamodb["read_unit"],
+        "DynamoDB storage, recovery": max(0.0, table_gib - free["dynamodb_gib"]) * dynamodb["gib"]
+        + table_gib * dynamodb["recovery_gib"],
+        "Lambda": _functions(clinic, prices["lambda"], free),
+        "SQS": prices["sqs"]["request"] * max(0.0, _messages(clinic, asked) - free["sqs_requests"]),
+        "logs": log_gib * prices["logs"]["ingested_gib"]
+        + 3 * log_gib * prices["logs"]["stored_gib"],
+        "alarms, metrics, dashboard": max(0.0, clinic.alarms - free["alarms"])
+        * prices["cloudwatch"]["alarm"]
+        + max(0.0, clinic.metrics - free["metrics"]) * prices["cloudwatch"]["metric"]
+        + max(0.0, clinic.dashboard - free["dashboards"]) * prices["cloudwatch"]["dashboard"],
+        "KMS": (prices["kms"]["key"] + sum(asked.values()) / 100 * prices["kms"]["request"])
+        if clinic.kms_key
+        else 0.0,
+    }
+
+
+def _asked(clinic: Clinic) -> dict[str, float]:
+    """Return what all instances of a month ask of AWS, by service and operation."""
+    weights = {
+        "stored": 1.0,
+        "indexed": 1.0,
+        "transcoded": float(clinic.transcode and not clinic.retire_originals),
+        "retired": float(clinic.transcode and clinic.retire_originals),
+        "retrieved": clinic.retrieved,
+    }
+    asked: dict[str, float] = {}
+    for step, counts in measured().items():
+        for name, count in counts.items():
+            each = count * weights[step] * clinic.instances_per_month
+            asked[name] = asked.get(name, 0.0) + each
+    return asked
+
+
+def _task_hour(clinic: Clinic, fargate: Mapping[str, float]) -> float:
+    return clinic.vcpus * fargate["vcpu_hour"] + clinic.memory_gib * fargate["gib_hour"]
+
+
+def _functions(clinic: Clinic, price: Mapping[str, float], free: Mapping[str, float]) -> float:
+    """Index a batch of ten a call, transcode an instance a call."""
+    batches = clinic.instances_per_month / 10
+    calls, gib_seconds = batches, batches * clinic.index_seconds * clinic.index_gib
+    if clinic.transcode:
+        calls += clinic.instances_per_month
+        gib_seconds += clinic.instances_per_month * clinic.transcode_seconds * clinic.transcode_gib
+    return (
+        max(0.0, calls - free["lambda_requests"]) * price["request"]
+        + max(0.0, gib_seconds - free["lambda_gib_seconds"]) * price["gib_second"]
+    )
+
+
+def _messages(clinic: Clinic, asked: Mapping[str, float]) -> float:
+    events = clinic.instances_per_month * _REQUESTS_PER_EVENT
+    return (
+        _QUEUES * _POLLS_PER_QUEUE
+        + events
+        + asked.get("sqs:SendMessageBatch", 0.0) * (1 + 2 * clinic.transcode)
+    )
+
+
+def _stored(clinic: Clinic, month: int) -> _Stored:
+    """Add up what came in each month so far, by the class that its age has it in."""
+    stored = _Stored()
+    kinds = [] if clinic.transcode and clinic.retire_originals else [1.0]
+    if clinic.transcode:
+        kinds.append(clinic.form_ratio)
+        if clinic.retire_originals:
+            # Hidden behind its mark an original stays where it is, for so many days.
+            months = min(month + 0.5, clinic.retired_days / _DAYS)
+            stored.standard += clinic.gib_per_month * months
+    for ratio in kinds:
+        _add_months(stored, clinic, month, ratio)
+    return stored
+
+
+def _add_months(stored: _Stored, clinic: Clinic, month: int, ratio: float) -> None:
+    gib = clinic.gib_per_month * ratio
+    moves = gib * _GIB / clinic.instances_per_month >= _LEAST_MOVED_BYTES
+    for age in range(month + 1):
+        # What comes in a month is half a month old on average at its end.
+        days = (age + 0.5) * _DAYS
+        amount = gib if age else gib / 2
+        days_before = days - _DAYS
+        if moves and clinic.glacier_days and days >= clinic.glacier_days:
+            stored.glacier += amount
+            if days_before < clinic.glacier_days:
+                stored.to_glacier += clinic.instances_per_month
+        elif moves and clinic.infrequent_days and days >= clinic.infrequent_days:
+            stored.infrequent += amount
+            if days_before < clinic.infrequent_days:
+                stored.to_infrequent += clinic.instances_per_month
+        else:
+            stored.standard += amount

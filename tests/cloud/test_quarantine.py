@@ -1,0 +1,50 @@
+"""What can be placed by now leaves the quarantine, and is as if it had never been there."""
+
+import hashlib
+
+import pytest
+
+from lenticular.archive import quarantine_key
+from lenticular.indexing import index_objects, rebuild
+from lenticular.quarantine import Retried, retry
+from tests.cloud.standin import OfflineCloud
+from tests.cloud.stored_instances import Store, study
+
+
+@pytest.fixture(scope="module")
+def store(cloud: OfflineCloud) -> Store:
+    return Store.in_cloud(cloud)
+
+
+def test_what_an_earlier_version_could_not_place_is_placed(store: Store) -> None:
+    [attributes] = study(71, series=1, instances=1)
+    placed = store.put(**attributes)
+    file = store.archive.read(placed)
+    # As a version left it that did not know, say, its transfer syntax.
+    s3 = store.cloud.clients.s3
+    s3.delete_object(Bucket=store.bucket, Key=placed)
+    key = quarantine_key(attributes["SOPInstanceUID"], hashlib.sha256(file).hexdigest())
+    store.put_bytes(key, file)
+    store.index().quarantine(key, "not known", "2026-01-01T00:00:00.000000Z", "CT1")
+    for _ in range(2):
+        assert retry(s3, store.archive, store.index(), key if _ == 0 else placed).now == placed
+        assert list(store.index().quarantined()) == []
+        assert store.archive.read(placed) == file
+        assert not list(store.archive.keys("quarantine/"))
+        [item] = store.index().instances("1.2.71")
+        assert item["object_key"] == placed
+        assert item["calling_ae_title"] == "CT1"
+    before = store.items()
+    rebuild(store.archive, store.index())
+    assert store.items() == before
+
+
+def test_what_still_cannot_be_placed_stays(store: Store) -> None:
+    key = store.put(SOPInstanceUID="1.2.72.1", PatientID="P")
+    index_objects(store.archive, store.index(), [key])
+    reason = "the data set has no valid Study Instance UID"
+    assert retry(store.cloud.clients.s3, store.archive, store.index(), key) == Retried(
+        key, None, reason
+    )
+    assert [str(item["sk"]) for item in store.index().quarantined()] == [key]
+    assert store.archive.holds(key)

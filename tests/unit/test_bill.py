@@ -1,0 +1,142 @@
+"""`lenticular cost`: the bill follows the template, the prices and what was measured."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from infra.local.template import read_template
+from lenticular.cli import main
+from lenticular.cli.bill import Clinic, bill, measured, read_prices
+
+ROOT = Path(__file__).resolve().parents[2]
+PRICES = read_prices()
+CLINIC = Clinic(studies_per_day=50, instances=500, mb=250)
+ASKED = ("--studies-per-day", "50", "--instances", "500", "--mb", "250")
+
+
+def parameters() -> dict[str, Any]:
+    found: dict[str, Any] = read_template(ROOT / "template.yaml")["Parameters"]
+    return {name: each.get("Default") for name, each in found.items()}
+
+
+def resources(file: str) -> dict[str, Any]:
+    found: dict[str, Any] = read_template(ROOT / file)["Resources"]
+    return found
+
+
+def test_what_is_deployed_by_default_is_what_is_reckoned_with() -> None:
+    default = parameters()
+    assert CLINIC.vcpus == default["GatewayCpu"] / 1024
+    assert CLINIC.memory_gib == default["GatewayMemory"] / 1024
+    assert CLINIC.tasks == default["MinTasks"]
+    assert CLINIC.retired_days == default["RetiredDays"]
+    assert CLINIC.retire_originals == (default["RetireOriginal"] == "true")
+    assert CLINIC.transcode == (default["Transcode"] != "none")
+    for kind in ("Originals", "Forms"):
+        assert CLINIC.infrequent_days == default[f"{kind}InfrequentDays"]
+        assert CLINIC.glacier_days == default[f"{kind}GlacierDays"]
+    endpoints = [
+        each
+        for each in resources("infra/network.yaml").values()
+        if each["Type"] == "AWS::EC2::VPCEndpoint"
+        and each["Properties"].get("VpcEndpointType") == "Interface"
+        and "Condition" not in each
+    ]
+    assert CLINIC.endpoints == len(endpoints)
+    memory = {
+        name: each["Properties"]["MemorySize"] / 1024
+        for name, each in resources("template.yaml").items()
+        if each["Type"] == "AWS::Serverless::Function"
+    }
+    assert (CLINIC.index_gib, CLINIC.transcode_gib) == (
+        memory["IndexFunction"],
+        memory["TranscodeFunction"],
+    )
+
+
+def test_lines_are_what_their_prices_make_of_them() -> None:
+    lines = bill(CLINIC, PRICES, 2).lines
+    assert lines["gateway (Fargate)"] == pytest.approx([730 * (0.5 * 0.03238 + 0.00356)] * 2)
+    assert lines["interface endpoints"][0] == pytest.approx(4 * 730 * 0.01, rel=0.01)
+    # 760,000 instances a month: each is put, and its form.
+    puts = 50 * 500 * 30.4 * 2 * PRICES["s3"]["writes"]
+    assert puts < lines["S3 requests"][0] < 1.3 * puts
+    # Without a colder class: half of a year's growth on average, and then a whole year's more.
+    warm = replace(CLINIC, transcode=False, infrequent_days=0, glacier_days=0)
+    first, second = bill(warm, PRICES, 2).lines["S3 Standard"]
+    gib = 50 * 250e6 * 30.4 / 2**30
+    assert first == pytest.approx(6 * gib * 0.023)
+    assert second - first == pytest.approx(12 * gib * 0.023)
+    cold = bill(replace(warm, infrequent_days=30, glacier_days=120), PRICES, 2)
+    assert cold.lines["S3 Glacier Instant Retrieval"][1] > cold.lines["S3 Standard"][1]
+    assert cold.totals[1] < bill(warm, PRICES, 2).totals[1]
+
+
+def test_what_would_lower_the_bill_does() -> None:
+    reckoned = bill(CLINIC, PRICES, 1)
+    savings = [lever.saves for lever in reckoned.levers]
+    assert savings == sorted(savings, reverse=True)
+    [vpn] = [lever for lever in reckoned.levers if "CustomerGatewayIp" in lever.what]
+    assert vpn.saves == pytest.approx(reckoned.lines["VPN"][0])
+    assert reckoned.lines[reckoned.largest][0] == max(each[0] for each in reckoned.lines.values())
+    without = bill(replace(CLINIC, vpn=False), PRICES, 1)
+    assert not [lever for lever in without.levers if "CustomerGatewayIp" in lever.what]
+
+
+@settings(deadline=None)
+@given(
+    st.floats(0.1, 500), st.floats(1, 5000), st.floats(1, 5000), st.integers(1, 4), st.booleans()
+)
+def test_no_line_is_negative_and_more_studies_are_never_cheaper(
+    studies: float, instances: float, mb: float, years: int, retires: bool
+) -> None:
+    clinic = Clinic(studies_per_day=studies, instances=instances, mb=mb, retire_originals=retires)
+    less = bill(clinic, PRICES, years)
+    more = bill(replace(clinic, studies_per_day=2 * studies), PRICES, years)
+    for name, amounts in less.lines.items():
+        assert all(
+            0 <= low <= high + 1e-9 for low, high in zip(amounts, more.lines[name], strict=True)
+        )
+    # But for what is lost in rounding.
+    assert less.totals == pytest.approx(sorted(less.totals))
+
+
+def test_every_step_that_is_reckoned_with_was_measured() -> None:
+    assert measured().keys() == {"stored", "indexed", "transcoded", "retired", "retrieved"}
+    assert measured()["stored"]["s3:PutObject"] == 1
+
+
+def test_the_bill_is_printed_for_people_and_for_programs() -> None:
+    people = CliRunner().invoke(main, ["cost", *ASKED, "--years", "3"])
+    assert people.exit_code == 0, people.output
+    assert str(PRICES["date"]) in people.output
+    assert "The largest line of the first year is" in people.output
+    program = json.loads(CliRunner().invoke(main, ["cost", *ASKED, "--json"]).output)
+    *lines, total = program["lines"]
+    assert total["year_1"] == pytest.approx(sum(line["year_1"] for line in lines), abs=0.1)
+    assert program["largest"] in {line["line"] for line in lines}
+
+
+def test_another_list_of_prices_is_taken_if_it_is_whole(tmp_path: Path) -> None:
+    ours = (ROOT / "layers/core/lenticular/cli/prices.toml").read_text()
+    file = tmp_path / "prices.toml"
+    file.write_text(ours.replace("us-east-1", "eu-central-1"))
+    done = CliRunner().invoke(main, ["cost", *ASKED, "--prices", str(file)])
+    assert "eu-central-1" in done.output
+    file.write_text(ours.replace("vpn_hour", "vpn_day"))
+    done = CliRunner().invoke(main, ["cost", *ASKED, "--prices", str(file)])
+    assert (done.exit_code, "network.vpn_hour" in done.stderr) == (2, True)
+
+
+def test_the_clinic_of_the_goal_stays_below_a_hundred_dollars_where_it_brings_its_network() -> None:
+    frugal = replace(
+        CLINIC, vpn=False, endpoints=0, retire_originals=True,
+        vcpus=0.25, memory_gib=0.5, free_allowances=True,
+    )  # fmt: skip
+    assert bill(frugal, PRICES, 1).totals[0] < 100

@@ -1,0 +1,66 @@
+"""The command line as a whole: its help, its exit statuses, its completion, and what it loads."""
+
+import subprocess
+import sys
+
+import click
+import pytest
+from click.shell_completion import BashComplete
+from click.testing import CliRunner
+
+from lenticular.cli import main
+from lenticular.cli.exit_codes import MEANING, ExitCode
+from tests.commands import ROOT
+
+COMMANDS = main.list_commands(click.Context(main))
+
+
+def test_the_help_loads_no_command_and_nothing_of_aws() -> None:
+    program = (
+        "import sys; sys.argv = ['lenticular', '--help']\n"
+        "from lenticular.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'boto3', 'botocore', 'pydicom', 'pynetdicom', 'yaml'} & sys.modules.keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": str(ROOT / "layers/core")},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert all(f"  {name}" in done.stdout for name in COMMANDS)
+
+
+def test_the_help_says_what_every_exit_status_means() -> None:
+    printed = " ".join(CliRunner().invoke(main, ["--help"]).output.split())
+    assert MEANING.keys() == set(ExitCode)
+    for code, meaning in MEANING.items():
+        assert f"{int(code)} {meaning}" in printed
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_and_speaks_json(name: str) -> None:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    assert CliRunner().invoke(main, [name, "--help"]).exit_code == 0
+    each = command.commands.values() if isinstance(command, click.Group) else [command]
+    for single in each:
+        assert single.help
+        prints_facts = {"list", "show", "echo", "find", "get", "stats", "verify", "cost", "send"}
+        if single.name in prints_facts:
+            assert "as_json" in {parameter.name for parameter in single.params}
+
+
+def test_commands_are_completed() -> None:
+    complete = BashComplete(main, {}, "lenticular", "_LENTICULAR_COMPLETE")
+    assert [each.value for each in complete.get_completions([], "rest")] == ["restore"]
+    assert [each.value for each in complete.get_completions(["nodes"], "e")] == ["echo", "export"]
+
+
+def test_a_command_that_does_not_exist_is_told() -> None:
+    done = CliRunner().invoke(main, ["nothing"])
+    assert (done.exit_code, "No such command 'nothing'" in done.output) == (2, True)
