@@ -57,10 +57,7 @@ def test_the_bucket_is_versioned_encrypted_and_closed(s3: S3Client, bucket: str)
     assert uploads["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
     assert (originals["ID"], forms["ID"]) == ("move-originals", "move-forms")
     assert deleted["ID"] == "end-deleted-studies"
-    # Whatever it is below.
-    assert deleted["Filter"] == {
-        "And": {"Prefix": "", "Tags": [{"Key": "deleted", "Value": "true"}]}
-    }
+    assert deleted["Filter"] == {"Tag": {"Key": "deleted", "Value": "true"}}
     for moved in (originals, forms):
         assert moved["Transitions"] == [
             {"StorageClass": "STANDARD_IA", "Days": 90},

@@ -44,14 +44,16 @@ def _start(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
 
 
 def _children(pid: int) -> dict[str, int]:
-    """Return the node's processes by what they are."""
+    """Return the node's processes by what they are; of the functions, that which indexes."""
     found = {}
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         with contextlib.suppress(FileNotFoundError):
             command = Path(f"/proc/{child}/cmdline").read_text().split("\0")
             # The tether has the command in its arguments until it becomes it.
             if command[1:2] == ["-m"] and command[2] in _MODULES:
-                found[_MODULES[command[2]]] = int(child)
+                name = _MODULES[command[2]]
+                if name != "function" or "IndexFunction" in command[3]:
+                    found[name] = int(child)
     return found
 
 
