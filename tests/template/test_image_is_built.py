@@ -96,7 +96,7 @@ def test_an_image_is_pushed_to_the_region_that_the_aws_cli_is_set_up_for(
     tmp_path: Path, environment: dict[str, str], region: str
 ) -> None:
     status, output, errors, calls = run_script(
-        *(tmp_path, "make", "push-image"), REGION_OF_THE_PROFILE="eu-west-1", **environment
+        tmp_path, "make", "push-image", **{"REGION_OF_THE_PROFILE": "eu-west-1", **environment}
     )
     assert status == 0, errors
     assert output.endswith(f"\n{NAME.replace('eu-central-1', region)}")
