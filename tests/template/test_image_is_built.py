@@ -153,6 +153,20 @@ def test_the_builder_may_push_to_one_repository_only(builder: Template) -> None:
             assert statement["Action"] == "ecr:GetAuthorizationToken"
 
 
+def test_the_builder_may_ask_what_docker_asks_when_it_pushes(builder: Template) -> None:
+    [role] = builder.properties("AWS::IAM::Role").values()
+    [actions] = (
+        each["Action"]
+        for each in role["Policies"][0]["PolicyDocument"]["Statement"]
+        if each["Sid"] == "PushImage"
+    )
+    # As the manual of ECR lists them, "IAM permissions for pushing an image".
+    assert {each.removeprefix("ecr:") for each in actions} == {
+        *("BatchCheckLayerAvailability", "BatchGetImage", "CompleteLayerUpload"),
+        *("InitiateLayerUpload", "PutImage", "UploadLayerPart"),
+    }
+
+
 def test_a_bill_of_materials_names_what_is_there() -> None:
     # As `make sbom` does it in a container: a Python that has nothing of ours.
     done = subprocess.run(
