@@ -154,3 +154,21 @@ def test_a_function_has_its_layers_and_a_log_group_that_ends(
         properties["LoggingConfig"]["LogGroup"]["Ref"]
     ]
     assert transformed.default(group["RetentionInDays"]) > 0
+
+
+def test_a_function_in_the_vpc_may_do_what_lambda_asks_its_role_for(written: Template) -> None:
+    [name] = (
+        reference(each["Role"])
+        for each in written.properties("AWS::Serverless::Function").values()
+        if "VpcConfig" in each
+    )
+    [policy] = written.properties("AWS::IAM::Role")[name or ""]["Policies"]
+    [actions] = (
+        each["Action"] for each in policy["PolicyDocument"]["Statement"] if each["Sid"] == "JoinVpc"
+    )
+    # As AWS's own policy for it, AWSLambdaVPCAccessExecutionRole, has them.
+    assert actions == [
+        *("ec2:AssignPrivateIpAddresses", "ec2:CreateNetworkInterface"),
+        *("ec2:DeleteNetworkInterface", "ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets"),
+        "ec2:UnassignPrivateIpAddresses",
+    ]
