@@ -705,6 +705,8 @@ class Wire:
         progress_bytes = 0
         deadline = monotonic() + self._dimse_seconds
         with self._write_lock:
+            if self._cut_because is not None:  # and nothing follows an A-ABORT
+                self._lost(None)
             # For as long as there is something left.
             self._write_broken = True
             while left and monotonic() < deadline:

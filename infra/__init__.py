@@ -1,1 +1,1 @@
-"""What surrounds the product: the offline stand-in and the decisions on record."""
+"""What surrounds the product: stand-in, nested templates, set-up, builds, guide, decisions."""

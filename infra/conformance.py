@@ -63,38 +63,42 @@ _OPTIONS: Final[Mapping[QueryOption, str]] = {
     QueryOption.TIMEZONE_ADJUSTMENT: "time zone adjustment of queries",
 }
 
-#: What each status means here: of the services that have statuses of their own, and of all.
-_MEANINGS: Final[Mapping[IntEnum, str]] = {
-    StoreStatus.OUT_OF_RESOURCES: "The instance could not be kept, send it again later",
-    StoreStatus.INTERNAL_ERROR: "An error of ours; the instance is not kept",
-    StoreStatus.DATA_SET_DOES_NOT_MATCH_SOP_CLASS: (
-        "SOP class or instance UID of command and data set differ, or the IOD is violated and "
-        "`LENTICULAR_VALIDATION` is `reject`"
+#: What each status means here, of the services that have statuses of their own. No mapping: members
+#: of different services with one number are equal, and would be one key.
+_MEANINGS: Final[Sequence[tuple[IntEnum, str]]] = (
+    (StoreStatus.OUT_OF_RESOURCES, "The instance could not be kept, send it again later"),
+    (StoreStatus.INTERNAL_ERROR, "An error of ours; the instance is not kept"),
+    (
+        StoreStatus.DATA_SET_DOES_NOT_MATCH_SOP_CLASS,
+        (
+            "SOP class or instance UID of command and data set differ, or the IOD is violated and "
+            "`LENTICULAR_VALIDATION` is `reject`"
+        ),
     ),
-    StoreStatus.DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING: (
-        "Kept; the IOD is violated and `LENTICULAR_VALIDATION` is `warn`"
+    (
+        StoreStatus.DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING,
+        "Kept; the IOD is violated and `LENTICULAR_VALIDATION` is `warn`",
     ),
-    StoreStatus.CANNOT_UNDERSTAND: "Kept in quarantine: it cannot be read as what it says it is",
-    FindStatus.PENDING: "A match",
-    FindStatus.PENDING_OPTIONAL_KEYS_NOT_SUPPORTED: (
-        "A match; a key that was asked for is neither matched nor returned"
+    (StoreStatus.CANNOT_UNDERSTAND, "Kept in quarantine: it cannot be read as what it says it is"),
+    (FindStatus.PENDING, "A match"),
+    (
+        FindStatus.PENDING_OPTIONAL_KEYS_NOT_SUPPORTED,
+        "A match; a key that was asked for is neither matched nor returned",
     ),
-    FindStatus.CANCELLED: "C-CANCEL was received",
-    FindStatus.OUT_OF_RESOURCES: "The index cannot be read, or more match than may be answered",
-    FindStatus.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS: "The identifier breaks a rule of its model",
-    FindStatus.UNABLE_TO_PROCESS: "An error of ours",
-    MoveStatus.PENDING: "Sub-operations go on",
-    MoveStatus.CANCELLED: "C-CANCEL was received",
-    MoveStatus.SUB_OPERATIONS_FAILED: "Some failed or had a warning; the failed ones are listed",
-    MoveStatus.CANNOT_COUNT_MATCHES: "The index cannot be read",
-    MoveStatus.CANNOT_PERFORM_SUB_OPERATIONS: "All failed, or the index broke off",
-    MoveStatus.DESTINATION_UNKNOWN: "The destination is no node with a port",
-    MoveStatus.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS: "The identifier breaks a rule of its model",
-    MoveStatus.UNABLE_TO_PROCESS: "An error of ours",
-    ProcedureStepStatus.OPTIONAL_ATTRIBUTES_NOT_SUPPORTED: (
-        "An attribute that was asked for is not in the step"
-    ),
-}
+    (FindStatus.CANCELLED, "C-CANCEL was received"),
+    (FindStatus.OUT_OF_RESOURCES, "The index cannot be read, or more match than may be answered"),
+    (FindStatus.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS, "The identifier breaks a rule of its model"),
+    (FindStatus.UNABLE_TO_PROCESS, "An error of ours"),
+    (MoveStatus.PENDING, "Sub-operations go on"),
+    (MoveStatus.CANCELLED, "C-CANCEL was received"),
+    (MoveStatus.SUB_OPERATIONS_FAILED, "Some failed or had a warning; the failed ones are listed"),
+    (MoveStatus.CANNOT_COUNT_MATCHES, "The index cannot be read"),
+    (MoveStatus.CANNOT_PERFORM_SUB_OPERATIONS, "All failed, or the index broke off"),
+    (MoveStatus.DESTINATION_UNKNOWN, "The destination is no node with a port"),
+    (MoveStatus.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS, "The identifier breaks a rule of its model"),
+    (MoveStatus.UNABLE_TO_PROCESS, "An error of ours"),
+)
+_MEANING_OF: Final = {(type(status), status.value): meaning for status, meaning in _MEANINGS}
 
 #: Specific Character Sets that are read and written, PS3.3 tables C.12-2 to C.12-5.
 CHARACTER_SETS: Final[Sequence[tuple[str, str]]] = (
@@ -356,7 +360,8 @@ def _key(attribute: Attribute) -> Sequence[object]:
 
 def _statuses(own: type[IntEnum], shared: Iterable[Status]) -> str:
     rows = [
-        (f"{each.value:04X}", _words(each), _MEANINGS.get(each, "")) for each in (*shared, *own)
+        (f"{each.value:04X}", _words(each), _MEANING_OF.get((type(each), each.value), ""))
+        for each in (*shared, *own)
     ]
     return _table(("status", "name", "when"), sorted(rows))
 
@@ -495,10 +500,10 @@ def _security() -> str:
 TLS 1.3 is preferred, with OpenSSL's suites for it. Certificates that are replaced are used without a restart. Associations that this
 node opens are without TLS.
 
-**Audit trail** (PS3.15 A.5, A.6). Application Activity, Begin Transferring DICOM Instances, DICOM Instances Transferred, Query and Security
-Alert messages in the standard's XML, one for an association (or retrieval) and study; by syslog over TLS where the operator names a repository. The UserID of an
+**Audit trail** (PS3.15 A.5, A.6). Application Activity, Begin Transferring DICOM Instances, DICOM Instances Transferred, DICOM Study Deleted, Query
+and Security Alert messages in the standard's XML, one for an association (or retrieval) and study; by syslog over TLS where the operator names a repository. The UserID of an
 application entity is its AE title, which is what our logs call it, and AlternativeUserID is `AETITLES=` with it; a peer that has not told its AE title goes
-by its address. Names of patients are left out, their IDs are in.
+by its address. Names of patients are left out, their IDs are in. DICOM Study Deleted is written by the command that deletes, and not sent by syslog.
 
 **Access** is decided by calling and called AE title, by the address, by the certificate (mutual TLS), and by the permissions of the node. **Attribute
 confidentiality** and **digital signatures** (PS3.15 C, E): none is applied; instances are kept as they came."""

@@ -20,6 +20,7 @@ import socket
 import sys
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -30,8 +31,11 @@ _HEAD_MAX_BYTES: Final = 64 * 1024
 _SCRATCH_BYTES: Final = 1 << 20
 _DISCARD: Final = (socket.MSG_TRUNC | socket.MSG_WAITALL) if sys.platform == "linux" else 0
 _END_OF_HEAD: Final = b"\r\n\r\n"
+#: What S3 lists at a time.
+_PAGE: Final = 1000
 _METADATA: Final = "x-amz-meta-"
 _LAST_MODIFIED: Final = "Mon, 05 Jan 2026 10:15:00 GMT"
+_LISTED_MODIFIED: Final = "2026-01-05T10:15:00.000Z"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +80,24 @@ class _Store:
     keep: bool
     objects: dict[str, _Object] = field(default_factory=dict)
 
-    def listing(self, bucket: str, prefix: str) -> bytes:
-        """Return ListObjectsV2's answer, all of it in one page."""
+    def listing(self, bucket: str, prefix: str, after: str) -> bytes:
+        """Return a page of ListObjectsV2's answer; its continuation token is its last path."""
         start = f"/{bucket}/"
+        paths = sorted(path for path in self.objects if path.startswith(start + prefix))
+        first = bisect_right(paths, after)
+        page = paths[first : first + _PAGE]
+        more = first + _PAGE < len(paths)
+        token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if more else ""
         contents = "".join(
             f"<Contents><Key>{escape(path.removeprefix(start))}</Key>"
-            f"<Size>{known.length}</Size><ETag>{known.etag}</ETag></Contents>"
-            for path, known in sorted(self.objects.items())
-            if path.startswith(start + prefix)
+            f"<Size>{known.length}</Size><ETag>{known.etag}</ETag>"
+            f"<LastModified>{_LISTED_MODIFIED}</LastModified></Contents>"
+            for path in page
+            for known in [self.objects[path]]
         )
         return (
             '<?xml version="1.0"?><ListBucketResult>'
-            f"<IsTruncated>false</IsTruncated>{contents}</ListBucketResult>"
+            f"<IsTruncated>{str(more).lower()}</IsTruncated>{token}{contents}</ListBucketResult>"
         ).encode()
 
 
@@ -135,7 +145,8 @@ class _Connection:
             self._put(request, known)
         elif request.method == "GET" and "list-type" in request.query:
             (prefix,) = request.query.get("prefix", [""])
-            self._say("200 OK", body=self._store.listing(request.path.strip("/"), prefix))
+            (after,) = request.query.get("continuation-token", [""])
+            self._say("200 OK", body=self._store.listing(request.path.strip("/"), prefix, after))
         elif request.method not in ("GET", "HEAD"):
             self._say("501 Not Implemented")
             raise _Gone

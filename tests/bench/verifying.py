@@ -1,28 +1,48 @@
 """What rebuild-index and verify take, and ask of AWS: `python -m tests.bench.verifying`.
 
-Studies of small objects are put into moto's bucket. The index is rebuilt from nothing, rebuilt once
-more when there is nothing to write, and then held against the bucket, without and with reading.
-Time is mostly moto's, which does one thing at a time; CPU is ours, and requests what AWS would get.
+Studies of small objects are put into the sink that stands for S3; the table is in DynamoDB Local.
+The index is rebuilt from nothing, rebuilt once more when there is nothing to write, and then held
+against the bucket, without and with reading. CPU is ours, and requests what AWS would get.
 """
 
 import argparse
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
+from infra.local.cloud import clients
 from lenticular.indexing import rebuild
 from lenticular.verifying import Verifier
 from tests.bench.committing import counted
-from tests.cloud.standin import offline_cloud
+from tests.bench.receivers import Site, sink
+from tests.cloud.dynamodb_local import running_dynamodb_local
+from tests.cloud.standin import OfflineCloud
 from tests.cloud.stored_instances import Store, study
 
 _PARALLEL: Final = 8
 _INSTANCES: Final = 500
 #: What AWS charges for listing is a request a thousand objects, so here too.
 _MOST_SHOWN: Final = 8
+
+
+@contextmanager
+def stores() -> Iterator[Store]:
+    """Run the stores, empty."""
+    with (
+        TemporaryDirectory() as folder,
+        running_dynamodb_local() as engine,
+        sink(Site(Path(folder), engine.environment, "", keep=True)) as aws,
+    ):
+        cloud = OfflineCloud(
+            engine.endpoint, aws, clients({"AWS_ENDPOINT_URL": engine.endpoint, **aws})
+        )
+        yield Store(cloud, "bench", engine.table())
 
 
 def put(store: Store, instances: int) -> None:
@@ -66,8 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--instances", type=int, default=10_000)
     instances: int = parser.parse_args().instances
-    with offline_cloud() as cloud:
-        store = Store.in_cloud(cloud)
+    with stores() as store:
         began = time.perf_counter()
         put(store, instances)
         print(f"{instances} objects put in {time.perf_counter() - began:.1f} s")

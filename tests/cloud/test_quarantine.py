@@ -28,9 +28,9 @@ def test_what_an_earlier_version_could_not_place_is_placed(store: Store) -> None
     store.index().quarantine(key, "not known", "2026-01-01T00:00:00.000000Z", "CT1")
     for _ in range(2):
         assert retry(s3, store.archive, store.index(), key if _ == 0 else placed).now == placed
-        assert list(store.index().quarantined()) == []
+        assert key not in {str(item["sk"]) for item in store.index().quarantined()}
         assert store.archive.read(placed) == file
-        assert not list(store.archive.keys("quarantine/"))
+        assert not store.archive.holds(key)
         [item] = store.index().instances("1.2.71")
         assert item["object_key"] == placed
         assert item["calling_ae_title"] == "CT1"

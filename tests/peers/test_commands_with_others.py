@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from pydicom import dcmread
-from pydicom.fileset import FileSet
 from pydicom.uid import UID
 
 from lenticular.part10 import data_set_offset
@@ -217,13 +216,19 @@ def test_stored_studies_are_sent_found_got_and_exported(
     assert [each.name for each in (tmp_path / "got" / uid).iterdir()] == [f"{uid}.1"]
 
     assert facts(environment, "export", uid, tmp_path / "exported")["files"] == 3
-    directory = FileSet(tmp_path / "exported" / "DICOMDIR")
+    records = dcmread(tmp_path / "exported" / "DICOMDIR").DirectoryRecordSequence
     s3 = clinic.node.client("s3")
     kept = {
         key.split("/")[3]: s3.get_object(Bucket=clinic.node.bucket, Key=key)["Body"].read()
         for key in clinic.node.object_keys(f"instances/{uid}/")
     }
-    assert {str(each.SOPInstanceUID): Path(each.path).read_bytes() for each in directory} == kept
+    assert {
+        str(each.ReferencedSOPInstanceUIDInFile): tmp_path.joinpath(
+            "exported", *each.ReferencedFileID
+        ).read_bytes()
+        for each in records
+        if each.DirectoryRecordType == "IMAGE"
+    } == kept
     # DCMTK reads it too.
     dump = dcmtk.run("dcmdump", tmp_path / "exported" / "DICOMDIR")
     assert dump.count("[IMAGE]") == 3

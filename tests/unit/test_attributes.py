@@ -1,4 +1,4 @@
-"""The catalogue holds what the seeds require and agrees with the standard's dictionary."""
+"""The catalogue holds the keys that are required and agrees with the standard's dictionary."""
 
 import pytest
 from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -16,7 +16,7 @@ from lenticular.attributes import (
     of_level,
 )
 
-# Tag, VR, level, M when mandatory, keyword: the seeds' tables with their misprinted tags corrected.
+# Tag, VR, level, M when mandatory, keyword: of each key that every archive answers.
 REQUIRED = """
 (0010,0010) PN PATIENT  M PatientName
 (0010,0020) LO PATIENT  M PatientID
@@ -84,7 +84,7 @@ def _required() -> list[tuple[int, str, str, bool, str]]:
 
 
 @pytest.mark.parametrize(("tag", "vr", "level", "mandatory", "keyword"), _required())
-def test_a_required_attribute_is_catalogued_as_the_seeds_say(
+def test_a_required_attribute_is_catalogued_with_its_tag_and_level(
     tag: int, vr: str, level: str, mandatory: bool, keyword: str
 ) -> None:
     attribute = BY_KEYWORD[keyword]

@@ -78,10 +78,34 @@ def test_lines_are_what_their_prices_make_of_them() -> None:
     assert cold.totals[1] < bill(warm, PRICES, 2).totals[1]
 
 
+def test_a_vpn_is_paid_with_its_addresses_and_the_data_that_goes_out() -> None:
+    reckoned = bill(CLINIC, PRICES, 1)
+    assert reckoned.lines["VPN"][0] == pytest.approx(730 * (0.05 + 2 * 0.005))
+    out = 50 * 250e6 * 30.4 / 2**30 / 2
+    assert reckoned.lines["data out to the clinic"][0] == pytest.approx(0.09 * out)
+    free = bill(replace(CLINIC, free_allowances=True), PRICES, 1)
+    assert free.lines["data out to the clinic"][0] == pytest.approx(0.09 * (out - 100))
+    rare = bill(replace(CLINIC, free_allowances=True, retrieved=0.1), PRICES, 1)
+    assert rare.lines["data out to the clinic"] == [0]
+    other = bill(replace(CLINIC, vpn=False, data_out=False), PRICES, 1)
+    assert other.lines["VPN"] == other.lines["data out to the clinic"] == [0]
+
+
+def test_what_aws_gives_for_nothing_is_taken_off() -> None:
+    small = replace(CLINIC, studies_per_day=1, kms_key=True, free_allowances=True)
+    assert bill(small, PRICES, 1).lines["KMS"] == [1.0]
+    assert bill(small, PRICES, 1).lines["logs"] == [0]
+    assert bill(replace(small, free_allowances=False), PRICES, 1).lines["KMS"][0] > 1.0
+    # 6 GiB of logs a month: one more than is free comes in, and nothing is left for what is stored.
+    logs = replace(small, log_bytes=round(6 * 2**30 / small.instances_per_month))
+    assert bill(logs, PRICES, 1).lines["logs"][0] == pytest.approx(0.50 + 18 * 0.03, rel=1e-4)
+
+
 def test_what_would_lower_the_bill_does() -> None:
     reckoned = bill(CLINIC, PRICES, 1)
     savings = [lever.saves for lever in reckoned.levers]
     assert savings == sorted(savings, reverse=True)
+    # Whatever the way, it asks for data too.
     [vpn] = [lever for lever in reckoned.levers if "CustomerGatewayIp" in lever.what]
     assert vpn.saves == pytest.approx(reckoned.lines["VPN"][0])
     assert reckoned.lines[reckoned.largest][0] == max(each[0] for each in reckoned.lines.values())
@@ -118,6 +142,10 @@ def test_the_bill_is_printed_for_people_and_for_programs() -> None:
     assert str(PRICES["date"]) in people.output
     assert "The largest line of the first year is" in people.output
     program = json.loads(CliRunner().invoke(main, ["cost", *ASKED, "--json"]).output)
+    assert program["gib_out_not_reckoned"] == 0
+    without = CliRunner().invoke(main, ["cost", *ASKED, "--no-vpn"]).output
+    assert "data out to the clinic" not in without
+    assert "Without 177 GiB a month that go out to the clinic" in without
     *lines, total = program["lines"]
     assert total["year_1"] == pytest.approx(sum(line["year_1"] for line in lines), abs=0.1)
     assert program["largest"] in {line["line"] for line in lines}
@@ -136,7 +164,7 @@ def test_another_list_of_prices_is_taken_if_it_is_whole(tmp_path: Path) -> None:
 
 def test_the_clinic_of_the_goal_stays_below_a_hundred_dollars_where_it_brings_its_network() -> None:
     frugal = replace(
-        CLINIC, vpn=False, endpoints=0, retire_originals=True,
+        CLINIC, vpn=False, data_out=False, endpoints=0, retire_originals=True,
         vcpus=0.25, memory_gib=0.5, free_allowances=True,
     )  # fmt: skip
     assert bill(frugal, PRICES, 1).totals[0] < 100

@@ -1,9 +1,15 @@
 """The DICOM Conformance Statement says what the tables of the code say, in every place."""
 
 import re
+from enum import IntEnum
+
+import pytest
 
 from infra.conformance import CHARACTER_SETS, FILE, statement
+from lenticular import audit
+from lenticular.audit import Code
 from lenticular.character_sets import character_sets
+from lenticular.status import FindStatus, MoveStatus, StoreStatus
 
 #: What only a set with this repertoire, or Unicode, can write.
 SAMPLES = {
@@ -32,6 +38,43 @@ SAMPLES = {
 
 def test_the_statement_is_what_the_code_writes() -> None:
     assert FILE.read_text("utf-8") == statement(), "run `make guide`"
+
+
+def statuses(table: str) -> dict[str, str]:
+    """Return what a table of statuses says of each, by its number."""
+    [rows] = re.findall(rf"^\*\*Table {table}\. .*\n\n((?:\|.*\n)+)", statement(), re.MULTILINE)
+    return dict(re.findall(r"^\| ([0-9A-F]{4}) \| [^|]* \| ([^|]*) \|$", rows, re.MULTILINE))
+
+
+def test_a_number_means_in_each_service_what_it_means_there() -> None:
+    """A700, A702, A900, C001, FE00 and FF00 are several services', and differ."""
+    store, find, move = (statuses(table) for table in ("5-2", "5-5", "5-6"))
+    assert store["A700"].startswith("The instance could not be kept")
+    assert find["A700"] == "The index cannot be read, or more match than may be answered"
+    assert store["A702"] == "An error of ours; the instance is not kept"
+    assert move["A702"] == "All failed, or the index broke off"
+    assert store["A900"].startswith("SOP class or instance UID of command and data set differ")
+    assert find["A900"] == move["A900"] == "The identifier breaks a rule of its model"
+    assert (find["FF00"], move["FF00"]) == ("A match", "Sub-operations go on")
+
+
+@pytest.mark.parametrize(
+    ("table", "service"), [("5-2", StoreStatus), ("5-5", FindStatus), ("5-6", MoveStatus)]
+)
+def test_every_status_of_a_service_is_explained(table: str, service: type[IntEnum]) -> None:
+    explained = statuses(table)
+    assert all(explained[f"{status.value:04X}"] for status in service)
+
+
+def test_every_audit_message_is_named() -> None:
+    [named] = re.findall(r"\*\*Audit trail\*\*[^)]*\)\. (.*?) messages", statement(), re.DOTALL)
+    events = {
+        code.meaning
+        for code in vars(audit).values()
+        if isinstance(code, Code) and "110100" <= code.value <= "110113"
+    }
+    assert len(events) == 6
+    assert {re.sub(r"\s", " ", each) for each in re.split(r",\s|\sand\s", named)} == events
 
 
 def test_every_character_set_it_names_is_one_that_is_read_and_written() -> None:

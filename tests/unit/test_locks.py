@@ -30,6 +30,12 @@ def test_a_lock_holds_versions_and_hashes_and_nothing_else(lock: Path) -> None:
     assert ENTRY.sub("", text).strip() == ""
 
 
+def test_the_record_of_locks_names_every_one() -> None:
+    [record] = (ROOT / "infra/decisions").glob("0002-*.md")
+    named = re.findall(r"^\| `([\w/.]+)` \|", record.read_text("utf-8"), re.MULTILINE)
+    assert sorted(named) == sorted(str(path.relative_to(ROOT)) for path in LOCKS)
+
+
 @pytest.mark.parametrize(
     "lock",
     [ROOT / "requirements/gateway.lock", ROOT / "requirements/installer.lock", *LAYERS],

@@ -1,10 +1,12 @@
 """Setting up a machine: what is missing is installed where we may, or named in one sentence."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from infra.run_uv import pip_settings, uv_environment
 
@@ -86,6 +88,18 @@ def test_a_python_that_is_too_old_is_one_sentence(bare_machine: Path) -> None:
     done = set_up(bare_machine, "python", PYTHON="old-python")
     assert done.returncode == 2
     assert done.stderr == "PYTHON=old-python is no Python of 3.11 or newer.\n"
+
+
+def test_a_commit_is_checked_as_make_lint_checks() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    [sources] = re.findall(r"^SOURCES := (.*)$", makefile, re.MULTILINE)
+    [lint] = re.findall(r"^lint:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
+    lint = lint.replace("$(VENV)", ".venv/bin").replace("$(SOURCES)", sources)
+    [hooks] = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text("utf-8"))["repos"]
+    # The others are given the files that changed.
+    whole = [hook["entry"] for hook in hooks["hooks"] if not hook.get("pass_filenames", True)]
+    assert len(whole) == 3
+    assert set(whole) <= {line.strip() for line in lint.splitlines()}
 
 
 def test_pips_own_order_decides_which_setting_uv_gets() -> None:

@@ -1,4 +1,4 @@
-"""Every SOP class of the seeds can be stored, and every one of the current standard."""
+"""Every SOP class that is required can be stored, and every one of the current standard."""
 
 import pytest
 from pydicom._uid_dict import UID_dictionary

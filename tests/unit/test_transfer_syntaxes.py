@@ -1,4 +1,4 @@
-"""Every transfer syntax of the seeds is known, with the properties its name implies."""
+"""Every transfer syntax that is required is known, with the properties its name implies."""
 
 import pytest
 from pydicom._uid_dict import UID_dictionary

@@ -2,8 +2,9 @@
 
 What is in `CATALOGUE` is read from every stored instance, kept in the index as DICOM JSON and
 answered from there. What is in `COMPUTED` is never read from an instance: the query works it out
-from the index. Beyond the seeds' attributes the catalogue holds the optional keys of tables C.6-1,
-C.6-2 and C.6-5, and those that viewers and reading lists ask for at series and instance level.
+from the index. Beyond the keys that every archive answers the catalogue holds the optional ones of
+tables C.6-1, C.6-2 and C.6-5, and those that viewers and reading lists ask for at series and
+instance level.
 """
 
 from collections.abc import Mapping

@@ -1,9 +1,10 @@
 """SOP classes: everything that can be stored, and the services this node speaks. PS3.6 annex A.
 
 `STORAGE` is every storage class of the standard that belongs to a study, the retired ones that
-archives still hold, DICOS and DICONDE, and the private one the seeds name. The Non-Patient Object
-classes (hanging protocols, colour palettes, implant templates, procedure protocols; PS3.4 GG) are
-left out: they have no Study Instance UID, so no query of this node could ever find them.
+archives still hold, DICOS and DICONDE, and Siemens' private one, which many archives hold. The
+Non-Patient Object classes (hanging protocols, colour palettes, implant templates, procedure
+protocols; PS3.4 GG) are left out: they have no Study Instance UID, so no query of this node could
+ever find them.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 """What a node costs a month, reckoned from a clinic's numbers.
 
 What an instance asks of AWS was measured (measured.toml); what AWS charges for it is one list of
-prices of one day (prices.toml); what runs all the time is the template's. What is assumed beside
-that stands in `Clinic`, and nowhere else.
+prices of one region (prices.toml), each with its source and day; what runs all the time is the
+template's. What is assumed beside that stands in `Clinic`, and nowhere else.
 """
 
 import tomllib
@@ -27,6 +27,8 @@ _EARLY_DAYS: Final = 120
 #: Lambda looks into each queue with five pollers, each of which waits 20 s, whatever is in it.
 _POLLS_PER_QUEUE: Final = 5 * 3600 * _HOURS / 20
 _QUEUES: Final = 4
+#: A VPN has two tunnels, each with a public address of its own.
+_TUNNELS: Final = 2
 #: Messages of SQS that an event costs: sent by S3, received and deleted by Lambda, in batches.
 _REQUESTS_PER_EVENT: Final = 1.2
 _S3_WRITES: Final = frozenset({"PutObject", "PutObjectTagging", "ListObjectsV2"})
@@ -41,6 +43,9 @@ class Clinic:
 
     Attributes:
         retrieved: how often an instance is got back, on average, in the month in which it came
+        vpn: whether the node has a VPN of its own
+        data_out: whether what is got back goes to the clinic by the internet, as in any VPN; by
+            Direct Connect it has other prices, which are not in the list
         form_ratio: bytes of a form by those of its original
         index_seconds: of the index function, a batch of ten
         transcode_seconds: of the transcode function, an instance
@@ -60,6 +65,7 @@ class Clinic:
     endpoints: int = 4
     endpoint_zones: int = 1
     vpn: bool = True
+    data_out: bool = True
     transcode: bool = True
     retire_originals: bool = False
     retired_days: int = 30
@@ -87,6 +93,11 @@ class Clinic:
     def gib_per_month(self) -> float:
         """How much comes in a month."""
         return self.studies_per_day * self.mb * _MB * _DAYS / _GIB
+
+    @property
+    def gib_out_per_month(self) -> float:
+        """How much goes out to the clinic in a month, as received and not compressed."""
+        return self.gib_per_month * self.retrieved
 
 
 @dataclass(slots=True)
@@ -214,8 +225,11 @@ def _month(clinic: Clinic, prices: Prices, month: int) -> dict[str, float]:
     stored = _stored(clinic, month)
     table_gib = clinic.item_bytes * clinic.instances_per_month * (month + 0.5) / _GIB
     log_gib = clinic.log_bytes * clinic.instances_per_month / _GIB
+    # The allowance is for both: what comes in uses it up first.
+    log_gib_free = min(log_gib, free["logs_gib"])
+    out_gib = clinic.gib_out_per_month if clinic.data_out else 0.0
     # In, once more for each retrieval, and to S3 through an endpoint that costs nothing.
-    moved_gib = clinic.gib_per_month * (1 + clinic.retrieved)
+    moved_gib = clinic.gib_per_month + clinic.gib_out_per_month
     operations = {name: count for name, count in asked.items() if name.startswith("s3:")}
     writes = sum(count for name, count in operations.items() if name[3:] in _S3_WRITES)
     deletes = sum(count for name, count in operations.items() if name[3:] in _S3_DELETES)
@@ -229,7 +243,10 @@ def _month(clinic: Clinic, prices: Prices, month: int) -> dict[str, float]:
         * clinic.endpoint_zones
         * network["endpoint_hour"]
         + (log_gib * network["endpoint_gib"] if clinic.endpoints else 0.0),
-        "VPN": _HOURS * network["vpn_hour"] if clinic.vpn else 0.0,
+        "VPN": _HOURS * (network["vpn_hour"] + _TUNNELS * network["public_address_hour"])
+        if clinic.vpn
+        else 0.0,
+        "data out to the clinic": max(0.0, out_gib - free["out_gib"]) * network["out_gib"],
         # Half of the connections come in by the zone that the task is not in.
         "data between zones": moved_gib / 2 * network["between_zones_gib"],
         "S3 Standard": stored.standard * s3["standard_gib"],
@@ -244,13 +261,14 @@ def _month(clinic: Clinic, prices: Prices, month: int) -> dict[str, float]:
         + table_gib * dynamodb["recovery_gib"],
         "Lambda": _functions(clinic, prices["lambda"], free),
         "SQS": prices["sqs"]["request"] * max(0.0, _messages(clinic, asked) - free["sqs_requests"]),
-        "logs": log_gib * prices["logs"]["ingested_gib"]
-        + 3 * log_gib * prices["logs"]["stored_gib"],
+        "logs": (log_gib - log_gib_free) * prices["logs"]["ingested_gib"]
+        + max(0.0, 3 * log_gib - (free["logs_gib"] - log_gib_free)) * prices["logs"]["stored_gib"],
         "alarms, metrics, dashboard": max(0.0, clinic.alarms - free["alarms"])
         * prices["cloudwatch"]["alarm"]
         + max(0.0, clinic.metrics - free["metrics"]) * prices["cloudwatch"]["metric"]
         + max(0.0, clinic.dashboard - free["dashboards"]) * prices["cloudwatch"]["dashboard"],
-        "KMS": (prices["kms"]["key"] + sum(asked.values()) / 100 * prices["kms"]["request"])
+        "KMS": prices["kms"]["key"]
+        + max(0.0, sum(asked.values()) / 100 - free["kms_requests"]) * prices["kms"]["request"]
         if clinic.kms_key
         else 0.0,
     }

@@ -85,10 +85,12 @@ def cost(*, years: int, prices_file: Path | None, as_json: bool, **numbers: Any)
     """Print what a node costs a month in US dollars, on average of each year.
 
     Reckoned from the requests that an instance was measured to make, and one list of prices of one
-    day; without taxes and discounts. Nothing is asked of AWS.
+    region; without taxes and discounts. Nothing is asked of AWS. With --no-vpn, what the way to the
+    clinic asks for data is left out: by Direct Connect it has a price of its own.
     """
     prices = read_prices(prices_file)
-    reckoned = bill(Clinic(**numbers), prices, years)
+    clinic = Clinic(**numbers, data_out=numbers["vpn"])
+    reckoned = bill(clinic, prices, years)
     columns = [f"year_{year}" for year in range(1, years + 1)]
     rows: list[dict[str, object]] = [
         {"line": name, **dict(zip(columns, map(_cents, amounts), strict=True))}
@@ -101,6 +103,9 @@ def cost(*, years: int, prices_file: Path | None, as_json: bool, **numbers: Any)
             {
                 "prices": f"{prices['region']} {prices['date']}",
                 "lines": rows,
+                "gib_out_not_reckoned": 0.0
+                if clinic.data_out
+                else _cents(clinic.gib_out_per_month),
                 "largest": reckoned.largest,
                 "would_lower": [
                     {"what": each.what, "saves": _cents(each.saves)} for each in reckoned.levers
@@ -111,6 +116,11 @@ def cost(*, years: int, prices_file: Path | None, as_json: bool, **numbers: Any)
         return
     click.echo(f"US dollars a month, {prices['region']}, prices of {prices['date']}")
     printing.print_rows(rows, as_json=False)
+    if not clinic.data_out:
+        click.echo(
+            f"Without {clinic.gib_out_per_month:.0f} GiB a month that go out to the clinic, "
+            "by a way that is there already."
+        )
     click.echo(
         f"The largest line of the first year is {reckoned.largest}. What would lower the bill:"
     )
