@@ -12,7 +12,8 @@ BASE ?= python:3.13-slim-bookworm
 REPOSITORY ?= lenticular-gateway
 
 export SAM_CLI_TELEMETRY := 0
-export AWS_DEFAULT_REGION ?= eu-central-1
+# Where nothing is deployed any region will do. Never where an image is pushed, which goes where the AWS CLI is set up to go.
+run test test-all check lint bench build: export AWS_DEFAULT_REGION ?= eu-central-1
 
 VENV := .venv/bin
 UV := $(VENV)/python infra/run_uv.py

@@ -115,6 +115,13 @@ def load_nodes(settings: GatewaySettings) -> None:
         nodes.replace_all(read_nodes_file(settings.nodes_file))
 
 
+def build_metrics(settings: GatewaySettings) -> Metrics | None:
+    """Make what writes metrics, if they are wanted."""
+    if settings.metrics != "emf":
+        return None
+    return Metrics(settings.ae_title, settings.metrics_namespace)
+
+
 def build_spool(settings: GatewaySettings) -> Spool | None:
     """Begin this process's journal, if that is wanted, or raise `OperatorError`."""
     if settings.custody != "spool":
@@ -335,7 +342,7 @@ def main() -> int:
     try:
         settings = GatewaySettings.from_environment(environ)
         configure_logging(settings.log_level)
-        metrics = Metrics(settings.ae_title) if settings.metrics == "emf" else None
+        metrics = build_metrics(settings)
         load_nodes(settings)
         ports = open_ports(settings)
         server: Server | Supervisor

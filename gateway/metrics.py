@@ -26,7 +26,6 @@ from .find import QueryEnded
 
 _log: Final = logging.getLogger(__name__)
 
-NAMESPACE: Final = "Lenticular"
 _STDOUT: Final = 1
 _GAUGE_SECONDS: Final = 60.0
 #: Lines that wait for a slow stdout; what comes when it is full is lost.
@@ -69,6 +68,7 @@ class Metrics:
     def __init__(
         self,
         ae_title: str,
+        namespace: str,
         *,
         descriptor: int = _STDOUT,
         clock: Callable[[], float] = time.time,
@@ -76,6 +76,7 @@ class Metrics:
     ) -> None:
         """Write to a file descriptor."""
         self._ae_title = ae_title
+        self._namespace = namespace
         self._descriptor = descriptor
         self._clock = clock
         self._gauge_seconds = gauge_seconds
@@ -170,7 +171,7 @@ class Metrics:
     ) -> str:
         named = {"AETitle": self._ae_title, **(dimensions or {})}
         directive = {
-            "Namespace": NAMESPACE,
+            "Namespace": self._namespace,
             "Dimensions": [list(named)],
             "Metrics": [{"Name": name, "Unit": _UNITS[name]} for name in values],
         }

@@ -16,7 +16,7 @@ from typing import Final
 from lenticular.errors import LenticularError, OperatorError
 from lenticular.settings import GatewaySettings
 
-from .__main__ import build, build_audit, build_spool
+from .__main__ import build, build_audit, build_metrics, build_spool
 from .audit import AuditTrail
 from .handover import Channel, ChannelClosed, Kind, Packet, unpack_arrival
 from .logs import configure_logging
@@ -153,8 +153,7 @@ def main() -> int:
         nonlocal metrics, spool, server, audit
         settings = GatewaySettings.from_environment(os.environ)
         configure_logging(settings.log_level, worker=number)
-        if settings.metrics == "emf":
-            metrics = Metrics(settings.ae_title)
+        metrics = build_metrics(settings)
         spool = build_spool(settings)
         audit = build_audit(settings)
         server = build(settings, Ports(), metrics, spool=spool, slots=slots, audit=audit)

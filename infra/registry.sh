@@ -5,8 +5,10 @@ fail() {
     exit 2
 }
 command -v aws >/dev/null || fail "Please install the AWS CLI, and log in to the account."
-region=${AWS_DEFAULT_REGION:-$(aws configure get region)} || fail "Please set AWS_DEFAULT_REGION."
-export AWS_DEFAULT_REGION=$region
+region=${AWS_REGION:-${AWS_DEFAULT_REGION:-$(aws configure get region)}} ||
+    fail "Please set AWS_REGION and AWS_DEFAULT_REGION to the region of the stack."
+# Every version of the AWS CLI reads one of the two.
+export AWS_REGION=$region AWS_DEFAULT_REGION=$region
 account=$(aws sts get-caller-identity --query Account --output text) || fail "Please log in to the AWS account."
 registry="$account.dkr.ecr.$region.amazonaws.com"
 

@@ -23,7 +23,7 @@ Mended here of ministack 1.5.33, whose policies are told another thing than AWS 
 And of its CloudFormation:
 
 - with a nested stack goes what its DeletionPolicy keeps;
-- a number that a parameter gives is text, which ECS and Lambda then count with.
+- a number that a parameter gives is text, which Lambda then counts with.
 """
 
 import asyncio
@@ -53,8 +53,8 @@ PERMISSION_FOR: dict[str | None, str] = {
 #: Colons in arn:aws:logs:REGION:ACCOUNT:log-group:NAME.
 _GROUP = 6
 #: Properties that ministack counts with, and the resources they are in.
-NUMBERS = ("DesiredCount", "MaximumConcurrency")
-WITH_NUMBERS = ("AWS::ECS::Service", "AWS::Lambda::EventSourceMapping")
+NUMBERS = ("MaximumConcurrency",)
+WITH_NUMBERS = ("AWS::Lambda::EventSourceMapping",)
 
 
 def tell_policies_what_aws_tells_them() -> None:

@@ -483,7 +483,8 @@ def test_open_associations_are_counted_once_for_all_workers(
     stores: Stores, log: Path, tmp_path: Path
 ) -> None:
     instances = study(tmp_path / "study", 6)
-    with running(log, stores, {"LENTICULAR_METRICS": "emf"}) as gateway:
+    settings = {"LENTICULAR_METRICS": "emf", "LENTICULAR_METRICS_NAMESPACE": "Lenticular/here"}
+    with running(log, stores, settings) as gateway:
         with storing(gateway, instances[:3], instances[3:]) as clients:
             assert clients.finish() == [0] * 6
         gateway.terminate()
@@ -492,6 +493,8 @@ def test_open_associations_are_counted_once_for_all_workers(
         lines = [json.loads(line) for line in gateway.process.stdout]
     assert [line["AssociationsOpen"] for line in lines if "AssociationsOpen" in line] == [0]
     assert sum(line.get("InstancesStored", 0) for line in lines) == 6
+    namespaces = [each["Namespace"] for line in lines for each in line["_aws"]["CloudWatchMetrics"]]
+    assert set(namespaces) == {"Lenticular/here"}
 
 
 def test_what_is_wrong_is_told_once_before_the_port_is_served(

@@ -96,11 +96,11 @@ def embedded(lines: Iterable[str]) -> set[Metric]:
     }
 
 
-def of_the_gateway(certificate: Path) -> set[Metric]:
+def of_the_gateway(certificate: Path, namespace: str) -> set[Metric]:
     settings = GatewaySettings(bucket="bucket", table="table", tls_certificate=certificate)
     read, write = os.pipe()
     with open(read, encoding="utf-8") as reader:  # noqa: PTH123 - a descriptor
-        metrics = Metrics("NODE", descriptor=write)
+        metrics = Metrics("NODE", namespace, descriptor=write)
         failed = {(int(CommandField.C_STORE_RSP), 0xA700): 1}
         metrics.association_ended(
             Ended(
@@ -152,42 +152,63 @@ def emitted(
 ) -> set[Metric]:
     """Return every metric that we and AWS emit, ours by emitting them."""
     authority = Authority.create(tmp_path_factory.mktemp("authority"))
-    found = of_the_gateway(authority.certificate) | OF_AWS
+    task = gateway.properties("AWS::ECS::TaskDefinition")["Task"]
+    [container] = (each for each in task["ContainerDefinitions"] if "Environment" in each)
+    environment = {
+        each["Name"]: each["Value"] for each in container["Environment"] if "Name" in each
+    }
+    given = given_to(written, "Gateway", environment["LENTICULAR_METRICS_NAMESPACE"])
+    found = of_the_gateway(authority.certificate, text_of(given)) | OF_AWS
     now = datetime.now(UTC)
     request = Request(TransactionKey("PEER", "1.2"), "NODE", now, ())
     progress = Progress(request, Verdict(now, {}))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("POWERTOOLS_METRICS_NAMESPACE", "Lenticular")
         patch.setenv("POWERTOOLS_TRACE_DISABLED", "true")
         for name, what in (("commit", progress), ("transcode", Outcome(None, None, 0))):
             patch.setenv("POWERTOOLS_SERVICE_NAME", f"lenticular-{name}")
+            patch.setenv("POWERTOOLS_METRICS_NAMESPACE", namespace_of(written, name))
             module = function(name)
             module._count(what)
             found |= counted(module)
         for name, value in ENVIRONMENT_OF_INDEX.items():
             patch.setenv(name, value)
+        patch.setenv("POWERTOOLS_METRICS_NAMESPACE", namespace_of(written, "index"))
         module = function("index")
         module._failed(set())
         found |= counted(module)
     # tests/cloud/test_procedures.py sees this one.
-    found.add(("Lenticular", "ProceduresIncomplete", frozenset({"service"})))
-    for template in (written, gateway):
+    found.add((namespace_of(written, "mpps"), "ProceduresIncomplete", frozenset({"service"})))
+    for stack, template in (("", written), ("Gateway", gateway)):
         for metric_filter in template.properties("AWS::Logs::MetricFilter").values():
             for each in metric_filter["MetricTransformations"]:
-                found.add((each["MetricNamespace"], name_of(each["MetricName"]), frozenset()))
+                namespace = text_of(given_to(written, stack, each["MetricNamespace"]))
+                found.add((namespace, each["MetricName"], frozenset()))
     return found
 
 
-def name_of(name: Any) -> str:
-    return str(name["Fn::Sub"]) if isinstance(name, dict) else str(name)
+def text_of(value: Any) -> str:
+    return str(value["Fn::Sub"]) if isinstance(value, dict) else str(value)
+
+
+def given_to(written: Template, stack: str, value: Any) -> Any:
+    """Return what the main template gives for a parameter of a nested one, or the value itself."""
+    if stack and (name := reference(value)):
+        return written.properties("AWS::CloudFormation::Stack")[stack]["Parameters"][name]
+    return value
+
+
+def namespace_of(written: Template, name: str) -> str:
+    """Return the namespace that a function writes its metrics to."""
+    properties = written.properties("AWS::Serverless::Function")[f"{name.capitalize()}Function"]
+    return text_of(properties["Environment"]["Variables"]["POWERTOOLS_METRICS_NAMESPACE"])
 
 
 @pytest.fixture(scope="module")
 def alarms(written: Template, gateway: Template, network: Template) -> dict[str, Document]:
     """Return the alarms of the node, the nested templates' too, by logical id."""
     return {
-        name: alarm
-        for template in (written, gateway, network)
+        name: {**alarm, "Namespace": text_of(given_to(written, stack, alarm["Namespace"]))}
+        for stack, template in (("", written), ("Gateway", gateway), ("Network", network))
         for name, alarm in template.properties("AWS::CloudWatch::Alarm").items()
     }
 
@@ -198,10 +219,12 @@ def dashboard() -> Template:
 
 
 @pytest.fixture(scope="module")
-def widgets(dashboard: Template) -> list[Document]:
-    """Return what is on the dashboard; a parameter's value is its name in braces."""
+def widgets(written: Template, dashboard: Template) -> list[Document]:
+    """Return what is on the dashboard; but for the namespace, a value is its name in braces."""
     [properties] = dashboard.properties("AWS::CloudWatch::Dashboard").values()
     text, _ = properties["DashboardBody"]["Fn::Sub"]
+    namespace = text_of(given_to(written, "DashboardStack", {"Ref": "MetricsNamespace"}))
+    text = text.replace("${MetricsNamespace}", namespace)
     body: list[Document] = json.loads(text)["widgets"]
     return body
 
@@ -220,7 +243,25 @@ def test_an_alarm_watches_what_is_really_emitted(
     assert len(alarms) > 20
     for name, alarm in alarms.items():
         dimensions = frozenset(each["Name"] for each in alarm.get("Dimensions", []))
-        assert (alarm["Namespace"], name_of(alarm["MetricName"]), dimensions) in emitted, name
+        assert (alarm["Namespace"], alarm["MetricName"], dimensions) in emitted, name
+
+
+def test_tasks_are_added_by_what_is_really_emitted(
+    written: Template, gateway: Template, emitted: set[Metric]
+) -> None:
+    [metric] = (
+        each["TargetTrackingScalingPolicyConfiguration"]["CustomizedMetricSpecification"]
+        for each in gateway.properties("AWS::ApplicationAutoScaling::ScalingPolicy").values()
+        if "CustomizedMetricSpecification" in each["TargetTrackingScalingPolicyConfiguration"]
+    )
+    namespace = text_of(given_to(written, "Gateway", metric["Namespace"]))
+    dimensions = frozenset(each["Name"] for each in metric["Dimensions"])
+    assert (namespace, metric["MetricName"], dimensions) in emitted
+
+
+def test_no_two_nodes_of_an_account_share_a_metric(emitted: set[Metric]) -> None:
+    ours = {namespace for namespace, _, _ in emitted if not namespace.startswith("AWS/")}
+    assert ours == {"Lenticular/${AWS::StackName}"}
 
 
 def test_an_alarm_says_what_it_means_and_where_to_read_on_and_reaches_someone(
@@ -282,8 +323,7 @@ def test_every_number_on_the_dashboard_is_really_emitted(
     for widget in widgets:
         for namespace, name, *rest in metrics_on(widget):
             dimensions = rest[: len(rest) // 2 * 2]
-            metric_name = name.replace("${Name}", "${AWS::StackName}")
-            metric = (namespace, metric_name, frozenset(dimensions[::2]))
+            metric = (namespace, name, frozenset(dimensions[::2]))
             assert metric in emitted, metric
             values = dict(zip(dimensions[::2], dimensions[1::2], strict=True))
             assert values.get("StorageType", "AllStorageTypes") in STORAGE_TYPES
@@ -295,7 +335,7 @@ def test_what_the_dashboard_searches_for_is_really_emitted(
     widgets: list[Document], emitted: set[Metric]
 ) -> None:
     searches = re.findall(
-        r"SEARCH\('\{([^}]+)\} MetricName=\"(\w+)\"",
+        r"SEARCH\('\{(.+?)\} MetricName=\"(\w+)\"",
         " ".join(
             each[0]["expression"]
             for widget in widgets
@@ -306,7 +346,9 @@ def test_what_the_dashboard_searches_for_is_really_emitted(
     assert len(searches) == 2
     for schema, name in searches:
         namespace, *dimensions = schema.split(",")
-        assert (namespace, name, frozenset(dimensions)) in emitted
+        # With anything but letters, digits and slashes it must be quoted, as a stack's hyphen is.
+        assert namespace.startswith("AWS/") or re.fullmatch('".+"', namespace)
+        assert (namespace.strip('"'), name, frozenset(dimensions)) in emitted
 
 
 def test_services_on_the_dashboard_are_those_that_the_functions_call_themselves(

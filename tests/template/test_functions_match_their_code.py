@@ -154,3 +154,35 @@ def test_a_function_has_its_layers_and_a_log_group_that_ends(
         properties["LoggingConfig"]["LogGroup"]["Ref"]
     ]
     assert transformed.default(group["RetentionInDays"]) > 0
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_no_queue_shows_a_message_again_while_its_function_may_be_at_it(
+    written: Template, function: str
+) -> None:
+    # Lambda refuses to map such a queue to the function, and the stack is rolled back.
+    properties = written.properties("AWS::Serverless::Function")[function]
+    [event] = properties["Events"].values()
+    queue = written.properties("AWS::SQS::Queue")[reference(event["Properties"]["Queue"]) or ""]
+    visibility = written.document["Parameters"][reference(queue["VisibilityTimeout"]) or ""]
+    assert visibility["MinValue"] >= properties["Timeout"]
+    # What AWS advises.
+    assert visibility["Default"] >= 6 * properties["Timeout"]
+
+
+def test_a_function_in_the_vpc_may_do_what_lambda_asks_its_role_for(written: Template) -> None:
+    [name] = (
+        reference(each["Role"])
+        for each in written.properties("AWS::Serverless::Function").values()
+        if "VpcConfig" in each
+    )
+    [policy] = written.properties("AWS::IAM::Role")[name or ""]["Policies"]
+    [actions] = (
+        each["Action"] for each in policy["PolicyDocument"]["Statement"] if each["Sid"] == "JoinVpc"
+    )
+    # As AWS's own policy for it, AWSLambdaVPCAccessExecutionRole, has them.
+    assert actions == [
+        *("ec2:AssignPrivateIpAddresses", "ec2:CreateNetworkInterface"),
+        *("ec2:DeleteNetworkInterface", "ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets"),
+        "ec2:UnassignPrivateIpAddresses",
+    ]

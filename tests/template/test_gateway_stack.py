@@ -169,6 +169,26 @@ def test_nothing_of_the_node_is_on_the_internet(gateway: Template, network: Temp
             assert rule.get("CidrIp") != "0.0.0.0/0"
 
 
+def test_no_security_group_lets_out_what_nobody_asked_for(
+    gateway: Template, network: Template
+) -> None:
+    for template in (gateway, network):
+        groups = template.properties("AWS::EC2::SecurityGroup")
+        assert groups
+        for name, group in groups.items():
+            # Without a rule of its own a group gets one that allows everything.
+            assert group["SecurityGroupEgress"], name
+            for rule in group["SecurityGroupEgress"]:
+                assert rule["IpProtocol"] != "-1", name
+
+
+def test_an_update_leaves_the_number_of_tasks_to_scaling(gateway: Template) -> None:
+    [service] = gateway.properties("AWS::ECS::Service").values()
+    assert "DesiredCount" not in service
+    [target] = gateway.properties("AWS::ApplicationAutoScaling::ScalableTarget").values()
+    assert reference(target["MinCapacity"]) == "MinTasks"
+
+
 def test_no_role_may_do_everything_and_none_has_a_wildcard_but_where_aws_wants_one(
     gateway: Template,
 ) -> None:
@@ -202,7 +222,7 @@ def test_every_parameter_of_a_nested_template_is_used(gateway: Template, network
         assert nested.document["Parameters"].keys() <= used
 
 
-def test_endpoints_lead_to_the_archive_alone_and_there_is_one_for_each_service_that_is_called(
+def test_endpoints_serve_the_archive_and_the_account_alone_and_there_is_one_for_each_service(
     network: Template,
 ) -> None:
     endpoints = network.properties("AWS::EC2::VPCEndpoint").values()
@@ -218,6 +238,11 @@ def test_endpoints_lead_to_the_archive_alone_and_there_is_one_for_each_service_t
         for statement in services[service]["PolicyDocument"]["Statement"]:
             assert statement["Effect"] == "Allow"
             assert statement["Resource"] != "*"
+    for endpoint in endpoints:
+        if endpoint["VpcEndpointType"] == "Interface":
+            [statement] = endpoint["PolicyDocument"]["Statement"]
+            own = {"aws:PrincipalAccount": {"Ref": "AWS::AccountId"}}
+            assert statement["Condition"] == {"StringEquals": own}
 
 
 def test_every_log_group_ends_and_has_the_key_that_is_asked_for(

@@ -63,6 +63,44 @@ def test_text_parameters_take_only_what_their_pattern_or_list_allows(written: Te
             assert re.fullmatch(parameter["AllowedPattern"], parameter["Default"]), name
 
 
+#: MiB that Fargate has for units of CPU: ECS Developer Guide, "Task CPU and memory".
+FARGATE = {
+    "256": {"512", "1024", "2048"},
+    "512": {str(1024 * gib) for gib in range(1, 5)},
+    "1024": {str(1024 * gib) for gib in range(2, 9)},
+    "2048": {str(1024 * gib) for gib in range(4, 17)},
+    "4096": {str(1024 * gib) for gib in range(8, 31)},
+}
+
+
+def test_memory_that_fargate_does_not_have_is_refused_before_anything_is_made(
+    written: Template,
+) -> None:
+    parameters = written.document["Parameters"]
+    assert {str(each) for each in parameters["GatewayCpu"]["AllowedValues"]} == FARGATE.keys()
+    allowed = {}
+    for rule in written.document["Rules"].values():
+        match rule["RuleCondition"], rule["Assertions"]:
+            case {"Fn::Equals": [{"Ref": "GatewayCpu"}, cpu]}, [{"Assert": assertion}]:
+                choices, memory = assertion["Fn::Contains"]
+                assert memory == {"Ref": "GatewayMemory"}
+                allowed[cpu] = set(choices)
+    assert allowed == FARGATE
+    assert (
+        str(parameters["GatewayMemory"]["Default"])
+        in FARGATE[str(parameters["GatewayCpu"]["Default"])]
+    )
+
+
+def test_numbers_that_cloudformation_would_write_with_an_exponent_are_text(
+    written: Template,
+) -> None:
+    # As 1.6777216E7, which no setting takes.
+    for name, parameter in written.document["Parameters"].items():
+        default = parameter["Default"]
+        assert not isinstance(default, int) or default < 10**7, name
+
+
 def test_the_longest_allowed_prefix_still_makes_a_bucket_name(written: Template) -> None:
     pattern = written.document["Parameters"]["BucketPrefix"]["AllowedPattern"]
     longest = next(n for n in range(64, 0, -1) if re.fullmatch(pattern, "a" * n))

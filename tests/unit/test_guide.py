@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -161,6 +162,32 @@ def test_the_output_that_pages_show_is_that_of_the_command() -> None:
         text = path.read_text("utf-8")
         assert text == written_anew(text), "run `make guide`"
     assert page("cost.md").count("\ntotal ") == 4
+
+
+def test_an_upgrade_changes_the_image_in_what_sam_saved_and_nothing_else(tmp_path: Path) -> None:
+    # As `sam deploy --guided` writes it.
+    saved = tmp_path / "samconfig.toml"
+    answers = r'parameter_overrides = "GatewayImage=\"{}\" AeTitle=\"CLINIC\" KmsKey=\"\""'
+    [line] = (line for line in code(page("continuity.md")) if line.startswith("sed "))
+    new = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/lenticular-gateway@sha256:0a1b"
+    for former in ("", new.replace("0a1b", "2c3d")):
+        saved.write_text(answers.format(former), "utf-8")
+        subprocess.run(shlex.split(line.replace("IMAGE|", f"{new}|")), cwd=tmp_path, check=True)
+        assert saved.read_text("utf-8") == answers.format(new)
+
+
+def test_a_stack_beside_the_node_leaves_the_answers_of_the_node_alone() -> None:
+    first, *others = (
+        line
+        for name in ("deploying.md", "continuity.md")
+        for line in code(page(name))
+        if "sam deploy --guided" in line
+    )
+    assert "--stack-name lenticular " in first
+    assert len(others) == 2
+    for line in others:
+        assert "--config-env" in line
+        assert "--stack-name" in line
 
 
 def test_every_make_target_exists() -> None:

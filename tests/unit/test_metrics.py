@@ -38,7 +38,9 @@ def lines(*associations: Ended, queries: Sequence[QueryEnded] = ()) -> list[dict
     """Return the lines of associations and queries, without the gauges that come first."""
     read, write = os.pipe()
     with open(read, encoding="utf-8") as reader:  # noqa: PTH123 - a descriptor
-        metrics = Metrics("NODE", descriptor=write, clock=lambda: 1_700_000_000.0)
+        metrics = Metrics(
+            "NODE", "Lenticular/here", descriptor=write, clock=lambda: 1_700_000_000.0
+        )
         for association in associations:
             metrics.association_ended(association)
         for query in queries:
@@ -54,7 +56,7 @@ def lines(*associations: Ended, queries: Sequence[QueryEnded] = ()) -> list[dict
 def metric_values(line: dict[str, Any]) -> dict[str, Any]:
     """Read a line as CloudWatch does, which drops one that breaks a rule without a word."""
     (directive,) = line["_aws"]["CloudWatchMetrics"]
-    assert directive["Namespace"] == "Lenticular"
+    assert directive["Namespace"] == "Lenticular/here"
     (dimensions,) = directive["Dimensions"]
     assert all(isinstance(line[name], str) and line[name] for name in dimensions)
     names = [metric["Name"] for metric in directive["Metrics"]]
@@ -115,7 +117,10 @@ def test_open_associations_are_told_from_time_to_time() -> None:
     read, write = os.pipe()
     with open(read, encoding="utf-8") as reader:  # noqa: PTH123 - a descriptor
         metrics = Metrics(
-            "NODE", descriptor=write, clock=lambda: 1_700_000_000.0, gauge_seconds=0.01
+            *("NODE", "Lenticular/here"),
+            descriptor=write,
+            clock=lambda: 1_700_000_000.0,
+            gauge_seconds=0.01,
         )
         metrics.start(lambda: 7)
         for _ in range(3):
@@ -127,7 +132,7 @@ def test_open_associations_are_told_from_time_to_time() -> None:
 
 def test_a_stdout_that_nobody_reads_holds_up_no_association() -> None:
     read, write = os.pipe()
-    metrics = Metrics("NODE", descriptor=write)
+    metrics = Metrics("NODE", "Lenticular/here", descriptor=write)
     metrics.start(lambda: 0)
     for _ in range(3000):
         metrics.association_ended(ended({}))

@@ -40,6 +40,12 @@ def test_every_problem_is_reported_at_once() -> None:
     ]
 
 
+@pytest.mark.parametrize("namespace", ["AWS/ECS", "Node of the clinic", "N" * 256])
+def test_a_namespace_is_one_that_cloudwatch_takes(namespace: str) -> None:
+    with pytest.raises(SettingsError):
+        GatewaySettings.from_environment({**REQUIRED, "LENTICULAR_METRICS_NAMESPACE": namespace})
+
+
 def test_an_empty_variable_counts_as_not_set() -> None:
     assert GatewaySettings.from_environment({**REQUIRED, "LENTICULAR_PORT": ""}).port == 11112
 

@@ -5,6 +5,7 @@ once, so that a person mends them in one go. Settings of AWS itself (`AWS_DEFAUL
 `AWS_ENDPOINT_URL`, credentials) are boto3's own and are not repeated here.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -103,6 +104,12 @@ def _directory(raw: str) -> Path:
     if not path.is_dir():
         raise ValueError(f"must be an existing directory, and {raw!r} is not")
     return path
+
+
+def _metric_namespace(raw: str) -> str:
+    if not re.fullmatch(r"(?!AWS/)[0-9A-Za-z._/#-]{1,255}", raw):
+        raise ValueError("must be 1 to 255 of letters, digits and . _ / # -, not AWS/ first")
+    return raw
 
 
 def _transfer_syntax_policy(raw: str) -> str | tuple[str, ...]:
@@ -465,6 +472,12 @@ class GatewaySettings(_Shared):
         _one_of("off", "emf"),
         "`emf` writes metrics on stdout, in the embedded metric format of CloudWatch Logs",
         "off",
+    )
+    metrics_namespace: str = _setting(
+        "LENTICULAR_METRICS_NAMESPACE",
+        _metric_namespace,
+        "namespace of these metrics; each node of an account and region has its own",
+        "Lenticular",
     )
     audit_log_group: str | None = _audit_log_group()
     audit_file: Path | None = _audit_file()
