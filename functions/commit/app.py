@@ -4,7 +4,6 @@ It is acknowledged when its turn has been done: the transaction has ended, or th
 next turn is in the queue. What fails comes again, and ends in the dead-letter queue.
 """
 
-import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -53,8 +52,6 @@ def _now() -> datetime:
 def _committing() -> Committing:
     """Make the clients once for the life of the execution environment."""
     settings = CommitSettings.from_environment(environ)
-    for each in (logger, logging.getLogger("lenticular")):
-        each.setLevel(settings.log_level)
     dynamodb, sqs = dynamodb_client(), sqs_client()
     archive = Archive(s3_client(), settings.bucket)
     # Read for each report: an operator who mends a node's address is heard at once.

@@ -53,6 +53,12 @@ def fail(*_):
     raise ValueError("Geheimrat")
 app.{name} = fail
 """
+#: What it logs itself, and what a module of the shared package does.
+TELL_LEVELS = """
+import logging
+shared = logging.getLogger("lenticular.index")
+print(app.logger.log_level, shared.getEffectiveLevel(), file=sys.stderr)
+"""
 
 
 @contextmanager
@@ -154,6 +160,13 @@ def test_what_a_foreign_exception_says_is_neither_logged_nor_traced(
     assert failure[0]["frames"][-1].endswith(" fail")
     assert "## handler" in segments
     assert "Geheimrat" not in log + other + segments
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_the_level_a_function_is_given_is_that_of_the_shared_package_too(function: str) -> None:
+    call = called(function, {"POWERTOOLS_LOG_LEVEL": "WARNING"}, TELL_LEVELS)
+    _, levels = call.communicate(timeout=60)
+    assert levels.splitlines()[0] == "30 30"
 
 
 def test_every_function_may_write_its_traces(transformed: Template) -> None:

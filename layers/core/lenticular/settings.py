@@ -181,12 +181,6 @@ class _FromEnvironment:
 class _Shared(_FromEnvironment):
     bucket: str = _setting("LENTICULAR_BUCKET", _text, "S3 bucket that holds every instance")
     table: str = _setting("LENTICULAR_TABLE", _text, "DynamoDB table of the index and the nodes")
-    log_level: str = _setting(
-        "LENTICULAR_LOG_LEVEL",
-        _one_of("DEBUG", "INFO", "WARNING", "ERROR"),
-        "least severe log line that is written",
-        "INFO",
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -334,6 +328,12 @@ class TranscodeSettings(_Shared):
 class GatewaySettings(_Shared):
     """What the gateway reads. Sizes are bytes, times are seconds."""
 
+    log_level: str = _setting(
+        "LENTICULAR_LOG_LEVEL",
+        _one_of("DEBUG", "INFO", "WARNING", "ERROR"),
+        "least severe log line that is written",
+        "INFO",
+    )
     ae_title: str = _setting(
         "LENTICULAR_AE_TITLE", _ae_title, "AE title this node answers to", "LENTICULAR"
     )
