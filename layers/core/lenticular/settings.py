@@ -184,8 +184,8 @@ class _Shared(_FromEnvironment):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FunctionSettings(_Shared):
-    """What each Lambda function reads; template.yaml sets them."""
+class IndexPolicySettings(_Shared):
+    """What the index function and the commands read: what of several contents is shown."""
 
     duplicates: Duplicates = _setting(
         "LENTICULAR_DUPLICATES",
@@ -245,8 +245,8 @@ class ProcedureSettings(_Shared):
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexSettings(FunctionSettings):
-    """What the index function reads beside that."""
+class IndexSettings(IndexPolicySettings):
+    """What the index function reads; template.yaml sets them."""
 
     transcode: TranscodingPolicy = _setting(
         "LENTICULAR_TRANSCODE", TranscodingPolicy.parse, _TRANSCODE, _DEFAULT_POLICY
