@@ -24,14 +24,13 @@ from lenticular.sop_classes import (
 from tests.cloud.deadline import eventually
 from tests.cloud.standin import OfflineCloud, offline_cloud
 from tests.peers import dcmjs_dimse, dcmtk
+from tests.peers.dimse import BIG_ENDIAN, EXPLICIT, IMPLICIT, JPEG_LOSSLESS
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
 from tests.peers.instances import study
 from tests.peers.storing import store
 
 pytestmark = pytest.mark.peers
 
-IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
-BIG_ENDIAN, JPEG_LOSSLESS = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.4.70"
 CALLED_UNKNOWN: Final = "Called AE Title Not Recognized"
 CALLING_UNKNOWN: Final = "Calling AE Title Not Recognized"
 NODES: Final = """\
