@@ -22,7 +22,7 @@ from lenticular.sop_classes import (
     STUDY_ROOT_MOVE,
 )
 from tests.cloud.deadline import eventually
-from tests.cloud.standin import OfflineCloud, offline_cloud
+from tests.cloud.standin import OfflineCloud
 from tests.peers import dcmjs_dimse, dcmtk
 from tests.peers.dimse import BIG_ENDIAN, EXPLICIT, IMPLICIT, JPEG_LOSSLESS
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
@@ -47,12 +47,6 @@ nodes:
 """
 
 Start = Callable[..., Gateway]
-
-
-@pytest.fixture(scope="module")
-def cloud() -> Iterator[OfflineCloud]:
-    with offline_cloud() as running:
-        yield running
 
 
 @pytest.fixture
