@@ -1,21 +1,17 @@
 """Log lines: one JSON object each, on stderr, without patient data.
 
-Messages are constant and the facts are fields (`extra=`). What an exception says is written only
-for kinds whose messages we know: libraries that read data sets quote values in theirs.
+Messages are constant and the facts are fields (`extra=`). Of an exception is written what
+`lenticular.failures` says may be.
 """
 
 import json
 import logging
 import sys
-import traceback
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 
-from lenticular.errors import LenticularError
+from lenticular.failures import described
 
-#: Exceptions whose messages carry no values of a data set.
-_MAY_SPEAK: Final = (LenticularError, OSError)
 #: Libraries whose log lines and warnings quote values of data sets.
 _SILENCED: Final = ("pydicom", "pynetdicom", "py.warnings")
 _OWN_FIELDS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
@@ -42,27 +38,8 @@ class JsonLines(logging.Formatter):
             (name, value) for name, value in vars(record).items() if name not in _OWN_FIELDS
         )
         if record.exc_info and record.exc_info[1] is not None:
-            line["exception"] = [_described(error) for error in _chain(record.exc_info[1])]
+            line["exception"] = described(record.exc_info[1])
         return json.dumps(line, default=str)
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-
-
-def _described(error: BaseException) -> dict[str, object]:
-    frames = [
-        f"{frame.filename}:{frame.lineno} {frame.name}"
-        for frame in traceback.extract_tb(error.__traceback__)
-    ]
-    described: dict[str, object] = {"type": type(error).__qualname__, "frames": frames}
-    if isinstance(error, _MAY_SPEAK):
-        described["says"] = str(error)
-    return described
 
 
 #: Libraries that tell at INFO how they were configured.

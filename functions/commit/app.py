@@ -4,7 +4,6 @@ It is acknowledged when its turn has been done: the transaction has ended, or th
 next turn is in the queue. What fails comes again, and ends in the dead-letter queue.
 """
 
-import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -28,6 +27,7 @@ from lenticular.aws import dynamodb_client, s3_client, sqs_client
 from lenticular.commitment import Patience, State
 from lenticular.committing import Committing, Progress, turns
 from lenticular.event_report import Reporter
+from lenticular.failures import described, speakable
 from lenticular.index import Index
 from lenticular.nodes import NodeTable
 from lenticular.settings import CommitSettings
@@ -52,8 +52,6 @@ def _now() -> datetime:
 def _committing() -> Committing:
     """Make the clients once for the life of the execution environment."""
     settings = CommitSettings.from_environment(environ)
-    for each in (logger, logging.getLogger("lenticular")):
-        each.setLevel(settings.log_level)
     dynamodb, sqs = dynamodb_client(), sqs_client()
     archive = Archive(s3_client(), settings.bucket)
     # Read for each report: an operator who mends a node's address is heard at once.
@@ -84,16 +82,18 @@ class _Turns:
 
     lease: timedelta
 
-    @tracer.capture_method(capture_response=False)
+    @tracer.capture_method(capture_response=False, capture_error=False)
     def __call__(self, record: SQSRecord) -> None:
         try:
             for turn in turns(record.body):
                 progress = _committing().take(turn, self.lease)
                 if progress is not None:
                     _count(progress)
-        except Exception:
-            logger.exception("message not done", extra={"message_id": record.message_id})
-            raise
+        except Exception as error:
+            facts = {"message_id": record.message_id, "exception": described(error)}
+            logger.error("message not done", extra=facts)
+            # A trace tells what is raised.
+            raise speakable(error) from None
 
 
 def _count(progress: Progress) -> None:
@@ -111,7 +111,7 @@ def _count(progress: Progress) -> None:
 
 
 @logger.inject_lambda_context
-@tracer.capture_lambda_handler(capture_response=False)
+@tracer.capture_lambda_handler(capture_response=False, capture_error=False)
 @metrics.log_metrics
 def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
     """Do the turn of every record; report the messages to be delivered again."""

@@ -27,6 +27,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from lenticular.archive import Archive, InstanceKey
 from lenticular.aws import dynamodb_client, s3_client, sqs_client
 from lenticular.errors import StoreUnavailable
+from lenticular.failures import described, speakable
 from lenticular.index import Index
 from lenticular.indexing import index_objects
 from lenticular.s3_events import object_keys
@@ -66,7 +67,7 @@ def _sqs() -> "SQSClient":
 
 
 @logger.inject_lambda_context
-@tracer.capture_lambda_handler(capture_response=False)
+@tracer.capture_lambda_handler(capture_response=False, capture_error=False)
 @metrics.log_metrics
 def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
     """Index every object that the batch names; report the messages to be delivered again."""
@@ -78,11 +79,16 @@ def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailure
     return answer
 
 
-@tracer.capture_method(capture_response=False)
+@tracer.capture_method(capture_response=False, capture_error=False)
 def _failed(keys: set[str]) -> set[str]:
     """Index objects and ask for their forms; return the keys that must be tried again."""
-    archive, index = _stores()
-    failed = set(index_objects(archive, index, keys))
+    try:
+        archive, index = _stores()
+        failed = set(index_objects(archive, index, keys))
+    except Exception as error:
+        logger.error("batch not indexed", extra={"exception": described(error)})
+        # Lambda's runtime and a trace tell what is raised.
+        raise speakable(error) from None
     metrics.add_metric("ObjectsIndexed", MetricUnit.Count, len(keys) - len(failed))
     metrics.add_metric("ObjectsNotIndexed", MetricUnit.Count, len(failed))
     # Behind the index: a form is recorded in the item of its instance.
@@ -109,8 +115,9 @@ class _Done:
     def __call__(self, record: SQSRecord) -> None:
         try:
             keys = object_keys(record.body)
-        except ValueError:
-            logger.exception("message not understood", extra={"message_id": record.message_id})
+        except ValueError as error:
+            facts = {"message_id": record.message_id, "exception": described(error)}
+            logger.error("message not understood", extra=facts)
             raise
         # Why is in the log already, of each object or study.
         if not self.failed.isdisjoint(keys):

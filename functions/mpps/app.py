@@ -26,6 +26,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from lenticular.archive import Archive, ProcedureKey
 from lenticular.aws import dynamodb_client, error_code, s3_client, sqs_client
 from lenticular.errors import StoreUnavailable
+from lenticular.failures import described, speakable
 from lenticular.identifiers import is_uid
 from lenticular.index import Index
 from lenticular.index_items import Procedure
@@ -81,14 +82,14 @@ def _stores() -> tuple[Archive, Index, _Watch, Waiting]:
 
 
 @logger.inject_lambda_context
-@tracer.capture_lambda_handler(capture_response=False)
+@tracer.capture_lambda_handler(capture_response=False, capture_error=False)
 @metrics.log_metrics
 def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
     """Bring every step that the batch names to the index; report what is to come again."""
     return process_partial_response(event, _look_at, processor, context)
 
 
-@tracer.capture_method(capture_response=False)
+@tracer.capture_method(capture_response=False, capture_error=False)
 def _look_at(record: SQSRecord) -> None:
     """Look at the steps of one message; raises when it must come again."""
     archive, index, watch, waiting = _stores()
@@ -101,10 +102,10 @@ def _look_at(record: SQSRecord) -> None:
     except StoreUnavailable as error:
         logger.warning("procedure not recorded", extra={"reason": str(error)})
         raise
-    except Exception:
-        # The batch processor keeps it to itself.
-        logger.exception("message not understood")
-        raise
+    except Exception as error:
+        # The batch processor keeps it to itself; a trace tells what is raised.
+        logger.error("message not understood", extra={"exception": described(error)})
+        raise speakable(error) from None
 
 
 def _facts(procedure: Procedure) -> dict[str, object]:

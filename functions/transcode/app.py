@@ -21,6 +21,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from lenticular.archive import Archive
 from lenticular.aws import dynamodb_client, s3_client
+from lenticular.failures import described, speakable
 from lenticular.forms import FormStore
 from lenticular.index import Index
 from lenticular.settings import TranscodeSettings
@@ -53,23 +54,25 @@ def _transcoder() -> Transcoder:
 
 
 @logger.inject_lambda_context
-@tracer.capture_lambda_handler(capture_response=False)
+@tracer.capture_lambda_handler(capture_response=False, capture_error=False)
 @metrics.log_metrics
 def handler(event: dict[str, object], context: LambdaContext) -> PartialItemFailureResponse:
     """Transcode every original that the batch names; report the messages to come again."""
     return process_partial_response(event, transcode, processor, context)
 
 
-@tracer.capture_method(capture_response=False)
+@tracer.capture_method(capture_response=False, capture_error=False)
 def transcode(record: SQSRecord) -> None:
     """Transcode the original that one message names; the tracer wants the parameter so named."""
     try:
         key = object_key(record.body)
         outcome = _transcoder().transcode(key)
-    except Exception:
-        # The processor reports the message and says nothing of why.
-        logger.exception("original not transcoded", extra={"body": record.body})
-        raise
+    except Exception as error:
+        # The processor reports the message and says nothing of why; a trace tells what is raised.
+        logger.error(
+            "original not transcoded", extra={"body": record.body, "exception": described(error)}
+        )
+        raise speakable(error) from None
     if outcome is None:
         # Retired by another delivery of the message, or by the operator. There is nothing to do.
         logger.info("original is gone", extra={"object_key": key})

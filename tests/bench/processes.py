@@ -35,14 +35,6 @@ class ServerFailed(Exception):
     """A server did not start; the message says what it left in its log."""
 
 
-def free_port() -> int:
-    """Return a port that was free a moment ago, for servers that cannot say which one they took."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @contextmanager
 def server(
     command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from .processes import PYTHON_PATH, first_line, free_port, server, wait_for_port
+from tests.ports import free_port
+
+from .processes import PYTHON_PATH, first_line, server, wait_for_port
 
 _MAX_PDU_BYTES: Final = 128 * 1024
 _MAX_ASSOCIATIONS: Final = 128

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -566,10 +567,11 @@ def test_an_operator_sees_what_could_not_be_told_and_starts_it_again(site: Site)
     site.event(key)
     assert site.state(key) is State.UNDELIVERED
 
-    [line] = _lenticular(site, "commitments", "list", "--state", "undelivered").splitlines()
-    assert "MODALITY" in line
-    assert "7 instances, 1 failed" in line
-    assert "answered the report with status 0110" in line
+    heading, line = _lenticular(site, "commitments", "list", "--state", "undelivered").splitlines()
+    told = dict(zip(re.split("  +", heading), re.split("  +", line), strict=True))
+    assert (told["requester"], told["state"]) == ("MODALITY", "undelivered")
+    assert (told["references"], told["failures"]) == ("7", "1")
+    assert "answered the report with status 0110" in told["problem"]
     listed = json.loads(_lenticular(site, "commitments", "list", "--json"))
     assert (listed["state"], listed["failures"], listed["turns"]) == ("undelivered", 1, 1)
     shown = _lenticular(site, "commitments", "show", "MODALITY", "1.2.3")

@@ -284,5 +284,5 @@ def test_the_nodes_own_template_runs_each_function_on_its_queue(folder: str, que
     assert str(ROOT / "layers/core") in drive.function.path
     assert drive.function.environment["LENTICULAR_BUCKET"] == stack.output("BucketName")
     assert drive.function.environment["LENTICULAR_TABLE"] == stack.output("TableName")
-    assert drive.function.environment["LENTICULAR_LOG_LEVEL"] == "DEBUG"
+    assert drive.function.environment["POWERTOOLS_LOG_LEVEL"] == "DEBUG"
     assert drive.source.queue_arn == stack.get_att(f"{queue}.Arn")  # type: ignore[attr-defined]

@@ -30,11 +30,11 @@ from tests.deployed.permissions import NOT_ASKED_FOR, Permission, declared, excu
 from tests.deployed.stack import STACK, DeployedNode, DeployedStack, running_node, sam_build
 from tests.peers import commitment_requester, dcmtk
 from tests.peers.commitment_requester import Oddity, Requester, requester
-from tests.peers.conftest import free_port
 from tests.peers.ct_files import ct_file
 from tests.peers.destination import Destination, destination
 from tests.peers.node_process import ROOT
 from tests.peers.procedures import ended, modality, series, started
+from tests.ports import free_port
 from tests.template import sam
 
 pytestmark = [pytest.mark.slow, pytest.mark.peers]

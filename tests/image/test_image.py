@@ -22,9 +22,9 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from tests.cloud.deadline import eventually
 from tests.peers import dcmtk, pynetdicom_peer
-from tests.peers.conftest import free_port
 from tests.peers.instances import study
 from tests.peers.node_process import ROOT, Node, running_node
+from tests.ports import free_port
 
 pytestmark = pytest.mark.image
 

@@ -64,9 +64,14 @@ def image(  # noqa: PLR0913 - what tests let differ
     return buffer.getvalue()
 
 
+def data_set_of(file: bytes) -> bytes:
+    """Return what follows a file's meta information."""
+    return file[data_set_offset(file) :]
+
+
 def key_of(file: bytes) -> tuple[str, bytes]:
     """Return where the gateway keeps a file, and what it keeps: its own head and the data set."""
-    data_set = file[data_set_offset(file) :]
+    data_set = data_set_of(file)
     meta = dcmread(BytesIO(file), specific_tags=[], stop_before_pixels=True).file_meta
     facts = {
         "sop_class_uid": str(meta.MediaStorageSOPClassUID),

@@ -1,6 +1,5 @@
 """Nodes and peers that tests of this folder share."""
 
-import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,16 +15,9 @@ from tests.peers.faulty_s3 import FaultyS3, faulty_s3
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
 from tests.peers.instances import PATIENT_ID, PATIENT_NAME
 from tests.peers.node_process import Node, running_node
+from tests.ports import free_port
 
 WORKSTATION = "WORKSTATION"
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago, for servers that cannot say which one they took."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.cloud.deadline import eventually
-from tests.peers.conftest import free_port
 from tests.peers.node_process import Node
+from tests.ports import free_port
 
 AET = "ORTHANC"
 #: What the node is called in Orthanc's configuration.

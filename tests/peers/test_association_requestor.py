@@ -40,6 +40,7 @@ from tests.peers.dimse import (
     serving,
 )
 from tests.peers.test_association_with_clients import ct_file
+from tests.ports import free_port
 
 CONTEXTS = [(VERIFICATION, [IMPLICIT]), (CT, [JPEG_LOSSLESS]), (CT, [EXPLICIT, IMPLICIT])]
 
@@ -55,11 +56,6 @@ def ask(
     return open_association(
         address, port, calling_aet="US", called_aet=called_aet, contexts=contexts, **options
     )
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -13,12 +13,13 @@ from tests.audit_schema import Read, read
 from tests.cloud.deadline import eventually
 from tests.cloud.standin import OfflineCloud
 from tests.peers import dcmtk
-from tests.peers.conftest import WORKSTATION, free_port
+from tests.peers.conftest import WORKSTATION
 from tests.peers.ct_files import ct_file
 from tests.peers.gateway_process import Stores, running_gateway
 from tests.peers.node_process import Node, running_node
 from tests.peers.pki import Authority
 from tests.peers.repository import repository
+from tests.ports import free_port
 
 # One node for the module, which starts and ends while it is looked at.
 pytestmark = [pytest.mark.peers, pytest.mark.slow]

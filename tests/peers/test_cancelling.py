@@ -24,10 +24,10 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 from tests.cloud.deadline import eventually
 from tests.cloud.standin import OfflineCloud
 from tests.peers.archived import archive, image
-from tests.peers.conftest import free_port
 from tests.peers.destination import MESSAGE_ID, counts, destination, requestor, responses
 from tests.peers.faulty_s3 import Fault, FaultyS3, faulty_s3
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
+from tests.ports import free_port
 
 pytestmark = pytest.mark.peers
 

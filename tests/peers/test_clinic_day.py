@@ -41,13 +41,13 @@ from tests.commands import lenticular
 from tests.peers import commitment_requester, dcmtk, pynetdicom_peer
 from tests.peers.clinic_day import DayInstance, studies
 from tests.peers.commitment_requester import Requester, requester
-from tests.peers.conftest import free_port
 from tests.peers.custody import in_bucket
 from tests.peers.destination import destination
 from tests.peers.faulty_s3 import Fault, FaultyS3, faulty_s3
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
 from tests.peers.node_process import ROOT
 from tests.peers.procedures import ended, modality, series, started
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
 

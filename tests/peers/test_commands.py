@@ -10,8 +10,9 @@ from lenticular.cli import main
 from tests.cloud.deadline import eventually
 from tests.commands import lenticular
 from tests.peers import dcmtk
-from tests.peers.conftest import Clinic, free_port
+from tests.peers.conftest import Clinic
 from tests.peers.ct_files import ct_file
+from tests.ports import free_port
 
 pytestmark = pytest.mark.peers
 

@@ -16,9 +16,10 @@ from lenticular.part10 import data_set_offset
 from tests.cloud.deadline import eventually
 from tests.commands import lenticular
 from tests.peers import dcmtk
-from tests.peers.conftest import WORKSTATION, Clinic, free_port
+from tests.peers.conftest import WORKSTATION, Clinic
 from tests.peers.ct_files import ct_file
 from tests.peers.orthanc import AET, Orthanc, running_orthanc
+from tests.ports import free_port
 
 pytestmark = pytest.mark.peers
 

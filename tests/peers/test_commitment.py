@@ -28,9 +28,9 @@ from tests.peers.commitment_requester import (
     ask,
     requester,
 )
-from tests.peers.conftest import free_port
 from tests.peers.instances import Instance, study
 from tests.peers.node_process import Node, running_node
+from tests.ports import free_port
 
 pytestmark = pytest.mark.peers
 

@@ -31,7 +31,7 @@ from lenticular.index_items import Copy, instance_item
 from lenticular.indexing import index_objects
 from tests.cloud.deadline import eventually
 from tests.cloud.dynamodb_local import running_dynamodb_local
-from tests.cloud.standin import OfflineCloud, offline_cloud
+from tests.cloud.standin import OfflineCloud
 from tests.peers import dcmtk
 from tests.peers.commitment_requester import Requester, ask, requester
 from tests.peers.faulty_s3 import Fault, FaultyS3, faulty_s3
@@ -91,13 +91,6 @@ class Site:
             TableName=self.gateway.table, Key={"pk": {"S": "COMMITMENT"}, "sk": {"S": str(key)}}
         ).get("Item", {})
         return found
-
-
-@pytest.fixture(scope="module")
-def cloud() -> Iterator[OfflineCloud]:
-    """Run moto out of the gateway's reach."""
-    with offline_cloud() as running:
-        yield running
 
 
 @contextmanager

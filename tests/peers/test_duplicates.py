@@ -6,12 +6,13 @@ from typing import Final
 
 import pytest
 
-from lenticular.part10 import data_set_offset
 from tests.cloud.deadline import eventually
 from tests.peers import dcmtk
-from tests.peers.conftest import WORKSTATION, free_port
+from tests.peers.archived import data_set_of
+from tests.peers.conftest import WORKSTATION
 from tests.peers.ct_files import ct_file
 from tests.peers.node_process import Node, running_node
+from tests.ports import free_port
 
 pytestmark = pytest.mark.peers
 
@@ -62,10 +63,6 @@ class Site:
         with dcmtk.receiver(folder, WORKSTATION, self._port) as received:
             dcmtk.move(self.node, WORKSTATION, "STUDY", f"StudyInstanceUID={study}")
             return [data_set_of(path.read_bytes()) for path in received.iterdir()]
-
-
-def data_set_of(file: bytes) -> bytes:
-    return file[data_set_offset(file) :]
 
 
 @pytest.fixture(scope="module", params=["keep-both", "keep-first"])

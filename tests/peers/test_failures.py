@@ -15,7 +15,7 @@ from typing import Final
 import pytest
 
 from tests.cloud.deadline import eventually
-from tests.cloud.standin import OfflineCloud, offline_cloud
+from tests.cloud.standin import OfflineCloud
 from tests.peers import dcmjs_dimse, dcmtk
 from tests.peers.dimse import CT, EXPLICIT, MR, VERIFICATION, associate_rq, p_data
 from tests.peers.faulty_s3 import Fault, FaultyS3, faulty_s3
@@ -143,12 +143,6 @@ FOR_ANY_CLIENT: Final[Mapping[str, Sent]] = {
 }
 #: An element that makes what is forgotten to be freed weigh.
 PIXELS: Final = struct.pack("<HH2s2xI", 0x7FE0, 0x0010, b"OW", MIB) + bytes(MIB)
-
-
-@pytest.fixture(scope="module")
-def cloud() -> Iterator[OfflineCloud]:
-    with offline_cloud() as running:
-        yield running
 
 
 @dataclass(frozen=True)

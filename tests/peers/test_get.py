@@ -21,10 +21,11 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet as StudyRootGet  # type: ignore[attr-defined]
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from lenticular.part10 import data_set_offset
 from tests.cloud.deadline import eventually
 from tests.peers import dcmtk
+from tests.peers.archived import data_set_of
 from tests.peers.ct_files import ct_file
+from tests.peers.destination import counts
 from tests.peers.node_process import Node, running_node
 
 pytestmark = pytest.mark.peers
@@ -74,12 +75,6 @@ def wait_for_instances(node: Node, key: str, counts: Sequence[str]) -> None:
     )
 
 
-def data_set_of(path: Path) -> bytes:
-    """Return what follows a file's meta information."""
-    file = path.read_bytes()
-    return file[data_set_offset(memoryview(file)) :]
-
-
 @pytest.mark.parametrize(
     ("model", "level", "keys", "uids"),
     [
@@ -94,8 +89,8 @@ def test_what_is_named_comes_bit_for_bit(  # noqa: PLR0913, PLR0917 - what is as
     final = output.rpartition("C-GET RSP")[2]
     assert re.search(r"DIMSE Status\s*: 0x0000", final), output[-3000:]
     assert re.search(rf"Completed Suboperations\s*: {len(uids)}\b", final)
-    received = {data_set_of(path) for path in tmp_path.iterdir()}
-    assert received == {data_set_of(stored.files[uid]) for uid in uids}
+    received = {data_set_of(path.read_bytes()) for path in tmp_path.iterdir()}
+    assert received == {data_set_of(stored.files[uid].read_bytes()) for uid in uids}
 
 
 @dataclass
@@ -119,17 +114,10 @@ class Viewer:
         for status, data_set in self.association.send_c_get(identifier, StudyRootGet, msg_id=7):
             if status.Status != 0xFF00:
                 return pending, status, _failed(data_set)
-            pending.append(_counts(status))
+            pending.append(counts(status))
             if len(pending) == 1:
                 after_first_pending()
         raise AssertionError("no final response came")
-
-
-def _counts(status: Dataset) -> tuple[int, ...]:
-    return tuple(
-        status.get(f"NumberOf{kind}Suboperations", -1)
-        for kind in ("Remaining", "Completed", "Failed", "Warning")
-    )
 
 
 def _failed(data_set: Dataset | None) -> list[str]:
@@ -187,7 +175,7 @@ def test_every_pending_response_counts_and_the_final_one_has_nothing_remaining(
     with viewer(stored.node) as peer:
         pending, final, failed = peer.get(STUDY)
     assert pending == [(4, 0, 0, 0), (3, 1, 0, 0), (2, 2, 0, 0), (1, 3, 0, 0)]
-    assert (final.Status, _counts(final), failed) == (0x0000, (-1, 4, 0, 0), [])
+    assert (final.Status, counts(final), failed) == (0x0000, (-1, 4, 0, 0), [])
     assert sorted(peer.received) == IMAGES
 
 
@@ -201,7 +189,7 @@ def test_several_retrievals_go_over_one_association(stored: Stored) -> None:
 def test_what_the_requestor_does_not_take_is_counted_and_listed(stored: Stored) -> None:
     with viewer(stored.node, answers=[0xA700, 0xB000]) as peer:
         _, final, failed = peer.get(STUDY)
-    assert (final.Status, _counts(final)) == (0xB000, (-1, 2, 1, 1))
+    assert (final.Status, counts(final)) == (0xB000, (-1, 2, 1, 1))
     assert failed == peer.received[:1]
 
 
@@ -238,7 +226,7 @@ def test_instances_without_a_context_to_go_over_fail(
 ) -> None:
     with viewer(stored.node, storage=storage, syntaxes=[syntax], role=role) as peer:
         _, final, failed = peer.get(STUDY)
-    assert (final.Status, _counts(final)) == (0xA702, (-1, 0, 4, 0))
+    assert (final.Status, counts(final)) == (0xA702, (-1, 0, 4, 0))
     assert sorted(failed) == IMAGES
     assert peer.received == []
 
@@ -252,7 +240,7 @@ def test_a_cancelled_retrieval_stops_and_says_what_remains(stored: Stored) -> No
         )
         completed = len(peer.received)
         assert completed <= 1
-        assert (final.Status, _counts(final)) == (0xFE00, (4 - completed, completed, 0, 0))
+        assert (final.Status, counts(final)) == (0xFE00, (4 - completed, completed, 0, 0))
         assert peer.get(OTHER_STUDY)[1].Status == 0x0000
 
 
@@ -266,7 +254,7 @@ def test_an_instance_the_bucket_lost_fails_alone(stored: Stored, tmp_path: Path)
     node.client("s3").delete_object(Bucket=node.bucket, Key=key)
     with viewer(node) as peer:
         _, final, failed = peer.get(LOST_STUDY)
-    assert (final.Status, _counts(final)) == (0xB000, (-1, 1, 1, 0))
+    assert (final.Status, counts(final)) == (0xB000, (-1, 1, 1, 0))
     assert failed == uids[:1]
 
 

@@ -12,7 +12,7 @@ import pytest
 from gateway.command_set import CommandField, CommandSet, encode
 from lenticular.part10 import file_head
 from tests.cloud.deadline import eventually
-from tests.cloud.standin import OfflineCloud, offline_cloud
+from tests.cloud.standin import OfflineCloud
 from tests.peers import dcmtk
 from tests.peers.conftest import Clinic
 from tests.peers.digesting_s3 import Part, digesting_s3
@@ -32,12 +32,6 @@ PART: Final = 16 * MIB
 #: What the requirement allows.
 MOST_GROWTH: Final = 200 * MIB
 _FRAGMENT: Final = 128 * 1024 - 6
-
-
-@pytest.fixture(scope="module")
-def cloud() -> Iterator[OfflineCloud]:
-    with offline_cloud() as running:
-        yield running
 
 
 def element(tag: int, vr: bytes, value: bytes) -> bytes:

@@ -20,6 +20,7 @@ from tests.cloud.deadline import eventually
 from tests.peers import dcmtk
 from tests.peers.conftest import WORKSTATION, Clinic
 from tests.peers.ct_files import ct_file
+from tests.peers.destination import counts, requestor
 from tests.peers.node_process import Node
 
 pytestmark = pytest.mark.peers
@@ -67,21 +68,6 @@ def destination(clinic: Clinic, on_store: Callable[[C_STORE], int]) -> Iterator[
         server.shutdown()
 
 
-@contextmanager
-def requestor(node: Node, aet: str) -> Iterator[Association]:
-    """Open an association for C-MOVE."""
-    ae = AE(ae_title=aet)
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 20
-    ae.add_requested_context(StudyRootMove)
-    opened = ae.associate(node.host, node.port, ae_title=node.aet)
-    assert opened.is_established
-    try:
-        yield opened
-    finally:
-        if opened.is_established:
-            opened.release()
-
-
 def responses(association: Association) -> Iterator[Dataset]:
     """Move the study to the workstation; yield each response's status and counts."""
     identifier = Dataset()
@@ -89,14 +75,6 @@ def responses(association: Association) -> Iterator[Dataset]:
     identifier.StudyInstanceUID = STUDY
     for status, _ in association.send_c_move(identifier, WORKSTATION, StudyRootMove, MESSAGE_ID):
         yield status
-
-
-def counts(status: Dataset) -> tuple[int, ...]:
-    """Return remaining, completed, failed and warning; -1 for one that is not there."""
-    return tuple(
-        status.get(f"NumberOf{kind}Suboperations", -1)
-        for kind in ("Remaining", "Completed", "Failed", "Warning")
-    )
 
 
 def lines(node: Node, **facts: object) -> list[dict[str, Any]]:

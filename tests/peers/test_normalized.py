@@ -16,7 +16,7 @@ from gateway.normalized import Answer, NormalizedService, Operation, Refused, Re
 from lenticular.errors import StoreUnavailable
 from lenticular.nodes import Node
 from lenticular.status import Status
-from tests.peers.dimse import policy, serving
+from tests.peers.dimse import BIG_ENDIAN, EXPLICIT, IMPLICIT, policy, serving
 
 pytestmark = pytest.mark.peers
 
@@ -24,9 +24,6 @@ COMMITMENT = "1.2.840.10008.1.20.1"
 COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
 MPPS = "1.2.840.10008.3.1.2.3.3"
 MPPS_RETRIEVE = "1.2.840.10008.3.1.2.3.4"
-IMPLICIT = "1.2.840.10008.1.2"
-EXPLICIT = "1.2.840.10008.1.2.1"
-BIG_ENDIAN = "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 SYNTAXES = (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)
 

@@ -14,10 +14,11 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 
 from tests.cloud.deadline import eventually
 from tests.peers import dcmtk
-from tests.peers.conftest import WORKSTATION, free_port
+from tests.peers.conftest import WORKSTATION
 from tests.peers.ct_files import ct_file
 from tests.peers.node_process import Node, running_node
 from tests.peers.pynetdicom_peer import association, store_bytes
+from tests.ports import free_port
 
 pytestmark = [
     pytest.mark.peers,

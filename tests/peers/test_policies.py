@@ -22,16 +22,15 @@ from lenticular.sop_classes import (
     STUDY_ROOT_MOVE,
 )
 from tests.cloud.deadline import eventually
-from tests.cloud.standin import OfflineCloud, offline_cloud
+from tests.cloud.standin import OfflineCloud
 from tests.peers import dcmjs_dimse, dcmtk
+from tests.peers.dimse import BIG_ENDIAN, EXPLICIT, IMPLICIT, JPEG_LOSSLESS
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
 from tests.peers.instances import study
 from tests.peers.storing import store
 
 pytestmark = pytest.mark.peers
 
-IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
-BIG_ENDIAN, JPEG_LOSSLESS = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.4.70"
 CALLED_UNKNOWN: Final = "Called AE Title Not Recognized"
 CALLING_UNKNOWN: Final = "Calling AE Title Not Recognized"
 NODES: Final = """\
@@ -48,12 +47,6 @@ nodes:
 """
 
 Start = Callable[..., Gateway]
-
-
-@pytest.fixture(scope="module")
-def cloud() -> Iterator[OfflineCloud]:
-    with offline_cloud() as running:
-        yield running
 
 
 @pytest.fixture

@@ -26,8 +26,8 @@ from pynetdicom.apps.tests import test_qrscp_find, test_qrscp_get, test_qrscp_mo
 
 from tests.cloud.deadline import eventually
 from tests.peers import dcmtk
-from tests.peers.conftest import free_port
 from tests.peers.node_process import Node, running_node
+from tests.ports import free_port
 
 pytestmark = [
     pytest.mark.peers,

@@ -9,8 +9,9 @@ import pytest
 from tests.cloud.deadline import eventually
 from tests.commands import lenticular
 from tests.peers import dcmtk
-from tests.peers.conftest import WORKSTATION, Clinic, free_port
+from tests.peers.conftest import WORKSTATION, Clinic
 from tests.peers.ct_files import ct_file
+from tests.ports import free_port
 
 pytestmark = pytest.mark.peers
 

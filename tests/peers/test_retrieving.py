@@ -35,13 +35,13 @@ from lenticular.part10 import data_set_offset
 from lenticular.transcoding import Transcoder
 from lenticular.transcoding_policy import TranscodingPolicy
 from tests.cloud.deadline import eventually
-from tests.cloud.standin import OfflineCloud, offline_cloud
+from tests.cloud.standin import OfflineCloud
 from tests.peers import dcmtk
 from tests.peers.archived import archive, image
-from tests.peers.conftest import free_port
 from tests.peers.destination import Destination, counts, destination, get, requestor, responses
 from tests.peers.faulty_s3 import Fault, FaultyS3, faulty_s3
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
+from tests.ports import free_port
 
 pytestmark = pytest.mark.peers
 
@@ -80,13 +80,6 @@ class Site:
         with requestor(self.gateway) as association:
             *_, final = responses(association, aet, *(studies or [STUDY]))
         return final
-
-
-@pytest.fixture(scope="module")
-def cloud() -> Iterator[OfflineCloud]:
-    """Run moto out of the gateway's reach."""
-    with offline_cloud() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from lenticular.part10 import data_set_offset
 from tests.cloud.standin import OfflineCloud
 from tests.peers import dcmtk
-from tests.peers.archived import archive, image
-from tests.peers.conftest import free_port
+from tests.peers.archived import archive, data_set_of, image
 from tests.peers.faulty_s3 import Fault, FaultyS3, faulty_s3
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
+from tests.ports import free_port
 
 pytestmark = pytest.mark.peers
 
@@ -118,11 +117,6 @@ class Heard:
         counts = tuple(0 if each is None else int(each[1]) for each in counted)
         files = [path.read_bytes() for path in folder.iterdir()]
         return cls(int(status[1], 16), counts, files, output)
-
-
-def data_set_of(file: bytes) -> bytes:
-    """Return what follows a file's meta information."""
-    return file[data_set_offset(memoryview(file)) :]
 
 
 @pytest.fixture(scope="module")

@@ -22,10 +22,10 @@ from lenticular.index_items import Copy
 from lenticular.part10 import file_head
 from tests.cloud.standin import offline_cloud
 from tests.peers import dcmtk
-from tests.peers.conftest import free_port
 from tests.peers.destination import counts, requestor, responses
 from tests.peers.gateway_process import Stores, running_gateway
 from tests.peers.node_process import ROOT
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
 

@@ -21,13 +21,13 @@ from pydicom.uid import (
 
 from lenticular.archive import INSTANCES
 from lenticular.transfer_syntaxes import BY_UID
-from tests.cloud.standin import OfflineCloud, offline_cloud
+from tests.cloud.standin import OfflineCloud
 from tests.peers import dcmtk
 from tests.peers.archived import archive, image, key_of
-from tests.peers.conftest import free_port
 from tests.peers.corpus import CorpusFile, corpus_files
 from tests.peers.destination import counts, destination, get, requestor, responses
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
+from tests.ports import free_port
 
 pytestmark = [
     pytest.mark.peers,
@@ -60,13 +60,6 @@ class Site:
     port: int
     files: Mapping[str, bytes]
     scratch: Path
-
-
-@pytest.fixture(scope="module")
-def cloud() -> Iterator[OfflineCloud]:
-    """Run moto out of the gateway's reach."""
-    with offline_cloud() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

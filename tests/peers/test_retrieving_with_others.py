@@ -10,13 +10,12 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from lenticular.part10 import data_set_offset
 from tests.cloud.deadline import eventually
 from tests.cloud.standin import offline_cloud
 from tests.peers import dcmjs_dimse, dcmtk, orthanc
-from tests.peers.archived import archive, image
-from tests.peers.conftest import free_port
+from tests.peers.archived import archive, data_set_of, image
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
+from tests.ports import free_port
 
 pytestmark = pytest.mark.peers
 
@@ -35,11 +34,6 @@ class Site:
     def data_set(self, uid: str) -> bytes:
         """Return an instance's data set as it is stored."""
         return data_set_of(self.files[uid])
-
-
-def data_set_of(file: bytes) -> bytes:
-    """Return what follows a file's meta information."""
-    return file[data_set_offset(file) :]
 
 
 @pytest.fixture(scope="module")

@@ -25,12 +25,13 @@ from lenticular.transfer_syntaxes import BY_UID
 from tests.cloud.deadline import eventually
 from tests.cloud.standin import offline_cloud
 from tests.peers import dcmjs_dimse, dcmtk
-from tests.peers.conftest import WORKSTATION, Clinic, free_port
+from tests.peers.conftest import WORKSTATION, Clinic
 from tests.peers.digesting_s3 import digesting_s3
 from tests.peers.dimse import associate_rq, p_data
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
 from tests.peers.node_process import Node, running_node
 from tests.peers.pynetdicom_peer import association, store_bytes
+from tests.ports import free_port
 
 pytestmark = pytest.mark.peers
 

@@ -12,14 +12,14 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet as StudyRootGet  # type: ignore[attr-defined]
 
 from lenticular.archive import INSTANCES, TRANSCODED, FormKey
-from lenticular.part10 import data_set_offset
 from tests import images
 from tests.cloud.deadline import eventually
 from tests.commands import lenticular
 from tests.images import Image
 from tests.peers import dcmtk
-from tests.peers.conftest import free_port
+from tests.peers.archived import data_set_of
 from tests.peers.node_process import Node, running_node
+from tests.ports import free_port
 
 pytestmark = pytest.mark.peers
 
@@ -130,10 +130,6 @@ def retired(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stored]:
     with node_with(folder, "Transcode=htj2k", "RetireOriginal=true") as running:
         eventually(lambda: len(running.node.object_keys(INSTANCES)), until=lambda count: count == 1)
         yield running
-
-
-def data_set_of(file: bytes) -> bytes:
-    return file[data_set_offset(file) :]
 
 
 def test_every_image_gets_a_form_that_dcmtk_decodes_to_the_same_pixels(

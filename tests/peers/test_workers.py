@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from tests.cloud.deadline import eventually
-from tests.cloud.standin import OfflineCloud, offline_cloud
 from tests.peers import dcmtk
 from tests.peers.dimse import RELEASE_RP, RELEASE_RQ, RawPeer, associate_rq, echo_rq
 from tests.peers.gateway_process import Gateway, Stores, ask, is_running, running_gateway
@@ -26,19 +25,6 @@ pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
 WORKERS = 3
 LOCAL_LIMIT_EXCEEDED = (2, 3, 2)
-
-
-@pytest.fixture(scope="module")
-def cloud() -> Iterator[OfflineCloud]:
-    """Run moto out of the gateway's reach."""
-    with offline_cloud() as running:
-        yield running
-
-
-@pytest.fixture
-def stores(cloud: OfflineCloud) -> Stores:
-    """Create the template's bucket and table, empty."""
-    return Stores.in_cloud(cloud)
 
 
 @pytest.fixture

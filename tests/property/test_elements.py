@@ -1,6 +1,5 @@
 """pydicom reads what we encode; we walk what pydicom writes; noise never leads astray."""
 
-import time
 import zlib
 from io import BytesIO
 from typing import Any
@@ -188,7 +187,6 @@ def test_noise_is_refused_or_walked_within_its_bounds(
     explicit: bool, little_endian: bool, noise: bytes
 ) -> None:
     encoding = {"explicit": explicit, "little_endian": little_endian}
-    started = time.monotonic()
     position = 0
     try:
         for element in walk(noise, **encoding):
@@ -199,7 +197,6 @@ def test_noise_is_refused_or_walked_within_its_bounds(
     except ElementsError as error:
         position = error.offset
     assert 0 <= position <= len(noise)
-    assert time.monotonic() - started < 1
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda each: each.name)

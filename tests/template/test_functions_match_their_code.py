@@ -107,7 +107,6 @@ def test_parameters_offer_the_choices_that_the_settings_take(written: Template) 
     }
     for parameter, variable in {
         "Duplicates": "LENTICULAR_DUPLICATES",
-        "LogLevel": "LENTICULAR_LOG_LEVEL",
         "RetireOriginal": "LENTICULAR_RETIRE_ORIGINAL",
     }.items():
         for choice in written.document["Parameters"][parameter]["AllowedValues"]:

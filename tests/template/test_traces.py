@@ -42,10 +42,23 @@ class Context:
     invoked_function_arn = "arn"
     aws_request_id = "request"
     get_remaining_time_in_millis = lambda self: 60000
-record = {"messageId": "m1", "body": "[", "eventSource": "aws:sqs"}
-print(app.handler({"Records": [record]}, Context()), file=sys.stderr)
+{before}
+record = {{"messageId": "m1", "body": "[", "eventSource": "aws:sqs"}}
+print(app.handler({{"Records": [record]}}, Context()), file=sys.stderr)
 """
 FUNCTIONS = ["commit", "index", "mpps", "transcode"]
+#: What reads the message or its objects fails as a library does that quotes a value.
+LIBRARY_FAILS = """
+def fail(*_):
+    raise ValueError("Geheimrat")
+app.{name} = fail
+"""
+#: What it logs itself, and what a module of the shared package does.
+TELL_LEVELS = """
+import logging
+shared = logging.getLogger("lenticular.index")
+print(app.logger.log_level, shared.getEffectiveLevel(), file=sys.stderr)
+"""
 
 
 @contextmanager
@@ -56,10 +69,12 @@ def daemon() -> Iterator[socket.socket]:
         yield listening
 
 
-def called(function: str, environment: Mapping[str, str]) -> "subprocess.Popen[str]":
+def called(
+    function: str, environment: Mapping[str, str], before: str = ""
+) -> "subprocess.Popen[str]":
     path = os.pathsep.join((str(ROOT / "functions" / function), str(ROOT / "layers/core")))
     return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", CALL],
+        [sys.executable, "-W", "ignore", "-c", CALL.format(before=before)],
         env={"PYTHONPATH": path, **SETTINGS, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -67,16 +82,21 @@ def called(function: str, environment: Mapping[str, str]) -> "subprocess.Popen[s
     )
 
 
-def traced(listening: socket.socket) -> set[str]:
-    """Return the names of what was sent by now."""
-    names: set[str] = set()
+def sent(listening: socket.socket) -> list[bytes]:
+    """Return the segments that were sent by now."""
+    segments: list[bytes] = []
     listening.setblocking(False)
     while True:
         try:
-            _, _, document = listening.recv(1 << 16).partition(b"\n")
+            _, _, segment = listening.recv(1 << 16).partition(b"\n")
         except BlockingIOError:
-            return names
-        names.update(_names(json.loads(document)))
+            return segments
+        segments.append(segment)
+
+
+def traced(listening: socket.socket) -> set[str]:
+    """Return the names of what was sent by now."""
+    return {name for segment in sent(listening) for name in _names(json.loads(segment))}
 
 
 def _names(segment: Mapping[str, object]) -> Iterator[str]:
@@ -109,6 +129,44 @@ def test_a_call_is_traced_on_lambda_and_nowhere_else(function: str) -> None:
             assert "{'batchItemFailures': [{'itemIdentifier': 'm1'}]}" in answer
         assert "## handler" in traced(of_lambda)
         assert traced(of_nobody) == set()
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        ("commit", "turns"),
+        ("index", "object_keys"),
+        ("index", "index_objects"),
+        ("mpps", "_steps"),
+        ("transcode", "object_key"),
+    ],
+)
+def test_what_a_foreign_exception_says_is_neither_logged_nor_traced(
+    function: str, name: str
+) -> None:
+    with daemon() as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        environment = {
+            **ON_LAMBDA,
+            "AWS_XRAY_DAEMON_ADDRESS": address,
+            "POWERTOOLS_LOG_LEVEL": "DEBUG",
+        }
+        call = called(function, environment, LIBRARY_FAILS.format(name=name))
+        log, other = call.communicate(timeout=60)
+        segments = b"".join(sent(listening)).decode()
+    lines = [json.loads(line) for line in log.splitlines()]
+    [failure] = [line["exception"] for line in lines if line.get("level") == "ERROR"]
+    assert failure[0]["type"] == "ValueError"
+    assert failure[0]["frames"][-1].endswith(" fail")
+    assert "## handler" in segments
+    assert "Geheimrat" not in log + other + segments
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_the_level_a_function_is_given_is_that_of_the_shared_package_too(function: str) -> None:
+    call = called(function, {"POWERTOOLS_LOG_LEVEL": "WARNING"}, TELL_LEVELS)
+    _, levels = call.communicate(timeout=60)
+    assert levels.splitlines()[0] == "30 30"
 
 
 def test_every_function_may_write_its_traces(transformed: Template) -> None:

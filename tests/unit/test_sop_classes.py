@@ -122,8 +122,6 @@ SERVICES = {
     "STORAGE_COMMITMENT_PUSH_INSTANCE": "StorageCommitmentPushModelInstance",
     "MODALITY_PERFORMED_PROCEDURE_STEP": "ModalityPerformedProcedureStep",
     "MODALITY_PERFORMED_PROCEDURE_STEP_RETRIEVE": "ModalityPerformedProcedureStepRetrieve",
-    "MODALITY_PERFORMED_PROCEDURE_STEP_NOTIFICATION": "ModalityPerformedProcedureStepNotification",
-    "MODALITY_WORKLIST_FIND": "ModalityWorklistInformationModelFind",
     "PATIENT_ROOT_FIND": "PatientRootQueryRetrieveInformationModelFind",
     "PATIENT_ROOT_MOVE": "PatientRootQueryRetrieveInformationModelMove",
     "PATIENT_ROOT_GET": "PatientRootQueryRetrieveInformationModelGet",

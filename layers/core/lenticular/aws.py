@@ -5,7 +5,7 @@ Endpoints, region and credentials come from the environment as boto3 reads it
 so the same code talks to AWS, to moto and to any other S3 or DynamoDB.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -110,9 +110,19 @@ def error_code(error: ClientError | BotoCoreError) -> str:
     return type(error).__name__
 
 
-def condition_failed(error: ClientError) -> bool:
-    """Tell whether DynamoDB refused a write because its condition does not hold."""
-    return error_code(error) == "ConditionalCheckFailedException"
+def conditional_write(
+    operation: Callable[..., object],
+    failure: Callable[[ClientError | BotoCoreError], Exception],
+    **request: object,
+) -> bool:
+    """Write to DynamoDB; False when the condition does not hold. Raises what `failure` makes."""
+    try:
+        operation(**request)
+    except (ClientError, BotoCoreError) as error:
+        if error_code(error) == "ConditionalCheckFailedException":
+            return False
+        raise failure(error) from error
+    return True
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from . import index_items
 from .archive import InstanceKey
-from .aws import condition_failed, error_code
+from .aws import conditional_write, error_code
 from .errors import ItemRefused, StoreUnavailable
 from .index_items import (
     CONVERSION_ATTRIBUTES,
@@ -287,19 +287,7 @@ class Index:
             request["ConditionExpression"] = " AND ".join(conditions)
             request["ExpressionAttributeNames"] = {f"#{name}": name for name in names}
             request["ExpressionAttributeValues"] = {f":{name}": values[name] for name in names}
-        return self._attempt(operation, **request)
-
-    def _attempt(self, operation: Callable[..., Any], **request: Any) -> bool:  # noqa: ANN401
-        """Make a conditional write; False when its condition does not hold."""
-        try:
-            operation(TableName=self.table, **request)
-        except ClientError as error:
-            if condition_failed(error):
-                return False
-            raise _failure(error) from error
-        except BotoCoreError as error:
-            raise _failure(error) from error
-        return True
+        return conditional_write(operation, _failure, TableName=self.table, **request)
 
     def record_converted(self, original: InstanceKey, converted: Converted) -> bool:
         """Say what became of an original; False when no item shows it (any more).
@@ -322,8 +310,10 @@ class Index:
                 values[":present"] = to_dynamodb(present)["forms"]
             else:
                 condition += "attribute_not_exists(forms)"
-            if self._attempt(
+            if conditional_write(
                 self._client.update_item,
+                _failure,
+                TableName=self.table,
                 Key={"pk": {"S": pk}, "sk": {"S": sk}},
                 UpdateExpression="SET " + ", ".join(f"{name} = :{name}" for name in news),
                 ConditionExpression=condition,

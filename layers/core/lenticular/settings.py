@@ -188,17 +188,11 @@ class _FromEnvironment:
 class _Shared(_FromEnvironment):
     bucket: str = _setting("LENTICULAR_BUCKET", _text, "S3 bucket that holds every instance")
     table: str = _setting("LENTICULAR_TABLE", _text, "DynamoDB table of the index and the nodes")
-    log_level: str = _setting(
-        "LENTICULAR_LOG_LEVEL",
-        _one_of("DEBUG", "INFO", "WARNING", "ERROR"),
-        "least severe log line that is written",
-        "INFO",
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class FunctionSettings(_Shared):
-    """What each Lambda function reads; template.yaml sets them."""
+class IndexPolicySettings(_Shared):
+    """What the index function and the commands read: what of several contents is shown."""
 
     duplicates: Duplicates = _setting(
         "LENTICULAR_DUPLICATES",
@@ -258,8 +252,8 @@ class ProcedureSettings(_Shared):
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexSettings(FunctionSettings):
-    """What the index function reads beside that."""
+class IndexSettings(IndexPolicySettings):
+    """What the index function reads; template.yaml sets them."""
 
     transcode: TranscodingPolicy = _setting(
         "LENTICULAR_TRANSCODE", TranscodingPolicy.parse, _TRANSCODE, _DEFAULT_POLICY
@@ -341,6 +335,12 @@ class TranscodeSettings(_Shared):
 class GatewaySettings(_Shared):
     """What the gateway reads. Sizes are bytes, times are seconds."""
 
+    log_level: str = _setting(
+        "LENTICULAR_LOG_LEVEL",
+        _one_of("DEBUG", "INFO", "WARNING", "ERROR"),
+        "least severe log line that is written",
+        "INFO",
+    )
     ae_title: str = _setting(
         "LENTICULAR_AE_TITLE", _ae_title, "AE title this node answers to", "LENTICULAR"
     )

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from .archive import Archive, TransactionKey
-from .aws import condition_failed, error_code
+from .aws import conditional_write, error_code
 from .commitment import Request, State, Verdict, moment
 from .errors import CommitmentUnknown, StoreUnavailable, TransactionUidInUse
 from .index_items import Item, from_dynamodb, to_dynamodb
@@ -147,8 +147,10 @@ class Transactions:
             "turn": turn,
             "leased": until,
         }
-        created = self._attempt(
+        created = conditional_write(
             self._client.put_item,
+            _failure,
+            TableName=self._table,
             Item=to_dynamodb(fresh),
             ConditionExpression="attribute_not_exists(pk) OR #received < :received",
             ExpressionAttributeNames={"#received": "received"},
@@ -247,8 +249,10 @@ class Transactions:
         """Set attributes of the item unless it was asked again since; False when it was."""
         names = {*values, "received", "state", "leased", "turn"}
         expression = f"#received = :received AND {condition}"
-        return self._attempt(
+        return conditional_write(
             self._client.update_item,
+            _failure,
+            TableName=self._table,
             Key={"pk": {"S": _PARTITION}, "sk": {"S": str(request.key)}},
             UpdateExpression="SET " + ", ".join(f"#{name} = :{name}" for name in values),
             ConditionExpression=expression,
@@ -261,18 +265,6 @@ class Transactions:
                 **(more or {}),
             },
         )
-
-    def _attempt(self, operation: Callable[..., Any], **request: Any) -> bool:  # noqa: ANN401
-        """Make a conditional write; False when its condition does not hold."""
-        try:
-            operation(TableName=self._table, **request)
-        except ClientError as error:
-            if condition_failed(error):
-                return False
-            raise _failure(error) from error
-        except BotoCoreError as error:
-            raise _failure(error) from error
-        return True
 
 
 def _moment(item: Item, name: str) -> datetime | None:

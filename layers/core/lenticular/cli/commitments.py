@@ -1,7 +1,7 @@
 """`lenticular commitments`: storage commitments, PS3.4 J."""
 
-import json
 from collections.abc import Iterator
+from typing import Final
 
 import click
 
@@ -26,10 +26,12 @@ def commitments() -> None:
 @printing.as_json
 def list_commitments(state: str | None, *, as_json: bool) -> None:
     """Print how far every commitment is, who asked, and what keeps it."""
-    for transaction in stores.transactions().all():
-        if state is not None and transaction.state != state:
-            continue
-        click.echo(json.dumps(_facts(transaction)) if as_json else _line(transaction))
+    rows = (
+        _facts(transaction)
+        for transaction in stores.transactions().all()
+        if state is None or transaction.state == state
+    )
+    printing.print_rows(rows, as_json=as_json, columns=_SHOWN)
 
 
 @commitments.command("show")
@@ -42,22 +44,20 @@ def show_commitment(requester: str, transaction_uid: str, *, as_json: bool) -> N
     key = TransactionKey(requester, transaction_uid)
     request, transaction = transactions.request(key), transactions.find(key)
     verdict = transactions.verdict(key)
+    instances = [
+        {
+            "result": result,
+            "sop_class_uid": reference.sop_class_uid,
+            "sop_instance_uid": reference.sop_instance_uid,
+        }
+        for reference, result in _results(request.references, verdict)
+    ]
+    facts = {} if transaction is None else _facts(transaction)
     if as_json:
-        facts = {} if transaction is None else _facts(transaction)
-        instances = [
-            {
-                "sop_class_uid": reference.sop_class_uid,
-                "sop_instance_uid": reference.sop_instance_uid,
-                "result": result,
-            }
-            for reference, result in _results(request.references, verdict)
-        ]
-        click.echo(json.dumps({**facts, "instances": instances}))
+        printing.print_facts({**facts, "instances": instances}, as_json=True)
         return
-    if transaction is not None:
-        click.echo(_line(transaction))
-    for reference, result in _results(request.references, verdict):
-        click.echo(f"{result:<36}  {reference.sop_instance_uid}")
+    printing.print_facts(facts, as_json=False)
+    printing.print_rows(instances, as_json=False, columns=("result", "sop_instance_uid"))
 
 
 @commitments.command("retry")
@@ -81,13 +81,15 @@ def retry_commitments(
     click.echo(f"{len(keys)} commitments started again")
 
 
-def _line(transaction: Transaction) -> str:
-    failures = "" if transaction.failures is None else f", {transaction.failures} failed"
-    return (
-        f"{moment(transaction.received)[:19]}  {transaction.key.requester:<16}  "
-        f"{transaction.state:<11}  {transaction.references} instances{failures}  "
-        f"{transaction.key.transaction_uid}  {transaction.problem or ''}"
-    ).rstrip()
+_SHOWN: Final = (
+    "received",
+    "requester",
+    "state",
+    "references",
+    "failures",
+    "transaction_uid",
+    "problem",
+)
 
 
 def _facts(transaction: Transaction) -> dict[str, object]:

@@ -1,6 +1,5 @@
 """`lenticular procedures`: performed procedure steps (MPPS), PS3.4 F."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -34,12 +33,9 @@ def list_procedures(*, days: int, study: str | None, incomplete: bool, as_json: 
     """Print state, instances that came of those announced, who, when, and the UIDs."""
     index, archive = stores.index(), stores.archive()
     found = index.procedures(study) if study else _started_within(index, timedelta(days=days))
-    if not as_json:
-        click.echo(_PROCEDURE_HEADING)
-    for procedure in found:
-        looked_at = counted_again(archive, index, procedure)
-        if not (incomplete and looked_at.is_complete):
-            click.echo(_json_line(looked_at) if as_json else _table_line(looked_at))
+    looked_at = (counted_again(archive, index, procedure) for procedure in found)
+    rows = (_facts(each) for each in looked_at if not (incomplete and each.is_complete))
+    printing.print_rows(rows, as_json=as_json, columns=_SHOWN)
 
 
 @procedures.command("show")
@@ -53,12 +49,10 @@ def show_procedure(uid: str, *, as_json: bool) -> None:
     procedure = record(stores.index(), step)
     missing = sorted(missing_of(stores.index(), step))
     if as_json:
-        click.echo(_json_line(procedure, missing=missing))
+        printing.print_facts({**_facts(procedure), "missing": missing}, as_json=True)
         return
-    for name, value in _described(procedure).items():
-        click.echo(f"{name.replace('_', ' '):<22}{value}")
-    for each in missing:
-        click.echo(f"{'missing':<22}{each}")
+    printing.print_facts(_facts(procedure), as_json=False)
+    printing.print_rows([{"missing": each} for each in missing], as_json=False)
 
 
 def _started_within(index: Index, span: timedelta) -> Iterator[Procedure]:
@@ -75,28 +69,21 @@ def _started_within(index: Index, span: timedelta) -> Iterator[Procedure]:
     yield from index.procedures_since(UNKNOWN_MONTH, "0")
 
 
-_PROCEDURE_HEADING: Final = (
-    "state         came/announced  AE title          modality  started          ended            "
-    "accession         study, step"
+_SHOWN: Final = (
+    "state",
+    "received",
+    "announced",
+    "calling_ae_title",
+    "modality",
+    "started",
+    "ended",
+    "accession_numbers",
+    "study_instance_uid",
+    "sop_instance_uid",
 )
 
 
-def _table_line(procedure: Procedure) -> str:
-    mark = " !" if procedure.is_final and not procedure.is_complete else ""
-    came = f"{procedure.received}/{procedure.announced}{mark}"
-    return (
-        f"{procedure.state:<12}  {came:<14}  {procedure.calling_ae_title:<16}  "
-        f"{procedure.modality:<8}  {procedure.started[:15]:<15}  {procedure.ended[:15]:<15}  "
-        f"{','.join(procedure.accession_numbers):<16}  "
-        f"{procedure.study_instance_uid}  {procedure.sop_instance_uid}"
-    )
-
-
-def _json_line(procedure: Procedure, **more: object) -> str:
-    return json.dumps({**_described(procedure), **more})
-
-
-def _described(procedure: Procedure) -> dict[str, object]:
+def _facts(procedure: Procedure) -> dict[str, object]:
     """Return what an operator is told of a step: UIDs and numbers, and no patient."""
     return {
         **{name: value for name, value in asdict(procedure).items() if name not in _OF_THE_WAITING},

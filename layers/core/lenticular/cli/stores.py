@@ -8,29 +8,29 @@ from lenticular.aws import dynamodb_client, logs_client, s3_client, sqs_client
 from lenticular.dead_letters import DeadLetters
 from lenticular.index import Index
 from lenticular.nodes import NodeTable
-from lenticular.settings import AuditSettings, FunctionSettings, StackSettings
+from lenticular.settings import AuditSettings, IndexPolicySettings, StackSettings
 from lenticular.transactions import Transactions
 
 
 def archive() -> Archive:
     """Return the bucket."""
-    return Archive(s3_client(), FunctionSettings.from_environment(environ).bucket)
+    return Archive(s3_client(), IndexPolicySettings.from_environment(environ).bucket)
 
 
 def index() -> Index:
     """Return the table's index, which shows the content that LENTICULAR_DUPLICATES says."""
-    settings = FunctionSettings.from_environment(environ)
+    settings = IndexPolicySettings.from_environment(environ)
     return Index(dynamodb_client(), settings.table, newest_shown=settings.duplicates == "keep-both")
 
 
 def node_table() -> NodeTable:
     """Return the table's nodes."""
-    return NodeTable(dynamodb_client(), FunctionSettings.from_environment(environ).table)
+    return NodeTable(dynamodb_client(), IndexPolicySettings.from_environment(environ).table)
 
 
 def transactions() -> Transactions:
     """Return the storage commitments."""
-    table = FunctionSettings.from_environment(environ).table
+    table = IndexPolicySettings.from_environment(environ).table
     return Transactions(archive(), dynamodb_client(), table)
 
 
