@@ -45,7 +45,7 @@ from .index_items import (
     forms_of,
     series_of_instance,
 )
-from .indexing import index_objects
+from .indexing import Became, index_each
 
 _PREFIXES: Final = (INSTANCES, TRANSCODED)
 #: A study that ingest writes while it is counted is counted again, so often at most.
@@ -60,6 +60,7 @@ class Kind(StrEnum):
     NOT_INDEXED = "not in the index"
     FORM_NOT_INDEXED = "form not in the index"
     NOT_LISTED = "not listed in quarantine"
+    QUARANTINED = "cannot be indexed, quarantined now"
     MISSING = "not in the bucket"
     FORM_MISSING = "form not in the bucket"
     CHANGED = "not as it was indexed"
@@ -231,8 +232,12 @@ class _Look:
         """Give the index what it lacks; an object that goes meanwhile is no finding."""
         if not self.verifier.repairs:
             return [Finding(kind, key) for key in keys]
-        failed = set(index_objects(self.archive, self.index, keys))
-        return [Finding(kind, key, repaired=key not in failed) for key in keys]
+        outcomes = index_each(self.archive, self.index, keys)
+        return [
+            _repair(kind, key, became)
+            for key, became in outcomes.items()
+            if became is not Became.GONE
+        ]
 
     def _forms(self, report: Report, known: "_Known", listed: Sequence[Listed]) -> None:
         forms = {each.key: each for each in listed if FormKey.parse(each.key)}
@@ -251,24 +256,33 @@ class _Look:
                 if self._is_recent(object_):
                     report.recent += 1
                 else:
-                    report.findings.append(self._form_indexed(key, known))
+                    report.findings += self._form_indexed(key, known)
 
-    def _form_indexed(self, key: str, known: "_Known") -> Finding:
-        """Tell the index of a form; where its original is gone too, of the instance first."""
+    def _form_indexed(self, key: str, known: "_Known") -> list[Finding]:
+        """Tell the index of a form; where its original is gone too, of the instance first.
+
+        A form that goes meanwhile is no finding.
+        """
         form_key = FormKey.parse(key)
         assert form_key is not None
         original = form_key.original
         if not self.verifier.repairs:
-            return Finding(Kind.FORM_NOT_INDEXED, key)
+            return [Finding(Kind.FORM_NOT_INDEXED, key)]
         try:
             form = self.archive.form(key)
         except InstanceMissing:
-            return Finding(Kind.FORM_NOT_INDEXED, key, repaired=True)
+            return []
         retired = str(original) not in known.shown and not self._holds(str(original))
-        if retired and index_objects(self.archive, self.index, [key]):
-            return Finding(Kind.FORM_NOT_INDEXED, key)
-        told = self.index.record_converted(original, Converted((form,), retired=retired))
-        return Finding(Kind.FORM_NOT_INDEXED, key, repaired=told)
+        if retired:
+            [became] = index_each(self.archive, self.index, [key]).values()
+            if became is Became.GONE:
+                return []
+            if became is not Became.INDEXED:
+                return [_repair(Kind.FORM_NOT_INDEXED, key, became)]
+        told = self.index.record_converted(
+            original, Converted((form,), retired=retired), shown=False
+        )
+        return [Finding(Kind.FORM_NOT_INDEXED, key, repaired=told)]
 
     def _counts(self, report: Report, study: str, known: "_Known", items: list[Item]) -> None:
         """Hold counts against what is counted, again while ingest writes the study."""
@@ -374,6 +388,13 @@ class _Known:
     def is_retired(self, key: str) -> bool:
         """Tell whether the item of a content says that its original is retired."""
         return converted(self.shown[key]).retired
+
+
+def _repair(kind: Kind, key: str, became: Became) -> Finding:
+    """Report what the index lacked by what became of it; not of what is gone."""
+    if became is Became.QUARANTINED and kind is not Kind.NOT_LISTED:
+        return Finding(Kind.QUARANTINED, key)
+    return Finding(kind, key, repaired=became is not Became.FAILED)
 
 
 def _is_as_indexed(listed: Listed, item: Item) -> bool:
