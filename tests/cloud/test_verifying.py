@@ -1,13 +1,16 @@
 """`verify`: what is wrong is found, what can be repaired safely is, the rest is reported."""
 
+import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from lenticular.archive import FormKey, InstanceKey
+from lenticular.archive import FORM_SHA256, FormKey, InstanceKey
 from lenticular.forms import FormStore
+from lenticular.index_items import forms_of
 from lenticular.indexing import index_objects, rebuild_study
 from lenticular.transcoding import Transcoder
 from lenticular.transcoding_policy import TranscodingPolicy
@@ -147,6 +150,24 @@ def test_forms_are_held_against_the_index_and_their_checksums(store: Store) -> N
     assert verified(store, "1.2.57") == []
     s3.delete_object(Bucket=store.bucket, Key=form)
     assert {each.kind for each in verified(store, "1.2.57")} == {Kind.MISSING, Kind.FORM_MISSING}
+
+
+def test_a_form_that_does_not_restore_to_its_retired_original_is_reported(store: Store) -> None:
+    key = store.put(**instance("1.2.61", 1, StudyDescription="Thorax " * 300))
+    assert index_objects(store.archive, store.index(), [key]) == []
+    form = transcoded(store, key)
+    assert verified(store, "1.2.61") == []
+    # Intact by its checksum, but by a program that we do not know.
+    s3 = store.cloud.clients.s3
+    found = s3.get_object(Bucket=store.bucket, Key=form)
+    other = found["Body"].read().replace(b'"recipe":1', b'"recipe":9')
+    metadata = {**found["Metadata"], FORM_SHA256: hashlib.sha256(other).hexdigest()}
+    s3.put_object(Bucket=store.bucket, Key=form, Body=other, Metadata=metadata)
+    [item] = [each for each in store.index().partition("1.2.61") if "object_key" in each]
+    renewed = replace(forms_of(item)[0], sha256=metadata[FORM_SHA256])
+    assert store.index().replace(item | {"forms": frozenset({str(renewed)})}, item)
+    assert verified(store, "1.2.61", reads=False) == []
+    assert verified(store, "1.2.61") == [Finding(Kind.NOT_RESTORED, form)]
 
 
 def test_a_form_of_a_content_that_is_not_shown_is_indexed_once(store: Store) -> None:

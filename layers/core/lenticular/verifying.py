@@ -1,10 +1,10 @@
 """Bucket against index against checksums: what is stored is held against what is said of it.
 
 A study at a time: its objects as the bucket lists them, its items as the table has them, and, if
-wanted, every byte against the SHA-256 that the object's key has had since ingest. The node may be
-in use: the listing is older than the items, so what one of them seems to lack is looked up once
-more before it is a finding, and what came within the last minutes may still be on its way to the
-index.
+wanted, every byte against the SHA-256 that the object's key has had since ingest. Where only a form
+is left, the original is restored from it, to the same end. The node may be in use: the listing is
+older than the items, so what one of them seems to lack is looked up once more before it is a
+finding, and what came within the last minutes may still be on its way to the index.
 
 Only what adds to the index is repaired. What removes from it would hide a loss, and is left to
 `rebuild-index`, which a person runs who knows.
@@ -32,7 +32,8 @@ from .archive import (
     Listed,
     content_sha256,
 )
-from .errors import InstanceMissing
+from .byte_ranges import ReadAhead
+from .errors import CannotUnderstand, InstanceMissing
 from .index import Index
 from .index_items import (
     COPY_PREFIX,
@@ -46,6 +47,7 @@ from .index_items import (
     series_of_instance,
 )
 from .indexing import Became, index_each
+from .splice import restored_sha256
 
 _PREFIXES: Final = (INSTANCES, TRANSCODED)
 #: A study that ingest writes while it is counted is counted again, so often at most.
@@ -65,6 +67,7 @@ class Kind(StrEnum):
     FORM_MISSING = "form not in the bucket"
     CHANGED = "not as it was indexed"
     DAMAGED = "not what its checksum says"
+    NOT_RESTORED = "does not restore to its original, which is gone"
     MISCOUNTED = "counts are wrong: rebuild-index"
     UNKNOWN = "not an object of this node"
 
@@ -296,21 +299,40 @@ class _Look:
             report.findings.append(Finding(Kind.MISCOUNTED, f"{INSTANCES}{study}/"))
 
     def _read(self, report: Report, known: "_Known", listed: Sequence[Listed]) -> None:
-        """Read every byte of a study's objects."""
+        """Read every byte of a study's objects, and restore the originals that only forms have."""
+        keys = {each.key for each in listed}
 
-        def read(object_: Listed) -> tuple[int, bool]:
-            expected = self._expected(object_.key, known)
+        def read(object_: Listed) -> tuple[int, Kind | None]:
+            key = object_.key
+            expected = self._expected(key, known)
             if expected is None:
-                return 0, True
+                return 0, None
             try:
-                return object_.size, self.archive.sha256(object_.key) == expected
+                if self.archive.sha256(key) != expected:
+                    return object_.size, Kind.DAMAGED
+                form_key = FormKey.parse(key)
+                if form_key and str(form_key.original) not in keys:
+                    proven = self._restores(object_, form_key.original)
+                    return object_.size, None if proven else Kind.NOT_RESTORED
             except InstanceMissing:
-                return 0, True
+                return 0, None
+            return object_.size, None
 
-        for object_, (length, sound) in zip(listed, self.pool.map(read, listed), strict=True):
+        for object_, (length, wrong) in zip(listed, self.pool.map(read, listed), strict=True):
             report.bytes_read += length
-            if not sound:
-                report.findings.append(Finding(Kind.DAMAGED, object_.key))
+            if wrong:
+                report.findings.append(Finding(wrong, object_.key))
+
+    def _restores(self, form: Listed, original: InstanceKey) -> bool:
+        """Tell whether a form in the bucket restores to its original."""
+
+        def fetch(start: int, length: int) -> bytes:
+            return self.archive.range(form.key, start, length)
+
+        try:
+            return restored_sha256(ReadAhead(fetch, form.size)) == original.sha256
+        except CannotUnderstand:
+            return False
 
     def _expected(self, key: str, known: "_Known") -> str | None:
         """Return the SHA-256 that an object should have; None when it says nothing by its bytes."""
