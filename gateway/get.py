@@ -15,6 +15,7 @@ from .identifier import IDENTIFIER_MAX_BYTES
 from .messages import BufferSink, DataSetSink, Message
 from .read_ahead import OutgoingFile, ReadAhead
 from .retrieval import Contexts, Memory, Progress, Retrieval, context_for
+from .wire import Interrupted
 
 
 class GetService:
@@ -50,7 +51,9 @@ class GetService:
             retrieval.pending(progress)
             contexts = _storage_contexts(association)
             with retrieval.read_ahead(
-                found.pages, is_wanted=lambda stored: context_for(stored, contexts) is not None
+                found.pages,
+                is_wanted=lambda stored: context_for(stored, contexts) is not None,
+                may_break_off=False,
             ) as files:
                 cancelled = _send_all(retrieval, files, contexts, progress)
             retrieval.final(
@@ -68,7 +71,11 @@ def _send_all(
     while (file := files.head()) is not None:
         if retrieval.cancelled_before(file):
             return True
-        progress.count(file.stored, _send(retrieval, file, contexts))
+        try:
+            progress.count(file.stored, _send(retrieval, file, contexts))
+        except Interrupted:
+            # Before anything of it was sent.
+            return True
         files.drop()
         retrieval.pending(progress)
     return False

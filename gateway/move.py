@@ -141,12 +141,12 @@ class _Delivery:
     def run(self, pages: Iterator[list[Stored]]) -> bool:
         """Send everything, what failed once more; return whether the requestor cancelled."""
         failed: list[Stored] = []
-        with self._retrieval.read_ahead(pages) as files:
+        with self._retrieval.read_ahead(pages, may_break_off=True) as files:
             cancelled = self._send_all(files, lambda stored, _: failed.append(stored))
         self.failure = files.failure
         if cancelled or not failed:
             return cancelled
-        with self._retrieval.read_ahead([failed]) as files:
+        with self._retrieval.read_ahead([failed], may_break_off=True) as files:
             return self._send_all(files, self._progress.count)
 
     def _send_all(self, files: ReadAhead, on_failure: Callable[[Stored, int | None], None]) -> bool:

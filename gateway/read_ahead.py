@@ -8,16 +8,17 @@ than the budget. One thread sends and asks for more; others only wait for S3 and
 
 A file of several parts is being sent before all of it is here, and half a data set on the wire can
 be taken back only by an abort. So nothing is sent before the first part is here, and a later one
-that S3 does not give is asked for again, for a while. Where the object has gone meanwhile, as it
-does when an original is retired, `restore` may still have the file.
+that S3 does not give, or keeps us waiting for, is asked for again, for a while. Where the object
+has gone meanwhile, as it does when an original is retired, `restore` may still have the file.
 """
 
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from queue import Queue
+from time import monotonic
 from types import TracebackType
 from typing import Final, Self
 
@@ -28,15 +29,18 @@ from lenticular.part10 import data_set_offset
 
 from .backoff import persistently
 from .custody import Custody
+from .wire import LOOK_SECONDS, Interrupted
 
 #: With 30 ms for each GET these bring a thousand instances a second.
 _FETCHES_AT_A_TIME: Final = 32
 #: Parts that wait to be sent, so that of small instances not thousands are held.
 _PARTS_AHEAD: Final = 64
 _PARTS_OF_BUDGET: Final = 8
-#: How long a later part is asked for again. Below the 30 s after which impatient receivers abort a
-#: message that does not go on.
+#: How long a later part may take, however often it is asked for. Below the 30 s after which
+#: impatient receivers abort a message that does not go on.
 _LATER_PART_SECONDS: Final = 20.0
+#: After this long it is asked for a second time, for it may be the one connection that hangs.
+_PATIENT_SECONDS: Final = 5.0
 #: Pages of the index, of several hundred instances each.
 _PAGES_AHEAD: Final = 2
 
@@ -124,25 +128,27 @@ class OutgoingFile:
         Raises:
             InstanceMissing: the bucket holds no such object.
             StoreUnavailable: S3 did not give it. The iterator may raise it, too.
+            Interrupted: nobody wants it any more. Only the iterator raises it.
         """
-        return self._pieces(self._first_part())
+        return self._pieces(self._first_part(), may_break_off=True)
 
     def data_set(self) -> Iterator[memoryview]:
-        """Return the encoded data set as `pieces` returns the file.
+        """Return the encoded data set as `pieces` returns the file, to be sent as it comes.
 
         Raises CannotUnderstand when the object is not a file that this node wrote, too.
         """
         head = self._first_part()
-        return self._pieces(None if head is None else head[data_set_offset(head) :])
+        data_set = None if head is None else head[data_set_offset(head) :]
+        return self._pieces(data_set, may_break_off=self._ahead.may_break_off)
 
-    def _pieces(self, piece: memoryview | None) -> Iterator[memoryview]:
+    def _pieces(self, piece: memoryview | None, *, may_break_off: bool) -> Iterator[memoryview]:
         while piece is not None:
             yield piece
             part = self._next_part()
             if part is None:
                 return
             try:
-                piece = self._later(part)
+                piece = self._later(part, may_break_off=may_break_off)
             except InstanceMissing as error:
                 try:
                     whole = self._ahead.restore(self.stored)
@@ -154,24 +160,23 @@ class OutgoingFile:
 
     def _first_part(self) -> memoryview | None:
         part = self._next_part()
-        return None if part is None else self._taken(part)
-
-    def _later(self, part: _Part) -> memoryview:
-        """Return a part that must come, because what is before it has been sent."""
-        try:
-            return self._taken(part)
-        except (InstanceMissing, StoreUnavailable):
-            return self._ahead.ask_again(self.stored, part.start, part.length)
-
-    def _next_part(self) -> _Part | None:
-        self._ahead.ask_for_more()
-        return self.parts.popleft() if self.parts else None
-
-    def _taken(self, part: _Part) -> memoryview:
+        if part is None:
+            return None
         try:
             return part.bytes.result()
         finally:
             self._ahead.release(part.length)
+
+    def _later(self, part: _Part, *, may_break_off: bool) -> memoryview:
+        try:
+            return self._ahead.insist(self.stored, part, may_break_off=may_break_off)
+        finally:
+            part.bytes.cancel()
+            self._ahead.release(part.length)
+
+    def _next_part(self) -> _Part | None:
+        self._ahead.ask_for_more()
+        return self.parts.popleft() if self.parts else None
 
 
 def _not_restored(stored: Stored) -> memoryview:
@@ -183,10 +188,10 @@ class ReadAhead:
 
     Attributes:
         failure: why the instances broke off, once all that came before has been sent
-        restore: as it was given
+        may_break_off, restore: as they were given
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it reads, and who may stop it
         self,
         custody: Custody,
         pages: Iterable[list[Stored]],
@@ -194,10 +199,14 @@ class ReadAhead:
         budget_bytes: int,
         is_wanted: Callable[[Stored], bool] = lambda _: True,
         restore: Callable[[Stored], memoryview] = _not_restored,
+        interrupted: Callable[[], bool] = lambda: False,
+        may_break_off: bool = True,
     ) -> None:
         """Read files from `custody`, but none that `is_wanted` says will not be sent.
 
         `restore` returns a whole file of which the object has gone, or raises `InstanceMissing`.
+        `interrupted` is asked while we wait for S3, but within a data set that is being sent only
+        if it may be broken off there.
         """
         self.failure: StoreUnavailable | None = None
         self._custody = custody
@@ -205,6 +214,8 @@ class ReadAhead:
         self._part_bytes = budget_bytes // _PARTS_OF_BUDGET
         self._is_wanted = is_wanted
         self.restore = restore
+        self._interrupted = interrupted
+        self.may_break_off = may_break_off
         self._pool = ThreadPoolExecutor(_FETCHES_AT_A_TIME, "read-ahead")
         self._page: deque[Stored] = deque()
         #: What the index has given, and at the end nothing or why there is no more.
@@ -275,11 +286,37 @@ class ReadAhead:
             self._parts_ahead += 1
             self._bytes_ahead += length
 
-    def ask_again(self, stored: Stored, start: int, length: int) -> memoryview:
+    def insist(self, stored: Stored, part: _Part, *, may_break_off: bool) -> memoryview:
+        """Return a part that must come, because what is before it has been taken.
+
+        Raises:
+            InstanceMissing: the bucket does not hold the object any more.
+            StoreUnavailable: S3 did not give it in time, asked twice or while it failed.
+            Interrupted: nobody wants it any more, and it `may_break_off`.
+        """
+        began = monotonic()
+        again: Future[memoryview] | None = None
+        waiting: set[Future[memoryview]] = {part.bytes}
+        while (left := began + _LATER_PART_SECONDS - monotonic()) > 0:
+            done, waiting = wait(waiting, min(LOOK_SECONDS, left), FIRST_COMPLETED)
+            for each in done:
+                error = each.exception()
+                if error is None:
+                    return each.result()
+                if each is again or not isinstance(error, (InstanceMissing, StoreUnavailable)):
+                    raise error
+            if again is None and (done or monotonic() > began + _PATIENT_SECONDS):
+                again = self._pool.submit(self._ask_again, stored, part, left)
+                waiting.add(again)
+            if not done and may_break_off and self._interrupted():
+                raise Interrupted
+        raise StoreUnavailable("S3 kept us waiting for the rest of the file")
+
+    def _ask_again(self, stored: Stored, part: _Part, seconds: float) -> memoryview:
         """Return bytes of a file that did not come; once more, or while S3 fails for a while."""
         return persistently(
-            lambda: self._custody.get(stored.read_key, start, length),
-            _LATER_PART_SECONDS,
+            lambda: self._custody.get(stored.read_key, part.start, part.length),
+            seconds,
             is_transient=lambda error: isinstance(error, StoreUnavailable),
         )
 

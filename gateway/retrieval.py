@@ -201,15 +201,25 @@ class Retrieval:
             audit.transferred(self.association, receiver, progress.sent)
 
     def read_ahead(
-        self, pages: Iterable[list[Stored]], is_wanted: Callable[[Stored], bool] = lambda _: True
+        self,
+        pages: Iterable[list[Stored]],
+        is_wanted: Callable[[Stored], bool] = lambda _: True,
+        *,
+        may_break_off: bool,
     ) -> ReadAhead:
-        """Read files of instances ahead of their turn, but for those that will not be sent."""
+        """Read files of instances ahead of their turn, but for those that will not be sent.
+
+        C-CANCEL interrupts it; within a data set that is being sent only if that `may_break_off`,
+        because it goes over another association than the final response.
+        """
         return ReadAhead(
             self._custody,
             pages,
             budget_bytes=self._memory.read_ahead_bytes,
             is_wanted=is_wanted,
             restore=self._restored_now,
+            interrupted=self.cancelled,
+            may_break_off=may_break_off,
         )
 
     def data_set(
@@ -218,6 +228,7 @@ class Retrieval:
         """Return what a file holds and the context to send it on, in whose transfer syntax it is.
 
         `None`, and a log line, when it cannot be sent. The pieces may raise `StoreUnavailable`.
+        Raises `Interrupted` where C-CANCEL comes while the file is gathered, and so may the pieces.
         """
         stored = file.stored
         facts = {"object_key": stored.object_key}

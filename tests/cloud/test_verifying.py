@@ -1,14 +1,17 @@
 """`verify`: what is wrong is found, what can be repaired safely is, the rest is reported."""
 
+import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from lenticular.archive import FormKey, InstanceKey
+from lenticular.archive import FORM_SHA256, FormKey, InstanceKey
 from lenticular.forms import FormStore
-from lenticular.indexing import index_objects
+from lenticular.index_items import forms_of
+from lenticular.indexing import index_objects, rebuild_study
 from lenticular.transcoding import Transcoder
 from lenticular.transcoding_policy import TranscodingPolicy
 from lenticular.verifying import IN_QUARANTINE, Finding, Kind, Verifier
@@ -52,6 +55,22 @@ def verified(store: Store, uid: str, **options: Any) -> list[Finding]:
         if report.study_instance_uid == uid
         for finding in report.findings
     ]
+
+
+def transcoded(store: Store, key: str) -> str:
+    """Make the deflated form of a content and retire the original; return the form's key."""
+    transcoder = Transcoder(
+        store.archive,
+        FormStore(store.cloud.clients.s3, store.bucket),
+        store.index(),
+        TranscodingPolicy.parse("deflate"),
+        retire_originals=True,
+    )
+    outcome = transcoder.transcode(key)
+    assert outcome is not None
+    original = InstanceKey.parse(key)
+    assert original is not None
+    return str(FormKey(original, _DEFLATED))
 
 
 def items(store: Store, uid: str) -> Mapping[str, Any]:
@@ -120,20 +139,8 @@ def test_forms_are_held_against_the_index_and_their_checksums(store: Store) -> N
     key = store.put(**instance("1.2.57", 1, StudyDescription="Thorax " * 300))
     assert index_objects(store.archive, store.index(), [key]) == []
     index, s3 = store.index(), store.cloud.clients.s3
-    transcoder = Transcoder(
-        store.archive,
-        FormStore(s3, store.bucket),
-        index,
-        TranscodingPolicy.parse("deflate"),
-        retire_originals=True,
-    )
-    outcome = transcoder.transcode(key)
-    assert outcome is not None
-    assert outcome.retired
+    form = transcoded(store, key)
     assert verified(store, "1.2.57") == []
-    original = InstanceKey.parse(key)
-    assert original is not None
-    form = str(FormKey(original, _DEFLATED))
     # The item of the retired instance is lost: its form brings it back.
     before = items(store, "1.2.57")
     for item in before.values():
@@ -143,6 +150,72 @@ def test_forms_are_held_against_the_index_and_their_checksums(store: Store) -> N
     assert verified(store, "1.2.57") == []
     s3.delete_object(Bucket=store.bucket, Key=form)
     assert {each.kind for each in verified(store, "1.2.57")} == {Kind.MISSING, Kind.FORM_MISSING}
+
+
+def test_a_form_that_does_not_restore_to_its_retired_original_is_reported(store: Store) -> None:
+    key = store.put(**instance("1.2.61", 1, StudyDescription="Thorax " * 300))
+    assert index_objects(store.archive, store.index(), [key]) == []
+    form = transcoded(store, key)
+    assert verified(store, "1.2.61") == []
+    # Intact by its checksum, but by a program that we do not know.
+    s3 = store.cloud.clients.s3
+    found = s3.get_object(Bucket=store.bucket, Key=form)
+    other = found["Body"].read().replace(b'"recipe":1', b'"recipe":9')
+    metadata = {**found["Metadata"], FORM_SHA256: hashlib.sha256(other).hexdigest()}
+    s3.put_object(Bucket=store.bucket, Key=form, Body=other, Metadata=metadata)
+    [item] = [each for each in store.index().partition("1.2.61") if "object_key" in each]
+    renewed = replace(forms_of(item)[0], sha256=metadata[FORM_SHA256])
+    assert store.index().replace(item | {"forms": frozenset({str(renewed)})}, item)
+    assert verified(store, "1.2.61", reads=False) == []
+    assert verified(store, "1.2.61") == [Finding(Kind.NOT_RESTORED, form)]
+
+
+def test_a_form_of_a_content_that_is_not_shown_is_indexed_once(store: Store) -> None:
+    first, last = (
+        store.put(**instance("1.2.62", 1, StudyDescription=f"{text} " * 300))
+        for text in ("one", "two")
+    )
+    assert index_objects(store.archive, store.index(), [first, last]) == []
+    form = transcoded(store, first)
+    assert verified(store, "1.2.62") == [Finding(Kind.FORM_NOT_INDEXED, form, repaired=True)]
+    assert verified(store, "1.2.62") == []
+    found = items(store, "1.2.62")
+    rebuild_study(store.archive, store.index(), "1.2.62")
+    assert items(store, "1.2.62") == found
+
+
+def test_an_object_that_cannot_be_indexed_is_reported_as_quarantined(store: Store) -> None:
+    key = store.put(**instance("1.2.63", 1))
+    misplaced = key.replace("1.2.63.1.1", "1.2.63.1.2")
+    store.put_bytes(misplaced, store.archive.read(key))
+    assert index_objects(store.archive, store.index(), [key]) == []
+    assert verified(store, "1.2.63") == [Finding(Kind.QUARANTINED, misplaced)]
+    assert verified(store, "1.2.63") == []
+    store.index().release_from_quarantine(misplaced)
+
+
+def test_what_goes_while_it_is_looked_at_is_no_finding(store: Store) -> None:
+    key = store.put(**instance("1.2.64", 1, StudyDescription="Thorax " * 300))
+    assert index_objects(store.archive, store.index(), [key]) == []
+    form = transcoded(store, key)
+    for item in items(store, "1.2.64").values():
+        assert store.index().remove(item)
+    unindexed = store.put(**instance("1.2.64", 2))
+    s3 = store.cloud.clients.s3
+    gone: list[str] = []
+
+    def delete_what_is_listed(parsed: Mapping[str, Any], **_: object) -> None:
+        for each in parsed.get("Contents", []):
+            if each["Key"] in (form, unindexed):
+                s3.delete_object(Bucket=store.bucket, Key=each["Key"])
+                gone.append(each["Key"])
+
+    s3.meta.events.register("after-call.s3.ListObjectsV2", delete_what_is_listed)
+    try:
+        assert verified(store, "1.2.64") == []
+    finally:
+        s3.meta.events.unregister("after-call.s3.ListObjectsV2", delete_what_is_listed)
+    assert sorted(gone) == sorted([form, unindexed])
 
 
 def test_the_quarantine_is_held_against_its_list(store: Store) -> None:

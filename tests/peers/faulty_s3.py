@@ -127,9 +127,9 @@ class FaultyS3:
     def fail(
         self, fault: Fault, *, where: str = "", times: int | None = None, after: int = 0
     ) -> None:
-        """Fail requests, all or the next so many, with `where` in `METHOD /bucket/key?query`.
+        """Fail requests, all or the next so many, with `where` in `METHOD /bucket/key?query RANGE`.
 
-        The first `after` of them pass.
+        The first `after` of them pass. RANGE is as in the header: `bytes=0-99`.
         A request to DynamoDB, in front of which this may stand too, is `POST / BODY`.
         """
         with self._changed:
@@ -203,7 +203,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             body = self.rfile.read(length)
             fault = self._s3.fault_for(f"{self.command} {self.path} {body.decode()}")
         else:
-            fault = self._s3.fault_for(f"{self.command} {self.path}")
+            wanted = self.headers.get("Range", "")
+            fault = self._s3.fault_for(f"{self.command} {self.path} {wanted}")
             body = self.rfile.read(length // 2 if fault is Fault.RESET_WITHIN_BODY else length)
         match fault:
             case None:

@@ -2,15 +2,15 @@
 
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_context, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
@@ -36,6 +36,10 @@ STUDY, LARGE = f"{ROOT}.1", f"{ROOT}.2"
 UIDS = [f"{STUDY}.1.{number}" for number in range(3)]
 #: More than the kernel keeps of a connection that nobody reads from.
 LARGE_ROWS = 4096
+#: What may be ahead, and how requests for parts of the large file end. Its pixels alone are as
+#: much: for the last part there is room when the first one has been taken.
+_READ_AHEAD_BYTES = 32 << 20
+SECOND_PART, LAST_PART = (f" bytes={start}-" for start in (4 << 20, _READ_AHEAD_BYTES))
 CANCELLED = 0xFE00
 #: A fraction of what the gateway would wait: 60 s for a message, 30 s for an association.
 AT_ONCE_SECONDS = 8
@@ -73,6 +77,7 @@ def whole_site(cloud: OfflineCloud, tmp_path_factory: pytest.TempPathFactory) ->
             "AWS_ENDPOINT_URL_S3": s3.endpoint,
             "LENTICULAR_NODES_FILE": str(nodes),
             "LENTICULAR_DIMSE_SECONDS": "60",
+            "LENTICULAR_READ_AHEAD_BYTES": str(_READ_AHEAD_BYTES),
         }
         with running_gateway(folder / "gateway.log", stores, settings) as gateway:
             yield Site(gateway, s3, port)
@@ -157,31 +162,40 @@ def _connections_to(port: int) -> list[str]:
     return [row[3] for row in rows if row[2].endswith(f":{port:04X}")]
 
 
-def test_while_the_destination_does_not_read_what_it_is_sent(site: Site) -> None:
-    begun, over = threading.Event(), threading.Event()
+@contextmanager
+def receiver(port: int, on_data: Callable[[], object]) -> Iterator[None]:
+    """Be a destination that says when P-DATA-TF comes, in the thread that reads them."""
 
-    def dawdle(event: evt.Event) -> None:
-        # In the thread that reads, from the first P-DATA-TF on.
+    def look(event: evt.Event) -> None:
         if event.data[0] == 4:
-            begun.set()
-            over.wait(60)
+            on_data()
 
     ae = AE(ae_title="DEST")
     ae.add_supported_context(CTImageStorage, ExplicitVRLittleEndian)
     server = ae.start_server(
-        ("127.0.0.1", site.port),
-        block=False,
-        evt_handlers=[(evt.EVT_DATA_RECV, dawdle)],
+        ("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_DATA_RECV, look)]
     )
     assert server is not None
     try:
-        with requestor(site.gateway) as asking:
-            moving = Moving(asking, LARGE)
-            assert begun.wait(30)
-            assert counts(moving.cancel()) == (1, 0, 0, 0)
+        yield
     finally:
-        over.set()
         server.shutdown()
+
+
+def test_while_the_destination_does_not_read_what_it_is_sent(site: Site) -> None:
+    begun, over = threading.Event(), threading.Event()
+
+    def dawdle() -> None:
+        begun.set()
+        over.wait(60)
+
+    with receiver(site.port, dawdle), requestor(site.gateway) as asking:
+        moving = Moving(asking, LARGE)
+        assert begun.wait(30)
+        try:
+            assert counts(moving.cancel()) == (1, 0, 0, 0)
+        finally:
+            over.set()
 
 
 def test_while_s3_does_not_give_what_is_to_be_sent(site: Site) -> None:
@@ -193,8 +207,40 @@ def test_while_s3_does_not_give_what_is_to_be_sent(site: Site) -> None:
     assert receiving.requests == []
 
 
-def test_while_s3_does_not_give_what_is_to_be_got(site: Site) -> None:
-    site.s3.fail(Fault.HELD, where=f"/{UIDS[0]}/")
+def test_while_s3_does_not_give_the_rest_of_what_is_being_sent(site: Site) -> None:
+    site.s3.fail(Fault.HELD, where=SECOND_PART)
+    begun = threading.Event()
+    with receiver(site.port, begun.set), requestor(site.gateway) as asking:
+        moving = Moving(asking, LARGE)
+        assert begun.wait(30)
+        assert counts(moving.cancel()) == (1, 0, 0, 0)
+    assert site.gateway.lines(message="destination failed") == []
+
+
+def test_a_part_that_one_request_hangs_on_is_asked_for_once_more(site: Site) -> None:
+    site.s3.fail(Fault.HELD, where=SECOND_PART, times=1)
+    with destination(site.port, "DEST") as receiving, requestor(site.gateway) as asking:
+        *_, (final, _) = responses(asking, "DEST", LARGE)
+        # Held to the end: it came by another request.
+        assert site.s3.held == 1
+    assert (final.Status, counts(final)) == (0x0000, (-1, 1, 0, 0))
+    assert len(receiving.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("study", "where", "syntax", "remaining"),
+    [
+        (STUDY, [f"/{UIDS[0]}/"], ExplicitVRLittleEndian, 3),
+        # All of it has to be here before it is converted, and sent.
+        (LARGE, [SECOND_PART, LAST_PART], ImplicitVRLittleEndian, 1),
+    ],
+    ids=["begin", "rest"],
+)
+def test_while_s3_does_not_give_what_is_to_be_got(
+    site: Site, study: str, where: list[str], syntax: str, remaining: int
+) -> None:
+    for each in where:
+        site.s3.fail(Fault.HELD, where=each)
     ae = AE(ae_title="VIEWER")
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 60
     asking = ae.associate(
@@ -202,18 +248,18 @@ def test_while_s3_does_not_give_what_is_to_be_got(site: Site) -> None:
         site.gateway.port,
         contexts=[
             build_context(StudyRootGet),
-            build_context(CTImageStorage, ExplicitVRLittleEndian),
+            build_context(CTImageStorage, syntax),
         ],
         ext_neg=[build_role(CTImageStorage, scp_role=True)],
     )
     identifier = Dataset()
-    identifier.QueryRetrieveLevel, identifier.StudyInstanceUID = "STUDY", STUDY
+    identifier.QueryRetrieveLevel, identifier.StudyInstanceUID = "STUDY", study
     answers = asking.send_c_get(identifier, StudyRootGet, MESSAGE_ID)
     next(answers)
-    eventually(lambda: site.s3.held)
+    eventually(lambda: site.s3.held >= len(where))
     asking.send_c_cancel(MESSAGE_ID, query_model=StudyRootGet)
     began = monotonic()
     *_, (final, _) = answers
     assert monotonic() - began < AT_ONCE_SECONDS
-    assert (final.Status, counts(final)) == (CANCELLED, (3, 0, 0, 0))
+    assert (final.Status, counts(final)) == (CANCELLED, (remaining, 0, 0, 0))
     asking.release()

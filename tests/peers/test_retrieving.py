@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import imagecodecs
@@ -411,6 +412,16 @@ def test_a_get_goes_on_where_s3_broke_it_off(site: Site, fault: Fault) -> None:
     assert (got.final.Status, counts(got.final), got.failed) == (0x0000, (-1, 1, 0, 0), [])
     received = got.files[f"{study}.1.1"]
     assert received[data_set_offset(received) :] == file[data_set_offset(file) :]
+
+
+@pytest.mark.slow
+def test_a_get_that_s3_keeps_waiting_ends_before_its_receiver_gives_up(site: Site) -> None:
+    study, _, _ = large(site, 29)
+    site.s3.fail(Fault.HELD, where=f"/{study}.1.1/", after=20)
+    began = monotonic()
+    got = get(site.gateway, study, [(CTImageStorage, [ExplicitVRLittleEndian])])
+    assert "Status" not in got.final
+    assert monotonic() - began < 30
 
 
 def test_an_original_that_is_retired_while_it_is_being_got_goes_on_from_its_form(

@@ -289,22 +289,29 @@ class Index:
             request["ExpressionAttributeValues"] = {f":{name}": values[name] for name in names}
         return conditional_write(operation, _failure, TableName=self.table, **request)
 
-    def record_converted(self, original: InstanceKey, converted: Converted) -> bool:
+    def record_converted(
+        self, original: InstanceKey, converted: Converted, *, shown: bool = True
+    ) -> bool:
         """Say what became of an original; False when no item shows it (any more).
 
         Forms join those that are known, and take the place of an older one of the same object. A
-        reason stands until another one comes.
+        reason stands until another one comes. With `shown` False the forms join also those of an
+        instance that shows another content, as they do in a rebuild; the rest is of what is shown.
         """
         pk = study_partition(original.study_instance_uid)
         sk = instance_sort_key(original.series_instance_uid, original.sop_instance_uid)
         for _ in range(_MOST_ROUNDS):
             present = self._get(pk, sk, consistent=True)
-            if present is None or present["object_key"] != str(original):
+            if present is None:
                 return False
+            is_shown = present["object_key"] == str(original)
+            if shown and not is_shown:
+                return False
+            attributes = converted.attributes(original.sha256) if is_shown else {}
             forms = {"forms": index_items.forms_with(present, converted.forms)}
-            news = to_dynamodb(converted.attributes(original.sha256) | forms)
+            news = to_dynamodb(attributes | forms)
             condition = "object_key = :object_key AND "
-            values: dict[str, Any] = {":object_key": {"S": str(original)}}
+            values: dict[str, Any] = {":object_key": {"S": str(present["object_key"])}}
             if "forms" in present:
                 condition += "forms = :present"
                 values[":present"] = to_dynamodb(present)["forms"]

@@ -11,9 +11,10 @@ import itertools
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from enum import Enum, auto
 from typing import Final
 
 from .archive import (
@@ -37,56 +38,76 @@ _READS_AT_A_TIME: Final = 256
 _MOST_ROUNDS: Final = 20
 
 
+class Became(Enum):
+    """What became of an object that was to be indexed."""
+
+    INDEXED = auto()
+    QUARANTINED = auto()
+    #: Deleted since it was named. Nothing is lost by not indexing what is not there.
+    GONE = auto()
+    #: AWS failed; it must be tried again.
+    FAILED = auto()
+
+
 def index_objects(archive: Archive, index: Index, keys: Iterable[str]) -> list[str]:
     """Make the index hold these objects; return the keys that must be tried again.
 
     Keys may repeat, be in any order, and have been indexed before.
     """
-    failed: list[str] = []
-    by_study: dict[str, list[Copy]] = defaultdict(list)
+    outcomes = index_each(archive, index, keys)
+    return [key for key, became in outcomes.items() if became is Became.FAILED]
+
+
+def index_each(archive: Archive, index: Index, keys: Iterable[str]) -> dict[str, Became]:
+    """Make the index hold these objects as `index_objects` does; say what became of each key."""
+    outcomes: dict[str, Became] = {}
+    by_study: dict[str, dict[str, Copy]] = defaultdict(dict)
     for key, outcome in _read_all(archive, dict.fromkeys(keys)):
         match outcome:
             case Copy():
-                by_study[outcome.key.study_instance_uid].append(outcome)
+                by_study[outcome.key.study_instance_uid][key] = outcome
             case Unplaceable():
-                failed += _quarantined(index, key, outcome)
+                outcomes[key] = _quarantined(index, key, outcome)
             case InstanceMissing():
-                # Deleted since the event. Nothing is lost by not indexing what is not there.
                 _log.warning("object is gone", extra={"object_key": key})
+                outcomes[key] = Became.GONE
             case StoreUnavailable():
                 _log.warning("object not read", extra={"object_key": key, "reason": str(outcome)})
-                failed.append(key)
+                outcomes[key] = Became.FAILED
     for copies in by_study.values():
-        failed += _recorded(index, copies)
-    return failed
+        outcomes |= _recorded(index, copies)
+    return outcomes
 
 
-def _quarantined(index: Index, key: str, why: Unplaceable) -> list[str]:
-    """List an object in quarantine; return its key if it must be tried again."""
+def _quarantined(index: Index, key: str, why: Unplaceable) -> Became:
+    """List an object in quarantine."""
     try:
         index.quarantine(key, why.reason, why.received, why.calling_ae_title)
     except StoreUnavailable as error:
         _log.warning("object not indexed", extra={"reason": str(error)})
-        return [key]
+        return Became.FAILED
     _log.warning("object quarantined", extra={"object_key": key, "reason": why.reason})
-    return []
+    return Became.QUARANTINED
 
 
-def _recorded(index: Index, copies: list[Copy]) -> list[str]:
-    """Record copies of one study; return the keys of those that must be tried again."""
+def _recorded(index: Index, copies: Mapping[str, Copy]) -> dict[str, Became]:
+    """Record copies of one study, by the keys of the objects that they were read from."""
     try:
-        index.record(copies)
+        index.record(list(copies.values()))
     except StoreUnavailable as error:
         _log.warning("study not indexed", extra={"reason": str(error), "objects": len(copies)})
-        return [str(copy.key) for copy in copies]
+        return dict.fromkeys(copies, Became.FAILED)
     except ItemRefused as error:
-        if len(copies) > 1:
-            # Only whose item is refused may suffer for it, so each on its own.
-            return [key for copy in copies for key in _recorded(index, [copy])]
-        [copy] = copies
-        why = Unplaceable(str(error), copy.received, copy.calling_ae_title)
-        return _quarantined(index, str(copy.key), why)
-    return []
+        outcomes: dict[str, Became] = {}
+        for key, copy in copies.items():
+            if len(copies) > 1:
+                # Only whose item is refused may suffer for it, so each on its own.
+                outcomes |= _recorded(index, {key: copy})
+            else:
+                why = Unplaceable(str(error), copy.received, copy.calling_ae_title)
+                outcomes[key] = _quarantined(index, str(copy.key), why)
+        return outcomes
+    return dict.fromkeys(copies, Became.INDEXED)
 
 
 def rebuild(

@@ -151,7 +151,8 @@ class Recipe:
                 read["vr"],
                 read["planar"],
                 bytes.fromhex(read["padding"]),
-                bytes.fromhex(read["group_lengths"]),
+                # Recipes that were written before there was this key have none.
+                bytes.fromhex(read.get("group_lengths", "")),
             )
         except (ValueError, KeyError, TypeError, zlib.error) as error:
             raise CannotUnderstand("the recipe cannot be read") from error

@@ -1,10 +1,10 @@
 """Bucket against index against checksums: what is stored is held against what is said of it.
 
 A study at a time: its objects as the bucket lists them, its items as the table has them, and, if
-wanted, every byte against the SHA-256 that the object's key has had since ingest. The node may be
-in use: the listing is older than the items, so what one of them seems to lack is looked up once
-more before it is a finding, and what came within the last minutes may still be on its way to the
-index.
+wanted, every byte against the SHA-256 that the object's key has had since ingest. Where only a form
+is left, the original is restored from it, to the same end. The node may be in use: the listing is
+older than the items, so what one of them seems to lack is looked up once more before it is a
+finding, and what came within the last minutes may still be on its way to the index.
 
 Only what adds to the index is repaired. What removes from it would hide a loss, and is left to
 `rebuild-index`, which a person runs who knows.
@@ -32,7 +32,8 @@ from .archive import (
     Listed,
     content_sha256,
 )
-from .errors import InstanceMissing
+from .byte_ranges import ReadAhead
+from .errors import CannotUnderstand, InstanceMissing
 from .index import Index
 from .index_items import (
     COPY_PREFIX,
@@ -45,7 +46,8 @@ from .index_items import (
     forms_of,
     series_of_instance,
 )
-from .indexing import index_objects
+from .indexing import Became, index_each
+from .splice import restored_sha256
 
 _PREFIXES: Final = (INSTANCES, TRANSCODED)
 #: A study that ingest writes while it is counted is counted again, so often at most.
@@ -60,10 +62,12 @@ class Kind(StrEnum):
     NOT_INDEXED = "not in the index"
     FORM_NOT_INDEXED = "form not in the index"
     NOT_LISTED = "not listed in quarantine"
+    QUARANTINED = "cannot be indexed, quarantined now"
     MISSING = "not in the bucket"
     FORM_MISSING = "form not in the bucket"
     CHANGED = "not as it was indexed"
     DAMAGED = "not what its checksum says"
+    NOT_RESTORED = "does not restore to its original, which is gone"
     MISCOUNTED = "counts are wrong: rebuild-index"
     UNKNOWN = "not an object of this node"
 
@@ -231,8 +235,12 @@ class _Look:
         """Give the index what it lacks; an object that goes meanwhile is no finding."""
         if not self.verifier.repairs:
             return [Finding(kind, key) for key in keys]
-        failed = set(index_objects(self.archive, self.index, keys))
-        return [Finding(kind, key, repaired=key not in failed) for key in keys]
+        outcomes = index_each(self.archive, self.index, keys)
+        return [
+            _repair(kind, key, became)
+            for key, became in outcomes.items()
+            if became is not Became.GONE
+        ]
 
     def _forms(self, report: Report, known: "_Known", listed: Sequence[Listed]) -> None:
         forms = {each.key: each for each in listed if FormKey.parse(each.key)}
@@ -251,24 +259,33 @@ class _Look:
                 if self._is_recent(object_):
                     report.recent += 1
                 else:
-                    report.findings.append(self._form_indexed(key, known))
+                    report.findings += self._form_indexed(key, known)
 
-    def _form_indexed(self, key: str, known: "_Known") -> Finding:
-        """Tell the index of a form; where its original is gone too, of the instance first."""
+    def _form_indexed(self, key: str, known: "_Known") -> list[Finding]:
+        """Tell the index of a form; where its original is gone too, of the instance first.
+
+        A form that goes meanwhile is no finding.
+        """
         form_key = FormKey.parse(key)
         assert form_key is not None
         original = form_key.original
         if not self.verifier.repairs:
-            return Finding(Kind.FORM_NOT_INDEXED, key)
+            return [Finding(Kind.FORM_NOT_INDEXED, key)]
         try:
             form = self.archive.form(key)
         except InstanceMissing:
-            return Finding(Kind.FORM_NOT_INDEXED, key, repaired=True)
+            return []
         retired = str(original) not in known.shown and not self._holds(str(original))
-        if retired and index_objects(self.archive, self.index, [key]):
-            return Finding(Kind.FORM_NOT_INDEXED, key)
-        told = self.index.record_converted(original, Converted((form,), retired=retired))
-        return Finding(Kind.FORM_NOT_INDEXED, key, repaired=told)
+        if retired:
+            [became] = index_each(self.archive, self.index, [key]).values()
+            if became is Became.GONE:
+                return []
+            if became is not Became.INDEXED:
+                return [_repair(Kind.FORM_NOT_INDEXED, key, became)]
+        told = self.index.record_converted(
+            original, Converted((form,), retired=retired), shown=False
+        )
+        return [Finding(Kind.FORM_NOT_INDEXED, key, repaired=told)]
 
     def _counts(self, report: Report, study: str, known: "_Known", items: list[Item]) -> None:
         """Hold counts against what is counted, again while ingest writes the study."""
@@ -282,21 +299,40 @@ class _Look:
             report.findings.append(Finding(Kind.MISCOUNTED, f"{INSTANCES}{study}/"))
 
     def _read(self, report: Report, known: "_Known", listed: Sequence[Listed]) -> None:
-        """Read every byte of a study's objects."""
+        """Read every byte of a study's objects, and restore the originals that only forms have."""
+        keys = {each.key for each in listed}
 
-        def read(object_: Listed) -> tuple[int, bool]:
-            expected = self._expected(object_.key, known)
+        def read(object_: Listed) -> tuple[int, Kind | None]:
+            key = object_.key
+            expected = self._expected(key, known)
             if expected is None:
-                return 0, True
+                return 0, None
             try:
-                return object_.size, self.archive.sha256(object_.key) == expected
+                if self.archive.sha256(key) != expected:
+                    return object_.size, Kind.DAMAGED
+                form_key = FormKey.parse(key)
+                if form_key and str(form_key.original) not in keys:
+                    proven = self._restores(object_, form_key.original)
+                    return object_.size, None if proven else Kind.NOT_RESTORED
             except InstanceMissing:
-                return 0, True
+                return 0, None
+            return object_.size, None
 
-        for object_, (length, sound) in zip(listed, self.pool.map(read, listed), strict=True):
+        for object_, (length, wrong) in zip(listed, self.pool.map(read, listed), strict=True):
             report.bytes_read += length
-            if not sound:
-                report.findings.append(Finding(Kind.DAMAGED, object_.key))
+            if wrong:
+                report.findings.append(Finding(wrong, object_.key))
+
+    def _restores(self, form: Listed, original: InstanceKey) -> bool:
+        """Tell whether a form in the bucket restores to its original."""
+
+        def fetch(start: int, length: int) -> bytes:
+            return self.archive.range(form.key, start, length)
+
+        try:
+            return restored_sha256(ReadAhead(fetch, form.size)) == original.sha256
+        except CannotUnderstand:
+            return False
 
     def _expected(self, key: str, known: "_Known") -> str | None:
         """Return the SHA-256 that an object should have; None when it says nothing by its bytes."""
@@ -374,6 +410,13 @@ class _Known:
     def is_retired(self, key: str) -> bool:
         """Tell whether the item of a content says that its original is retired."""
         return converted(self.shown[key]).retired
+
+
+def _repair(kind: Kind, key: str, became: Became) -> Finding:
+    """Report what the index lacked by what became of it; not of what is gone."""
+    if became is Became.QUARANTINED and kind is not Kind.NOT_LISTED:
+        return Finding(Kind.QUARANTINED, key)
+    return Finding(kind, key, repaired=became is not Became.FAILED)
 
 
 def _is_as_indexed(listed: Listed, item: Item) -> bool:
