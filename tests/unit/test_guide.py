@@ -15,7 +15,7 @@ from infra.shown_output import written_anew
 from lenticular.cli import main
 from lenticular.settings import (
     AuditSettings,
-    FunctionSettings,
+    IndexPolicySettings,
     IndexSettings,
     RetentionSettings,
     StackSettings,
@@ -147,7 +147,7 @@ def test_what_is_only_mentioned_is_shown_somewhere() -> None:
 def test_the_set_up_of_the_command_line_names_what_the_stack_decides() -> None:
     """What has a default in the stack and another one here would be told wrongly."""
     [block] = re.findall(r"```\n(export .*?)```", page("README.md"), re.DOTALL)
-    ours = (FunctionSettings, IndexSettings, StackSettings, RetentionSettings, AuditSettings)
+    ours = (IndexPolicySettings, IndexSettings, StackSettings, RetentionSettings, AuditSettings)
     known = {each.metadata["variable"] for settings in ours for each in fields(settings)}
     # What is transcoded the function decides, and a file of the audit trail is for `make run`.
     known -= {"LENTICULAR_TRANSCODE", "LENTICULAR_AUDIT_FILE", "LENTICULAR_LOG_LEVEL"}
