@@ -16,6 +16,8 @@ from pydicom.dataset import Dataset
 from pydicom.fileset import FileSet
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE, build_context, evt
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelFind as StudyRootFind,
 )
@@ -30,6 +32,7 @@ from tests.commands import lenticular
 from tests.peers import dcmtk
 from tests.peers.conftest import WORKSTATION, Clinic, free_port
 from tests.peers.ct_files import ct_file
+from tests.peers.destination import destination
 from tests.peers.node_process import Node
 from tests.peers.orthanc import AET, Orthanc, running_orthanc
 
@@ -203,6 +206,33 @@ def test_a_receiver_of_implicit_vr_alone_gets_the_same_values(
         [received] = folder.iterdir()
     assert dcmread(received).file_meta.TransferSyntaxUID == "1.2.840.10008.1.2"
     assert dcmread(received).to_json() == dcmread(file).to_json()
+
+
+def test_a_file_that_cannot_be_read_is_told_and_the_others_sent(
+    clinic: Clinic, tmp_path: Path
+) -> None:
+    first, second, third = study(tmp_path / "files", "1.2.3.440")
+    # A regular file, of which the kernel gives nobody the beginning.
+    broken = tmp_path / "files" / "broken.dcm"
+    broken.symlink_to("/proc/self/mem")
+    port = free_port()
+
+    def on_store(_: C_STORE, __: Association) -> int:
+        second.unlink(missing_ok=True)
+        return 0
+
+    with destination(port, "DEST", on_store=on_store) as receiving:
+        # In this process, which has loaded what every command loads.
+        done = CliRunner(env=clinic.node.environment()).invoke(
+            main,
+            ("send", f"DEST@127.0.0.1:{port}", str(tmp_path / "files"), "--iod", "none", "--json"),
+        )
+    assert done.exit_code == 4, done.output
+    assert [each for each in (first, second, third) if f"{each}: cannot be" in done.stderr] == [
+        second
+    ]
+    assert f"{broken}: cannot be read" in done.stderr
+    assert receiving.uids == ["1.2.3.440.1.1", "1.2.3.440.1.3"]
 
 
 def test_stored_studies_are_sent_found_got_and_exported(
