@@ -4,20 +4,35 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from pydicom import dcmread
-from pydicom.uid import UID
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
+from pynetdicom import AE, build_context, evt
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    StudyRootQueryRetrieveInformationModelFind as StudyRootFind,
+)
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    StudyRootQueryRetrieveInformationModelMove as StudyRootMove,
+)
 
+from lenticular.cli import main
 from lenticular.part10 import data_set_offset
 from tests.cloud.deadline import eventually
 from tests.commands import lenticular
 from tests.peers import dcmtk
 from tests.peers.conftest import WORKSTATION, Clinic
 from tests.peers.ct_files import ct_file
+from tests.peers.destination import destination
+from tests.peers.node_process import Node
 from tests.peers.orthanc import AET, Orthanc, running_orthanc
 from tests.ports import free_port
 
@@ -193,6 +208,33 @@ def test_a_receiver_of_implicit_vr_alone_gets_the_same_values(
     assert dcmread(received).to_json() == dcmread(file).to_json()
 
 
+def test_a_file_that_cannot_be_read_is_told_and_the_others_sent(
+    clinic: Clinic, tmp_path: Path
+) -> None:
+    first, second, third = study(tmp_path / "files", "1.2.3.440")
+    # A regular file, of which the kernel gives nobody the beginning.
+    broken = tmp_path / "files" / "broken.dcm"
+    broken.symlink_to("/proc/self/mem")
+    port = free_port()
+
+    def on_store(_: C_STORE, __: Association) -> int:
+        second.unlink(missing_ok=True)
+        return 0
+
+    with destination(port, "DEST", on_store=on_store) as receiving:
+        # In this process, which has loaded what every command loads.
+        done = CliRunner(env=clinic.node.environment()).invoke(
+            main,
+            ("send", f"DEST@127.0.0.1:{port}", str(tmp_path / "files"), "--iod", "none", "--json"),
+        )
+    assert done.exit_code == 4, done.output
+    assert [each for each in (first, second, third) if f"{each}: cannot be" in done.stderr] == [
+        second
+    ]
+    assert f"{broken}: cannot be read" in done.stderr
+    assert receiving.uids == ["1.2.3.440.1.1", "1.2.3.440.1.3"]
+
+
 def test_stored_studies_are_sent_found_got_and_exported(
     clinic: Clinic, workstation: Path, tmp_path: Path
 ) -> None:
@@ -334,6 +376,59 @@ def test_another_pacs_is_imported_once(clinic: Clinic, orthanc: Orthanc, tmp_pat
     )
     assert lost.returncode == 4
     assert "1.2.3.413: " in lost.stderr
+
+
+@contextmanager
+def pacs(node: Node, files: Sequence[Path], says: int) -> Iterator[str]:
+    """Run a PACS that says how many instances its study 1.2.3.430 has, and sends these files."""
+
+    def on_find(_: evt.Event) -> Iterator[tuple[int, Dataset]]:
+        match = Dataset()
+        match.QueryRetrieveLevel, match.StudyInstanceUID = "STUDY", "1.2.3.430"
+        match.NumberOfStudyRelatedInstances = says
+        yield 0xFF00, match
+
+    def on_move(_: evt.Event) -> Iterator[Any]:
+        contexts = [build_context(CTImageStorage, ExplicitVRLittleEndian)]
+        yield node.host, node.port, {"ae_title": node.aet, "contexts": contexts}
+        yield len(files)
+        for file in files:
+            yield 0xFF00, dcmread(file)
+
+    ae = AE("PACS")
+    ae.add_supported_context(StudyRootFind)
+    ae.add_supported_context(StudyRootMove)
+    handlers: list[Any] = [(evt.EVT_C_FIND, on_find), (evt.EVT_C_MOVE, on_move)]
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    assert server is not None
+    try:
+        yield f"PACS@127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("sent", "says", "told"),
+    [
+        (0, 0, "sent 0 of its instances"),
+        (0, 2, "sent 0 of 2 instances"),
+        (1, 2, "sent 1 of 2 instances"),
+        (2, 2, None),
+        (2, 0, None),
+    ],
+)
+def test_a_study_is_imported_when_all_of_it_came(
+    clinic: Clinic, tmp_path: Path, sent: int, says: int, told: str | None
+) -> None:
+    files = study(tmp_path, "1.2.3.430", 2)[:sent]
+    state = tmp_path / "state"
+    with pacs(clinic.node, files, says) as peer:
+        command = ("import", "node", peer, "--retries", "1", "--state", str(state))
+        # In this process, which has loaded what every command loads.
+        done = CliRunner(env=clinic.node.environment()).invoke(main, command)
+    assert done.exit_code == (4 if told else 0), done.output
+    assert (told or "") in done.stderr
+    assert ("1.2.3.430" in state.read_text()) == (told is None)
 
 
 def test_holdings_are_counted_by_modality_month_and_sender(clinic: Clinic, tmp_path: Path) -> None:

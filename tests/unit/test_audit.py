@@ -2,6 +2,7 @@
 
 import json
 import logging
+import resource
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -182,6 +183,29 @@ def test_a_file_gets_a_line_for_each_message_and_only_its_owner_may_read_it(tmp_
     [line] = path.read_text("ascii").splitlines()
     assert json.loads(line)["type"] == "Application Start"
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_disk_that_is_full_leaves_no_torn_line(tmp_path: Path) -> None:
+    box = Box()
+    trail = AuditTrail(US, [box])
+    trail.start()
+    turned_away(trail, 3)
+    trail.close()
+    path = tmp_path / "audit.jsonl"
+    file = AuditFile(path)
+    file.send(box.messages[:1])
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The disk takes a part of the next lines.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) * 3 // 2, hard))
+    try:
+        with pytest.raises(OutletFailed):
+            file.send(box.messages[1:])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+    file.send(box.messages[1:])
+    assert len([json.loads(line) for line in path.read_text("ascii").splitlines()]) == 3
 
 
 def test_a_trail_that_was_never_started_can_be_closed() -> None:

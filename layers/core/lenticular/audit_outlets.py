@@ -6,6 +6,7 @@ may read in it what goes wrong need not know who was a patient: so these lines d
 stdout, our own requests put them.
 """
 
+import fcntl
 import os
 import socket
 from collections.abc import Iterator, Sequence
@@ -61,13 +62,22 @@ class AuditFile:
         self._path = path
 
     def send(self, messages: Sequence[AuditMessage]) -> int:
-        """Append, in one write: other processes may append to the same file."""
+        """Append all of them or none: what a full disk did not take comes again, as a whole.
+
+        Other processes may append to the same file, each in its turn.
+        """
         rest = "".join(f"{message.to_line()}\n" for message in messages).encode("ascii")
         try:
             descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:
-                while rest:
-                    rest = rest[os.write(descriptor, rest) :]
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                before = os.fstat(descriptor).st_size
+                try:
+                    while rest:
+                        rest = rest[os.write(descriptor, rest) :]
+                except OSError:
+                    os.ftruncate(descriptor, before)
+                    raise
             finally:
                 os.close(descriptor)
         except OSError as error:

@@ -79,7 +79,8 @@ def import_node(  # noqa: PLR0913 - options of a command
     """Have the PACS PEER send its studies to this node, which it must know by its AE title.
 
     Which studies there are is asked by C-FIND, then each is moved by C-MOVE. Many PACS answer some
-    hundred matches at most, so ask by --dates.
+    hundred matches at most, so ask by --dates. A study of which less is sent than C-FIND says there
+    is was not imported.
     """
     peer = peer_named(source)
     destination = this_node().aet
@@ -92,7 +93,7 @@ def import_node(  # noqa: PLR0913 - options of a command
                 outcome.before += 1
                 continue
             with progress_bar(instances, uid) as bar:
-                problem = move_study(peer, destination, uid, retries, bar)
+                problem = move_study(peer, destination, uid, retries, bar, expected=instances)
                 moved = bar.pos
             if problem is None:
                 state.note(uid, instances=moved)

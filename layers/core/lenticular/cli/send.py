@@ -181,6 +181,9 @@ class Checks:
         except Unfit as error:
             outcome.problems[str(path)] = str(error)
             return None
+        except OSError as error:
+            outcome.problems[str(path)] = _unreadable(error)
+            return None
         outcome.others += file is None
         return file
 
@@ -188,8 +191,12 @@ class Checks:
         """Hold a file against its IOD; False when it is not to be sent for what is found."""
         if self.validator is None:
             return True
-        with file.path.open("rb") as opened:
-            verdict = self.validator.judge(opened)
+        try:
+            with file.path.open("rb") as opened:
+                verdict = self.validator.judge(opened)
+        except OSError as error:
+            outcome.problems[str(file.path)] = _unreadable(error)
+            return False
         if verdict is None or not verdict.errors:
             return True
         about = f"{verdict.errors} errors by its IOD" + (
@@ -239,6 +246,10 @@ def send_files(  # noqa: PLR0913, PLR0917 - what, where to, and how patiently
                 if not waiting:
                     break
     return outcome
+
+
+def _unreadable(error: OSError) -> str:
+    return f"cannot be read: {error.strerror or type(error).__name__}"
 
 
 def _identity(file: OutgoingFile) -> dict[str, int]:
@@ -306,6 +317,11 @@ class _Delivery:
                     if last:
                         self.outcome.problems[str(file.path)] = str(error)
                     return files[position:] if not last else files[position + 1 :]
+                except OSError as error:
+                    # Of its file, and half of it may have been sent.
+                    self.outcome.problems[str(file.path)] = _unreadable(error)
+                    opened.abort()
+                    return files[position + 1 :]
                 self._note(file, status, again, last=last)
         return []
 
