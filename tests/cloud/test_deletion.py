@@ -275,6 +275,30 @@ def test_what_is_being_restored_is_deleted_no_further(store: Store) -> None:
     assert store.archive.holds(key)
 
 
+class RestoresMeanwhile:
+    """S3, where another restores a study before its first object is tagged."""
+
+    def __init__(self, store: Store, uid: str) -> None:
+        self._store, self._uid = store, uid
+        self._s3: Any = store.cloud.clients.s3
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._s3, name)
+
+    def put_object_tagging(self, **request: Any) -> Any:
+        others = deletions(self._store)
+        others.restore(others.newest(self._uid), by="somebody else")
+        return self._s3.put_object_tagging(**request)
+
+
+def test_what_is_restored_while_it_is_deleted_is_there(store: Store) -> None:
+    [key] = stored(store, "1.2.78", 1)
+    with pytest.raises(OperatorError, match="being restored"):
+        delete(store, "1.2.78", RestoresMeanwhile(store, "1.2.78"))
+    assert tags(store, key) == []
+    assert len(list(store.index().instances("1.2.78"))) == 1
+
+
 def test_a_form_made_after_the_plan_goes_and_comes_back_with_its_original(store: Store) -> None:
     [key] = stored(store, "1.2.74", 1)
     file = store.archive.read(key)

@@ -220,8 +220,9 @@ class Deletions:
 
         Raises as `delete`, and `OperatorError` when it is being restored.
         """
+        restored = OperatorError(f"the study {record.study_instance_uid} is being restored")
         if self._archive.holds(record.key.restoring):
-            raise OperatorError(f"the study {record.study_instance_uid} is being restored")
+            raise restored
         self._mark_all(zip(record.keys, record.versions, strict=True))
         self._mark_all(self._late_forms(record))
         rebuild_study(self._archive, self._index, record.study_instance_uid)
@@ -233,6 +234,10 @@ class Deletions:
             )
         )
         self.sweep(record)
+        if self._archive.holds(record.key.restoring):
+            # That began while we marked, and may have ended before we did.
+            self._bring_back(record)
+            raise restored
         self._archive.create_document(record.key.completed, b"{}")
 
     def sweep(self, record: Record) -> None:
@@ -254,11 +259,7 @@ class Deletions:
             StoreUnavailable, OutletFailed: it stopped half-way; doing it again is safe.
         """
         self._archive.create_document(record.key.restoring, b"{}")
-        there = self._unmarked(record)
-        with ThreadPoolExecutor(_PARALLEL) as pool:
-            if not all(pool.map(self._untag, there)):
-                raise StoreUnavailable("what was brought back was hidden again: run it again")
-        rebuild_study(self._archive, self._index, record.study_instance_uid)
+        there = self._bring_back(record)
         formed = {str(form.original) for form in map(FormKey.parse, there) if form is not None}
         back = sum(key in formed or key in there for key in record.keys)
         self._tell(
@@ -338,6 +339,15 @@ class Deletions:
         """Tell whether the index names anything of a study but its procedure steps."""
         items = self._index.partition(study)
         return any(not str(item["sk"]).startswith(PROCEDURE_PREFIX) for item in items)
+
+    def _bring_back(self, record: Record) -> frozenset[str]:
+        """Make all that there is of a deletion seen again; return its keys."""
+        there = self._unmarked(record)
+        with ThreadPoolExecutor(_PARALLEL) as pool:
+            if not all(pool.map(self._untag, there)):
+                raise StoreUnavailable("what was brought back was hidden again: run it again")
+        rebuild_study(self._archive, self._index, record.study_instance_uid)
+        return there
 
     def _late_forms(self, record: Record) -> Iterator[tuple[str, str]]:
         """Yield key and version of what was made of deleted originals after the plan."""
