@@ -1,16 +1,25 @@
 """Deleting a study and bringing it back: nothing is lost, and a rebuild agrees at every step."""
 
 import json
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from click.testing import CliRunner
 
+from lenticular.archive import FormKey, InstanceKey
+from lenticular.audit import AuditMessage
+from lenticular.audit_outlets import Outlet
 from lenticular.cli import main
+from lenticular.cli.exit_codes import ExitCode
 from lenticular.deletion import DELETED_TAG, Deletions, State
 from lenticular.errors import OperatorError, StoreUnavailable
+from lenticular.forms import FormStore
+from lenticular.header import read_copy
+from lenticular.index_items import Copy
 from lenticular.indexing import index_objects, rebuild
 from tests.audit_schema import read
 from tests.cloud.standin import OfflineCloud
@@ -26,8 +35,8 @@ def store(cloud: OfflineCloud) -> Store:
     return Store.in_cloud(cloud)
 
 
-def deletions(store: Store, client: Any = None) -> Deletions:
-    return Deletions(client or store.cloud.clients.s3, store.archive, store.index())
+def deletions(store: Store, client: Any = None, trail: Sequence[Outlet] = ()) -> Deletions:
+    return Deletions(client or store.cloud.clients.s3, store.archive, store.index(), trail)
 
 
 def instance(uid: str, number: int, **attributes: str) -> dict[str, str]:
@@ -47,14 +56,23 @@ def stored(store: Store, uid: str, count: int = 3) -> list[str]:
     return keys
 
 
+def environment(store: Store, trail: Path | None = None) -> dict[str, str]:
+    """Return the settings of a command, whose audit trail is this file."""
+    return {
+        **store.cloud.environment,
+        "LENTICULAR_BUCKET": store.bucket,
+        "LENTICULAR_TABLE": store.table,
+        **({} if trail is None else {"LENTICULAR_AUDIT_FILE": str(trail)}),
+    }
+
+
 def items(store: Store, uid: str) -> dict[str, Any]:
     return {str(item["sk"]): item for item in store.index().partition(uid)}
 
 
 def delete(store: Store, uid: str, client: Any = None) -> Any:
-    deleting = deletions(store, client)
-    plan = deleting.plan(uid, timedelta(0), NOW)
-    return deleting.delete(plan, by="somebody", reason="a test", kept=KEPT, now=NOW)
+    plan = deletions(store).plan(uid, timedelta(0), NOW)
+    return deletions(store, client).delete(plan, by="somebody", reason="a test", kept=KEPT, now=NOW)
 
 
 def tags(store: Store, key: str) -> list[Any]:
@@ -102,7 +120,7 @@ def test_a_deleted_study_is_gone_and_comes_back_as_it_was(store: Store) -> None:
     assert items(store, "1.2.62") == {}
     [(listed, state)] = [each for each in deletions(store).all() if each[0] == record]
     assert (listed.by, listed.reason, state) == ("somebody", "a test", State.DELETED)
-    assert deletions(store).restore(deletions(store).newest("1.2.62")) == 3
+    assert deletions(store).restore(deletions(store).newest("1.2.62"), by="somebody") == 3
     assert [store.archive.read(key) for key in keys] == bytes_before
     assert items(store, "1.2.62") == before
     # Nothing is left that the lifecycle would end.
@@ -137,8 +155,8 @@ def test_a_deletion_that_breaks_off_is_finished_or_undone(store: Store, requests
         assert items(store, uid) == {}
         assert not list(store.archive.keys(f"instances/{uid}/"))
     with pytest.raises(StoreUnavailable):
-        deletions(store, BreaksOff(store, min(requests, 2))).restore(record)
-    assert deletions(store).restore(deletions(store).newest(uid)) == 3
+        deletions(store, BreaksOff(store, min(requests, 2))).restore(record, by="somebody")
+    assert deletions(store).restore(deletions(store).newest(uid), by="somebody") == 3
     assert items(store, uid) == before
 
 
@@ -152,8 +170,219 @@ def test_what_came_meanwhile_is_neither_deleted_nor_touched_by_restoring(store: 
     study_item = store.index().study("1.2.65")
     assert study_item is not None
     assert study_item["instances"] == 1
-    assert deletions(store).restore(deletions(store).newest("1.2.65")) == 2
+    assert deletions(store).restore(deletions(store).newest("1.2.65"), by="somebody") == 2
     assert len(list(store.index().instances("1.2.65"))) == 3
+
+
+def broken_off(store: Store, uid: str) -> Any:
+    """Begin to delete a study of one instance, and lose the way to S3 when it is marked."""
+    with pytest.raises(StoreUnavailable):
+        delete(store, uid, BreaksOff(store, 4))
+    assert not list(store.archive.keys(f"instances/{uid}/"))
+    return deletions(store).newest(uid)
+
+
+def put_form(store: Store, original: str, file: bytes) -> str:
+    """Store a form of an original, as far as a deletion and a rebuild look into one."""
+    key = InstanceKey.parse(original)
+    assert key is not None
+    form = str(FormKey(key, "1.2.840.10008.1.2.4.70"))
+    store.put_bytes(form, file)
+    return form
+
+
+def test_what_several_markers_hide_comes_back(store: Store) -> None:
+    keys = stored(store, "1.2.67")
+    delete(store, "1.2.67")
+    s3 = store.cloud.clients.s3
+    for key in (*keys, *keys[:1]):
+        # A request that was made again because its answer was lost puts another one.
+        s3.delete_object(Bucket=store.bucket, Key=key)
+    assert deletions(store).restore(deletions(store).newest("1.2.67"), by="somebody") == 3
+    assert list(store.archive.keys("instances/1.2.67/")) == keys
+    assert [tags(store, key) for key in keys] == [[], [], []]
+    assert len(list(store.index().instances("1.2.67"))) == 3
+
+
+class HidesAgain:
+    """S3, where another hides an object once, just before its tag is taken away."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._s3: Any = store.cloud.clients.s3
+        self._done = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._s3, name)
+
+    def delete_object_tagging(self, **request: Any) -> Any:
+        if self._done:
+            return self._s3.delete_object_tagging(**request)
+        self._done = True
+        self._s3.delete_object(**request)
+        # As S3 answers where a marker is on top; moto knows no answer.
+        refusal: Any = {"Error": {"Code": "MethodNotAllowed"}}
+        raise ClientError(refusal, "DeleteObjectTagging")
+
+
+def test_a_restoration_ends_when_all_can_be_seen_and_not_before(store: Store) -> None:
+    [key] = stored(store, "1.2.68", 1)
+    record = delete(store, "1.2.68")
+    with pytest.raises(StoreUnavailable):
+        deletions(store, HidesAgain(store)).restore(record, by="somebody")
+    assert deletions(store).newest("1.2.68") == record
+    assert deletions(store).restore(record, by="somebody") == 1
+    assert tags(store, key) == []
+
+
+def test_what_is_sent_again_is_not_deleted_by_finishing(store: Store) -> None:
+    [key] = stored(store, "1.2.69", 1)
+    file = store.archive.read(key)
+    record = broken_off(store, "1.2.69")
+    store.put_bytes(key, file)
+    index_objects(store.archive, store.index(), [key])
+    deletions(store).finish(record)
+    assert store.archive.read(key) == file
+    assert tags(store, key) == []
+    assert len(list(store.index().instances("1.2.69"))) == 1
+
+
+def test_a_form_of_what_is_sent_again_outlives_the_deletion(store: Store) -> None:
+    [key] = stored(store, "1.2.70", 1)
+    file = store.archive.read(key)
+    record = broken_off(store, "1.2.70")
+    store.put_bytes(key, file)
+    form = put_form(store, key, file)
+    # Now the form alone has the instance.
+    FormStore(store.cloud.clients.s3, store.bucket).retire(key)
+    deletions(store).finish(record)
+    assert store.archive.holds(form)
+    assert tags(store, form) == []
+    assert len(list(store.index().instances("1.2.70"))) == 1
+
+
+def test_what_is_being_restored_is_deleted_no_further(store: Store) -> None:
+    [key] = stored(store, "1.2.73", 1)
+    record = broken_off(store, "1.2.73")
+    with pytest.raises(StoreUnavailable):
+        deletions(store, BreaksOff(store, 2)).restore(record, by="somebody")
+    assert [state for each, state in deletions(store).all() if each == record] == [State.RESTORING]
+    with pytest.raises(OperatorError, match="being restored"):
+        deletions(store).finish(record)
+    finished = CliRunner().invoke(main, ["deletions", "--finish"], env=environment(store))
+    assert finished.exit_code == 0, finished.output
+    assert deletions(store).restore(deletions(store).newest("1.2.73"), by="somebody") == 1
+    assert store.archive.holds(key)
+
+
+class RestoresMeanwhile:
+    """S3, where another restores a study before its first object is tagged."""
+
+    def __init__(self, store: Store, uid: str) -> None:
+        self._store, self._uid = store, uid
+        self._s3: Any = store.cloud.clients.s3
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._s3, name)
+
+    def put_object_tagging(self, **request: Any) -> Any:
+        others = deletions(self._store)
+        others.restore(others.newest(self._uid), by="somebody else")
+        return self._s3.put_object_tagging(**request)
+
+
+def test_what_is_restored_while_it_is_deleted_is_there(store: Store) -> None:
+    [key] = stored(store, "1.2.78", 1)
+    with pytest.raises(OperatorError, match="being restored"):
+        delete(store, "1.2.78", RestoresMeanwhile(store, "1.2.78"))
+    assert tags(store, key) == []
+    assert len(list(store.index().instances("1.2.78"))) == 1
+
+
+def test_a_form_made_after_the_plan_goes_and_comes_back_with_its_original(store: Store) -> None:
+    [key] = stored(store, "1.2.74", 1)
+    file = store.archive.read(key)
+    plan = deletions(store).plan("1.2.74", timedelta(0), NOW)
+    form = put_form(store, key, file)
+    deletions(store).delete(plan, by="somebody", reason="a test", kept=KEPT, now=NOW)
+    assert not store.archive.holds(form)
+    rebuild(store.archive, store.index())
+    assert items(store, "1.2.74") == {}
+    s3 = store.cloud.clients.s3
+    [version] = s3.list_object_versions(Bucket=store.bucket, Prefix=form)["Versions"]
+    tagged = s3.get_object_tagging(Bucket=store.bucket, Key=form, VersionId=version["VersionId"])
+    assert tagged["TagSet"] == [dict(zip(("Key", "Value"), DELETED_TAG, strict=True))]
+    assert deletions(store).restore(deletions(store).newest("1.2.74"), by="somebody") == 1
+    assert store.archive.holds(form)
+    assert tags(store, form) == []
+
+
+class Meanwhile:
+    """An audit outlet that is told of the deletion while others are still at work."""
+
+    name = "meanwhile"
+    gather_seconds = 0.0
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._work = work
+
+    def send(self, messages: Sequence[AuditMessage]) -> int:
+        assert messages
+        self._work()
+        return 0
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def test_what_others_write_behind_a_deletion_goes_too(store: Store) -> None:
+    [key] = stored(store, "1.2.75", 1)
+    file = store.archive.read(key)
+    read_before = read_copy(store.archive, key)
+    assert isinstance(read_before, Copy)
+    plan = deletions(store).plan("1.2.75", timedelta(0), NOW)
+    indexing = Meanwhile(lambda: store.index().record([read_before]))
+    transcoding = Meanwhile(lambda: put_form(store, key, file))
+    deletions(store, trail=[indexing, transcoding]).delete(
+        plan, by="somebody", reason="a test", kept=KEPT, now=NOW
+    )
+    assert items(store, "1.2.75") == {}
+    assert not list(store.archive.keys("transcoded/1.2.75/"))
+    # And behind its very end.
+    put_form(store, key, file)
+    finished = CliRunner().invoke(main, ["deletions", "--finish"], env=environment(store))
+    assert finished.exit_code == 0, finished.output
+    assert not list(store.archive.keys("transcoded/1.2.75/"))
+
+
+def test_retention_counts_from_what_came_last_shown_or_not(store: Store) -> None:
+    first = store.put(**instance("1.2.76", 1))
+    other = store.put(**instance("1.2.76", 1, AccessionNumber="B"))
+    index_objects(store.archive, store.index(newest_shown=False), [first, other])
+    came = store.archive.head(other, 1).received
+    assert deletions(store).plan("1.2.76", KEPT, NOW).last_received == came
+    # A copy that waits in the queue, or that the table refuses, is in no item.
+    store.put(**instance("1.2.76", 2))
+    plan = deletions(store).plan("1.2.76", KEPT, NOW)
+    assert plan.last_received >= (NOW - timedelta(hours=1)).isoformat()
+    assert plan.held_until is not None
+
+
+def test_what_could_not_be_placed_is_listed_while_it_is_there(store: Store) -> None:
+    uid = "1.2.77"
+    stored(store, uid, 1)
+    key = str(InstanceKey(uid, f"{uid}.1", f"{uid}.1.9", "0" * 64))
+    store.put_bytes(key, b"no DICOM")
+    index_objects(store.archive, store.index(), [key])
+
+    def listed() -> list[str]:
+        return [str(item["sk"]) for item in store.index().quarantined(f"instances/{uid}/")]
+
+    assert listed() == [key]
+    record = delete(store, uid)
+    assert listed() == []
+    deletions(store).restore(record, by="somebody")
+    assert listed() == [key]
 
 
 def test_nothing_is_deleted_from_a_bucket_without_versions(cloud: OfflineCloud) -> None:
@@ -171,17 +400,12 @@ def test_what_an_operator_deletes_is_in_the_audit_trail(store: Store, tmp_path: 
     uid = "1.2.826.0.1.55.9"
     stored(store, uid)
     trail = tmp_path / "audit.jsonl"
-    environment = {
-        **store.cloud.environment,
-        "LENTICULAR_BUCKET": store.bucket,
-        "LENTICULAR_TABLE": store.table,
-        "LENTICULAR_AUDIT_FILE": str(trail),
-    }
+    settings = environment(store, trail)
     command = ["delete", uid, "--reason", "a test"]
-    looked = CliRunner().invoke(main, command, env=environment)
+    looked = CliRunner().invoke(main, command, env=settings)
     assert looked.exit_code == 0, looked.output
     assert not trail.exists()
-    deleted = CliRunner().invoke(main, [*command, "--yes", "--despite-retention"], env=environment)
+    deleted = CliRunner().invoke(main, [*command, "--yes", "--despite-retention"], env=settings)
     assert deleted.exit_code == 0, deleted.output
     [line] = map(json.loads, trail.read_text("ascii").splitlines())
     assert (line["study"], line["instances"], line["reason"]) == (uid, 3, "a test")
@@ -191,3 +415,37 @@ def test_what_an_operator_deletes_is_in_the_audit_trail(store: Store, tmp_path: 
     assert "@" in message.requestor.user
     assert message.requestor.alternative is None
     assert message.objects["2 Patient Number"] == line["patient"] != ""
+    brought = CliRunner().invoke(main, ["restore", uid], env=settings)
+    assert brought.exit_code == 0, brought.output
+    _, back = map(json.loads, trail.read_text("ascii").splitlines())
+    assert (back["study"], back["restored"]) == (uid, 3)
+    message = read(back["xml"])
+    assert (message.event, message.action) == ("110103 DICOM Instances Accessed", "C")
+    assert message.requestor.user == line["requestor"]
+    assert message.objects["2 Patient Number"] == line["patient"]
+
+
+def test_a_deletion_that_the_audit_trail_did_not_take_is_told_later(
+    store: Store, tmp_path: Path
+) -> None:
+    uids = ["1.2.826.0.1.55.10", "1.2.826.0.1.55.11"]
+    for uid in uids:
+        stored(store, uid, 1)
+    full = environment(store, Path("/dev/full"))
+    command = ["delete", *uids, "--reason", "a test", "--yes", "--despite-retention"]
+    deleted = CliRunner().invoke(main, command, env=full)
+    assert deleted.exit_code == ExitCode.FINDINGS, deleted.output
+    for uid in uids:
+        # Neither the study nor the one behind it waits for the trail.
+        assert items(store, uid) == {}
+        assert [
+            state for record, state in deletions(store).all() if record.study_instance_uid == uid
+        ] == [State.BEGUN]
+    trail = tmp_path / "audit.jsonl"
+    finished = CliRunner().invoke(main, ["deletions", "--finish"], env=environment(store, trail))
+    assert finished.exit_code == 0, finished.output
+    lines = map(json.loads, trail.read_text("ascii").splitlines())
+    told = {line["study"]: line for line in lines}
+    for uid in uids:
+        assert told[uid]["patient"] != ""
+        assert (told[uid]["instances"], told[uid]["reason"]) == (1, "a test")

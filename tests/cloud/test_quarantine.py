@@ -3,8 +3,11 @@
 import hashlib
 
 import pytest
+from click.testing import CliRunner
 
-from lenticular.archive import quarantine_key
+from lenticular.archive import InstanceKey, quarantine_key
+from lenticular.cli import main
+from lenticular.cli.exit_codes import ExitCode
 from lenticular.indexing import index_objects, rebuild
 from lenticular.quarantine import Retried, retry
 from tests.cloud.standin import OfflineCloud
@@ -48,3 +51,25 @@ def test_what_still_cannot_be_placed_stays(store: Store) -> None:
     )
     assert [str(item["sk"]) for item in store.index().quarantined()] == [key]
     assert store.archive.holds(key)
+
+
+def test_what_is_gone_does_not_keep_the_others_from_being_tried(cloud: OfflineCloud) -> None:
+    store = Store.in_cloud(cloud)
+    [attributes] = study(73, series=1, instances=1)
+    there = store.put(**attributes)
+    # In order of key before the other one.
+    gone = str(InstanceKey("1.2.40", "1.2.40.1", "1.2.40.1.1", "0" * 64))
+    for key in (gone, there):
+        store.index().quarantine(key, "not known", "2026-01-01T00:00:00.000000Z", "CT1")
+    still = store.put(SOPInstanceUID="1.2.74.1", PatientID="P")
+    index_objects(store.archive, store.index(), [still])
+    environment = {
+        **store.cloud.environment,
+        "LENTICULAR_BUCKET": store.bucket,
+        "LENTICULAR_TABLE": store.table,
+    }
+    tried = CliRunner().invoke(main, ["quarantine", "retry", "--all"], env=environment)
+    assert tried.exit_code == ExitCode.FINDINGS, tried.output
+    assert "the object is gone" in tried.output
+    assert [str(item["sk"]) for item in store.index().quarantined()] == [still]
+    assert len(list(store.index().instances("1.2.73"))) == 1

@@ -26,7 +26,7 @@ are named, listed and read. The documents of storage commitment are also written
 
 And so are the records of what an operator deleted (`deletion`):
 
-    deletions/{study}/{moment}.json         what, why, by whom; .completed.json, .restored.json
+    deletions/{study}/{moment}.json         what, why, by whom; beside it, how far that is
 """
 
 import hashlib
@@ -173,8 +173,8 @@ class DeletionKey:
     study_instance_uid: str
     moment: str
 
-    _COMPLETED: ClassVar[str] = ".completed"
-    _RESTORED: ClassVar[str] = ".restored"
+    #: What its other objects say of a deletion.
+    SAID: ClassVar[tuple[str, ...]] = ("completed", "restoring", "restored")
 
     def __str__(self) -> str:
         """Write the key of the record."""
@@ -184,27 +184,36 @@ class DeletionKey:
     def _stem(self) -> str:
         return f"{DELETIONS}{self.study_instance_uid}/{self.moment}"
 
+    def _saying(self, what: str) -> str:
+        return f"{self._stem}.{what}{_JSON_SUFFIX}"
+
     @property
     def completed(self) -> str:
         """The key of the object that says that all is deleted."""
-        return f"{self._stem}{self._COMPLETED}{_JSON_SUFFIX}"
+        return self._saying("completed")
+
+    @property
+    def restoring(self) -> str:
+        """The key of the object that says that it is being brought back."""
+        return self._saying("restoring")
 
     @property
     def restored(self) -> str:
         """The key of the object that says that all is back."""
-        return f"{self._stem}{self._RESTORED}{_JSON_SUFFIX}"
+        return self._saying("restored")
 
     @classmethod
-    def parse(cls, key: str) -> "tuple[DeletionKey, bool, bool] | None":
-        """Read a key: which deletion, and whether it says completed, or restored."""
+    def parse(cls, key: str) -> "tuple[DeletionKey, str] | None":
+        """Read a key: which deletion, and which of `SAID` it says; the record says none."""
         study, _, rest = key.removeprefix(DELETIONS).removesuffix(_JSON_SUFFIX).partition("/")
-        moment = rest.removesuffix(cls._COMPLETED).removesuffix(cls._RESTORED)
+        moment, said = rest, ""
+        for each in cls.SAID:
+            if rest.endswith(f".{each}"):
+                moment, said = rest.removesuffix(f".{each}"), each
         if not is_uid(study) or not moment:
             return None
         parsed = cls(study, moment)
-        if key not in (str(parsed), parsed.completed, parsed.restored):
-            return None
-        return parsed, key == parsed.completed, key == parsed.restored
+        return (parsed, said) if key == (parsed._saying(said) if said else str(parsed)) else None
 
 
 def procedure_prefix(sop_instance_uid: str) -> str:

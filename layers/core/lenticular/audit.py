@@ -40,6 +40,7 @@ class Code:
 # Events, CID 400
 APPLICATION_ACTIVITY: Final = Code("110100", "Application Activity")
 BEGIN_TRANSFERRING: Final = Code("110102", "Begin Transferring DICOM Instances")
+INSTANCES_ACCESSED: Final = Code("110103", "DICOM Instances Accessed")
 INSTANCES_TRANSFERRED: Final = Code("110104", "DICOM Instances Transferred")
 STUDY_DELETED: Final = Code("110105", "DICOM Study Deleted")
 QUERY: Final = Code("110112", "Query")
@@ -275,6 +276,16 @@ class AuditSource:
             participants=(Participant("", self.host, is_requestor=True, person=person),),
             involved=study.involved,
             facts=facts,
+        )
+
+    def study_restored(
+        self, study: Study, person: str, facts: Mapping[str, object]
+    ) -> AuditMessage:
+        """Tell that an operator brought back a deleted study, A.5.3.6."""
+        return replace(
+            self.study_deleted(study, person, facts),
+            event=INSTANCES_ACCESSED,
+            action=Action.CREATE,
         )
 
     def query(  # noqa: PLR0913 - who asked, what, and what came of it

@@ -493,9 +493,9 @@ class Index:
         )
         return [str(item["sk"]) for item in items]
 
-    def quarantined(self) -> Iterator[Item]:
-        """Return what is listed in quarantine, in order of object key."""
-        return self._partition(QUARANTINE_PARTITION, "", consistent=False)
+    def quarantined(self, prefix: str = "") -> Iterator[Item]:
+        """Return what is listed in quarantine under a prefix of the bucket, in order of key."""
+        return self._partition(QUARANTINE_PARTITION, prefix, consistent=False)
 
     def by_key(
         self, index_name: str, hash_key: tuple[str, str], range_condition: str = "", **values: str

@@ -153,11 +153,16 @@ def rebuild(
 
 def rebuild_study(archive: Archive, index: Index, study: str) -> None:
     """Make the index hold exactly what the bucket holds of a study; raises as `rebuild`."""
+    listed = {
+        str(item["sk"]) for each in _PREFIXES for item in index.quarantined(f"{each}{study}/")
+    }
     unplaceable: dict[str, Unplaceable] = {}
     months: set[str] = set()
     _rebuild_study(archive, index, study, unplaceable, months)
     for key, why in unplaceable.items():
         index.quarantine(key, why.reason, why.received, why.calling_ae_title)
+    for key in listed - unplaceable.keys():
+        index.release_from_quarantine(key)
     for month in months:
         index.list_month(month)
 

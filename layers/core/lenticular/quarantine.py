@@ -3,6 +3,7 @@
 A later version may read what an earlier one could not, and the table may take an item that it
 refused. An object below `quarantine/` is then copied to the key of its instance, whose event
 indexes it like any other, and gets a delete marker where it was; one below `instances/` is indexed.
+What is in the bucket no more is taken off the list.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import BotoCoreError, ClientError
 
 from .archive import QUARANTINE, Archive, content_sha256
-from .errors import ItemRefused, StoreUnavailable
+from .errors import InstanceMissing, ItemRefused, StoreUnavailable
 from .header import Unplaceable, placed_key, read_copy
 from .index import Index
 
@@ -22,20 +23,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """What became of an object: the key that it has now, or why it stays in quarantine."""
+    """What became of an object: the key that it has now, or why it has none.
+
+    It stays in quarantine unless `gone`: then the bucket holds it no more.
+    """
 
     object_key: str
     now: str | None
     reason: str | None
+    gone: bool = False
 
 
 def retry(client: "S3Client", archive: Archive, index: Index, key: str) -> Retried:
     """Place an object if that is possible now; doing it again changes nothing.
 
     Raises:
-        InstanceMissing: the bucket holds no such object.
+        InstanceMissing: what was made of it went meanwhile; doing it again is safe.
         StoreUnavailable: some of it was not done.
     """
+    try:
+        return _retried(client, archive, index, key)
+    except InstanceMissing:
+        if archive.holds(key):
+            raise
+    # Deleted with its study, or placed before and not taken off the list.
+    index.release_from_quarantine(key)
+    return Retried(key, None, "the object is gone", gone=True)
+
+
+def _retried(client: "S3Client", archive: Archive, index: Index, key: str) -> Retried:
     target = placed_key(archive, key) if key.startswith(QUARANTINE) else key
     if isinstance(target, Unplaceable):
         return Retried(key, None, target.reason)

@@ -4,11 +4,11 @@ import getpass
 import socket
 from datetime import UTC, datetime, timedelta
 from os import environ
+from typing import Final
 
 import click
 
-from lenticular.answers import patient_id_of
-from lenticular.audit import AuditSource, Study
+from lenticular.audit_outlets import OutletFailed
 from lenticular.aws import s3_client
 from lenticular.deletion import Deletions, State
 from lenticular.errors import OperatorError
@@ -17,6 +17,8 @@ from lenticular.settings import RetentionSettings
 
 from . import printing, stores
 from .exit_codes import NotAllIsWell
+
+_UNTOLD: Final = "not in the audit trail yet ({}): `lenticular {}` once it can be written"
 
 
 @click.command()
@@ -66,22 +68,18 @@ def delete(
         raise OperatorError(
             f"retention holds {len(held)} of them: nothing was deleted (--despite-retention)"
         )
+    untold: list[str] = []
     if yes:
         kept = timedelta(days=settings.deleted_days)
-        trail = stores.audit_outlets()
         for plan in plans:
-            patient_id = _patient_id(plan.study_instance_uid)
-            deletions.delete(plan, by=_who(), reason=str(reason), kept=kept, now=now)
-            message = AuditSource("lenticular", socket.gethostname()).study_deleted(
-                Study(plan.study_instance_uid, patient_id),
-                _who(),
-                {"instances": plan.instances, "reason": reason},
-            )
-            for outlet in trail:
-                outlet.send([message])
+            try:
+                deletions.delete(plan, by=_who(), reason=str(reason), kept=kept, now=now)
+            except OutletFailed as error:
+                untold.append(str(error))
     printing.print_rows(rows, as_json=as_json)
     if not yes:
         click.echo("nothing was deleted: --yes deletes them", err=True)
+    _require_told(untold, "deletions --finish")
 
 
 @click.command()
@@ -91,9 +89,13 @@ def restore(studies: tuple[str, ...], *, as_json: bool) -> None:
     """Bring back studies that were deleted, by Study Instance UID."""
     _require_uids(studies)
     deletions = _deletions()
-    rows, lost = [], 0
+    rows, untold, lost = [], list[str](), 0
     for record in [deletions.newest(study) for study in dict.fromkeys(studies)]:
-        back = deletions.restore(record)
+        try:
+            back = deletions.restore(record, by=_who())
+        except OutletFailed as error:
+            untold.append(str(error))
+            continue
         lost += len(record.keys) - back
         rows.append(
             {
@@ -103,25 +105,38 @@ def restore(studies: tuple[str, ...], *, as_json: bool) -> None:
             }
         )
     printing.print_rows(rows, as_json=as_json)
+    _require_told(untold, "restore")
     if lost:
         raise NotAllIsWell(f"{lost} objects are gone: the time to bring them back is over")
 
 
 @click.command()
-@click.option("--finish", is_flag=True, help="Go on with deletions that broke off.")
+@click.option(
+    "--finish",
+    is_flag=True,
+    help="Go on with deletions that broke off, and take what was made behind them.",
+)
 @printing.as_json
 def deletions(*, finish: bool, as_json: bool) -> None:
     """Print what was deleted, when, by whom and why, and until when it can be brought back."""
     found = _deletions()
-    rows = []
-    for record, state in found.all():
+    now = datetime.now(UTC).isoformat()
+    rows, untold = [], list[str]()
+    for record, so_far in found.all():
+        state = so_far
         if finish and state is State.BEGUN:
-            found.finish(record)
+            try:
+                found.finish(record)
+                state = State.DELETED
+            except OutletFailed as error:
+                untold.append(str(error))
+        elif finish and state is State.DELETED and record.kept_until > now:
+            found.sweep(record)
         rows.append(
             {
                 "study_instance_uid": record.study_instance_uid,
                 "moment": record.moment,
-                "state": State.DELETED if finish and state is State.BEGUN else state,
+                "state": state,
                 "objects": len(record.keys),
                 "kept_until": record.kept_until[:10],
                 "by": record.by,
@@ -129,15 +144,16 @@ def deletions(*, finish: bool, as_json: bool) -> None:
             }
         )
     printing.print_rows(rows, as_json=as_json)
+    _require_told(untold, "deletions --finish")
 
 
 def _deletions() -> Deletions:
-    return Deletions(s3_client(), stores.archive(), stores.index())
+    return Deletions(s3_client(), stores.archive(), stores.index(), stores.audit_outlets())
 
 
-def _patient_id(study: str) -> str:
-    item = stores.index().study(study)
-    return "" if item is None else patient_id_of(item)
+def _require_told(untold: list[str], command: str) -> None:
+    if untold:
+        raise NotAllIsWell(f"{len(untold)} of them are {_UNTOLD.format(untold[0], command)}")
 
 
 def _require_uids(studies: tuple[str, ...]) -> None:

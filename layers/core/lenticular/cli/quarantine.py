@@ -82,7 +82,7 @@ def retry_quarantined(object_keys: tuple[str, ...], *, everything: bool, as_json
         _listed(key)
     outcomes = [retry(client, archive, index, key) for key in keys]
     printing.print_rows(map(asdict, outcomes), as_json=as_json)
-    if left := sum(outcome.now is None for outcome in outcomes):
+    if left := sum(outcome.now is None and not outcome.gone for outcome in outcomes):
         raise NotAllIsWell(f"{left} of {len(outcomes)} stay in quarantine")
 
 
