@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom import AE, _config, build_context, build_role, evt
 from pynetdicom.association import Association
+from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_RJ
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 
 from lenticular import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -60,6 +61,12 @@ def association(
     ae.connection_timeout = _CONNECT_SECONDS
     ae.acse_timeout = _ANSWER_SECONDS
     ae.dimse_timeout = ae.network_timeout = answer_seconds
+    refusals: list[A_ASSOCIATE_RJ | A_ABORT_RQ] = []
+
+    def note(event: evt.Event) -> None:
+        if isinstance(event.pdu, (A_ASSOCIATE_RJ, A_ABORT_RQ)):
+            refusals.append(event.pdu)
+
     roles: list[SCP_SCU_RoleSelectionNegotiation] = (
         [build_role(uid, scp_role=True) for uid in dict.fromkeys(uid for uid, _ in contexts[1:])]
         if get
@@ -71,10 +78,13 @@ def association(
         contexts=[build_context(abstract, list(syntaxes)) for abstract, syntaxes in contexts],
         ae_title=peer.aet,
         ext_neg=list(roles),
-        evt_handlers=[(evt.EVT_C_STORE, get)] if get else None,
+        evt_handlers=[
+            (evt.EVT_PDU_RECV, note),
+            *([(evt.EVT_C_STORE, get)] if get else ()),
+        ],
     )
     if not opened.is_established:
-        raise PeerFailed(_why_not(opened, peer))
+        raise PeerFailed(_why_not(refusals, peer))
     try:
         yield opened
     except BaseException:
@@ -84,14 +94,15 @@ def association(
         opened.release()
 
 
-def _why_not(opened: Association, peer: Peer) -> str:
-    if opened.is_rejected:
-        answer = opened.acceptor.primitive
-        reason = getattr(answer, "reason_str", "no reason given")
-        return f"{peer} refused the association: {reason[0].lower()}{reason[1:]}"
-    if opened.is_aborted and opened.acceptor.primitive is not None:
+def _why_not(refusals: Sequence[A_ASSOCIATE_RJ | A_ABORT_RQ], peer: Peer) -> str:
+    # By what was received: pynetdicom takes a refusal that comes together with the end of the
+    # connection for a connection that never was.
+    if not refusals:
+        return f"{peer} cannot be reached"
+    if isinstance(refusals[0], A_ABORT_RQ):
         return f"{peer} aborted the association"
-    return f"{peer} cannot be reached"
+    reason = refusals[0].reason_str
+    return f"{peer} refused the association: {reason[0].lower()}{reason[1:]}"
 
 
 @dataclass(frozen=True, slots=True)
