@@ -5,9 +5,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pynetdicom import AE
+from pynetdicom.association import Association
 
+from lenticular.requesting import keep_answers
 from tests.cloud.standin import OfflineCloud, offline_cloud
 from tests.peers import dcmtk
 from tests.peers.custody import AT_ONCE, DISK, StartGateway
@@ -18,6 +22,21 @@ from tests.peers.node_process import Node, running_node
 from tests.ports import free_port
 
 WORKSTATION = "WORKSTATION"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _answers_are_kept() -> Iterator[None]:
+    """Let no association that a test opens by pynetdicom lose an answer, as none of ours does."""
+    associate = AE.associate
+
+    def kept(ae: AE, *arguments: Any, **options: Any) -> Association:
+        opened = associate(ae, *arguments, **options)
+        keep_answers(opened)
+        return opened
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AE, "associate", kept)
+        yield
 
 
 @dataclass(frozen=True)

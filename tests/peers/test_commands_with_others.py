@@ -118,6 +118,8 @@ def test_what_is_interrupted_goes_on_where_it_stopped(
     state = tmp_path / "state"
     command = ("send", WORKSTATION, tmp_path / "files", "--state", state, "--iod", "none")
     environment = clinic.node.environment()
+    # Where the tests run behind a shell's back it is ignored, and would be by what they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     slowly = [sys.executable, "-m", "lenticular.cli", *map(str, command), "--rate", "0.5"]
     with subprocess.Popen(slowly, env=environment, stderr=subprocess.PIPE, text=True) as sending:
         eventually(lambda: state.exists() and '"done"' in state.read_text("utf-8"))

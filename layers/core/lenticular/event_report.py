@@ -22,6 +22,7 @@ from pynetdicom.status import (
 from . import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from .commitment import Reference, Request, Verdict
 from .nodes import Node
+from .requesting import keep_answers
 from .sop_classes import STORAGE_COMMITMENT_PUSH, STORAGE_COMMITMENT_PUSH_INSTANCE
 
 _CONNECT_SECONDS: Final = 5.0
@@ -103,6 +104,7 @@ def _tell(association: Association, information: Dataset, verdict: Verdict) -> N
         )
     if not association.accepted_contexts:
         raise NotDelivered("the requester accepts no storage commitment report")
+    keep_answers(association)
     try:
         answer, _ = association.send_n_event_report(
             information,

@@ -19,6 +19,7 @@ from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_RJ
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 
 from lenticular import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from lenticular.requesting import keep_answers
 from lenticular.sop_classes import STUDY_ROOT_GET, STUDY_ROOT_MOVE, VERIFICATION
 from lenticular.status import MoveStatus, Status
 from lenticular.transfer_syntaxes import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
@@ -85,6 +86,7 @@ def association(
     )
     if not opened.is_established:
         raise PeerFailed(_why_not(refusals, peer))
+    keep_answers(opened)
     try:
         yield opened
     except BaseException:
