@@ -27,7 +27,7 @@ from .messages import BufferSink, DataSetSink, Message
 from .negotiation import MAX_CONTEXTS
 from .read_ahead import OutgoingFile, ReadAhead, Stored
 from .requestor import RequestedAssociation, open_association
-from .retrieval import Found, Memory, Progress, Retrieval, is_warning
+from .retrieval import Found, Memory, Progress, Retrieval, context_for, is_warning
 from .wire import AssociationAborted, AssociationRefused, ConnectionFailed, Interrupted
 
 #: Associations in a row on which nothing was answered, after which the destination counts as gone.
@@ -185,7 +185,7 @@ class _Delivery:
         on_failure: Callable[[Stored, int | None], None],
     ) -> bool:
         """Send what one association carries; tell whether the requestor cancelled."""
-        while (file := files.head()) is not None and self._is_proposed(file.stored):
+        while (file := files.head()) is not None and self._carries(destination, file.stored):
             if self._retrieval.cancelled_before(file):
                 return True
             try:
@@ -232,8 +232,13 @@ class _Delivery:
         else:
             on_failure(stored, status)
 
-    def _is_proposed(self, stored: Stored) -> bool:
-        return (stored.sop_class_uid, stored.transfer_syntax_uid) in self._proposed
+    def _carries(self, destination: RequestedAssociation, stored: Stored) -> bool:
+        """Tell whether an association is the one for an instance: no other would do better."""
+        own, *forms = _pairs(stored)
+        if own not in self._proposed:
+            return False
+        taken = context_for(stored, destination.accepted) is not None
+        return taken or self._proposed.issuperset(forms)
 
     def _open(self, files: ReadAhead) -> RequestedAssociation:
         """Associate, with a context for each transfer syntax of each class: that decides alone.
@@ -245,17 +250,19 @@ class _Delivery:
         classes = [(uid, _UNCOMPRESSED[0]) for uid in self._sop_class_uids]
         if self._node.associations == "one-per-instance":
             near, classes, self._needed = near[:1], [], {}
-        at_hand = [(each.sop_class_uid, each.transfer_syntax_uid) for each in near]
+        at_hand = [pair for each in near for pair in _pairs(each)]
         self._needed = dict.fromkeys([*at_hand, *self._needed])
         pairs = dict.fromkeys(_with_uncompressed([*self._needed, *classes]))
-        # Last, for most take what came: forms, for a node that takes nothing else.
-        pairs |= dict.fromkeys(
-            (each.sop_class_uid, form.transfer_syntax_uid) for each in near for form in each.forms
-        )
         proposed = list(pairs)[:MAX_CONTEXTS]
         self._proposed = frozenset(proposed)
         contexts = [(abstract, [syntax]) for abstract, syntax in proposed]
         return self._associate(self._node, contexts, self._retrieval.cancelled)
+
+
+def _pairs(stored: Stored) -> list[tuple[str, str]]:
+    """Return the contexts of what came, and of its forms for a node that takes nothing else."""
+    syntaxes = (stored.transfer_syntax_uid, *(form.transfer_syntax_uid for form in stored.forms))
+    return [(stored.sop_class_uid, syntax) for syntax in syntaxes]
 
 
 def _with_uncompressed(pairs: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
