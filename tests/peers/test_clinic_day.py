@@ -261,6 +261,8 @@ def _work(day: Day, aet: str, instances: Sequence[DayInstance]) -> str:
     return step
 
 
+# pydicom says of some real files that they are padded.
+@pytest.mark.filterwarnings("ignore:The pixel data is:UserWarning")
 def test_at_the_end_of_a_clinic_day_nothing_is_missing_and_all_counts_add_up(
     day: Day, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
