@@ -11,6 +11,7 @@ from typing import Any
 from lenticular.archive import CALLING_AE_TITLE, RECEIVED, Archive
 from lenticular.elements import encode_data_set
 from lenticular.index import Index
+from lenticular.indexing import index_objects
 from lenticular.part10 import file_head
 from lenticular.placement import place
 from tests.cloud.standin import OfflineCloud
@@ -120,3 +121,21 @@ def study(number: int, *, series: int = 2, instances: int = 3) -> list[dict[str,
         for each_series in range(series)
         for each in range(instances)
     ]
+
+
+def instance(uid: str, number: int, **attributes: str) -> dict[str, str]:
+    """Return the attributes of an instance of the study `uid`, of one series."""
+    [template] = study(1, series=1, instances=1)
+    uids = {
+        "StudyInstanceUID": uid,
+        "SeriesInstanceUID": f"{uid}.1",
+        "SOPInstanceUID": f"{uid}.1.{number}",
+    }
+    return {**template, **uids, **attributes}
+
+
+def stored(store: Store, uid: str, count: int = 3) -> list[str]:
+    """Store and index a study of so many instances; return their keys."""
+    keys = [store.put(**instance(uid, number)) for number in range(1, count + 1)]
+    assert index_objects(store.archive, store.index(), keys) == []
+    return keys

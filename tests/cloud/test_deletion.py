@@ -23,7 +23,7 @@ from lenticular.index_items import Copy
 from lenticular.indexing import index_objects, rebuild
 from tests.audit_schema import read
 from tests.cloud.standin import OfflineCloud
-from tests.cloud.stored_instances import Store, study
+from tests.cloud.stored_instances import Store, instance, stored
 
 NOW = datetime.now(UTC)
 KEPT = timedelta(days=30)
@@ -37,23 +37,6 @@ def store(cloud: OfflineCloud) -> Store:
 
 def deletions(store: Store, client: Any = None, trail: Sequence[Outlet] = ()) -> Deletions:
     return Deletions(client or store.cloud.clients.s3, store.archive, store.index(), trail)
-
-
-def instance(uid: str, number: int, **attributes: str) -> dict[str, str]:
-    """Return the attributes of an instance of the study `uid`, of one series."""
-    [template] = study(1, series=1, instances=1)
-    uids = {
-        "StudyInstanceUID": uid,
-        "SeriesInstanceUID": f"{uid}.1",
-        "SOPInstanceUID": f"{uid}.1.{number}",
-    }
-    return {**template, **uids, **attributes}
-
-
-def stored(store: Store, uid: str, count: int = 3) -> list[str]:
-    keys = [store.put(**instance(uid, number)) for number in range(1, count + 1)]
-    assert index_objects(store.archive, store.index(), keys) == []
-    return keys
 
 
 def environment(store: Store, trail: Path | None = None) -> dict[str, str]:

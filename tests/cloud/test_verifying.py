@@ -16,7 +16,7 @@ from lenticular.transcoding import Transcoder
 from lenticular.transcoding_policy import TranscodingPolicy
 from lenticular.verifying import IN_QUARANTINE, Finding, Kind, Verifier
 from tests.cloud.standin import OfflineCloud
-from tests.cloud.stored_instances import Store, study
+from tests.cloud.stored_instances import Store, instance, stored
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 
@@ -25,23 +25,6 @@ _DEFLATED = "1.2.840.10008.1.2.1.99"
 def store(cloud: OfflineCloud) -> Store:
     """One bucket and table for all tests, each of which has a study of its own."""
     return Store.in_cloud(cloud)
-
-
-def instance(uid: str, number: int, **attributes: str) -> dict[str, str]:
-    """Return the attributes of an instance of the study `uid`, of one series."""
-    [template] = study(1, series=1, instances=1)
-    uids = {
-        "StudyInstanceUID": uid,
-        "SeriesInstanceUID": f"{uid}.1",
-        "SOPInstanceUID": f"{uid}.1.{number}",
-    }
-    return {**template, **uids, **attributes}
-
-
-def stored(store: Store, uid: str, count: int = 3) -> list[str]:
-    keys = [store.put(**instance(uid, number)) for number in range(1, count + 1)]
-    assert index_objects(store.archive, store.index(), keys) == []
-    return keys
 
 
 def verified(store: Store, uid: str, **options: Any) -> list[Finding]:
