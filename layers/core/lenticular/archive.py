@@ -30,6 +30,8 @@ And so are the records of what an operator deleted (`deletion`):
 """
 
 import hashlib
+import heapq
+import itertools
 from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,6 +55,9 @@ COMMITMENTS_CHECKED: Final = "commitments/checked/"
 PROCEDURES: Final = "procedures/"
 TRANSCODED: Final = "transcoded/"
 DELETIONS: Final = "deletions/"
+#: Where keys go on with a Study Instance UID. Where originals are retired, a study may have nothing
+#: but forms.
+OF_STUDIES: Final = (INSTANCES, TRANSCODED)
 _SUFFIX: Final = ".dcm"
 _LEFT_ALONE_SUFFIX: Final = ".left-alone"
 _JSON_SUFFIX: Final = ".json"
@@ -214,6 +219,11 @@ class DeletionKey:
             return None
         parsed = cls(study, moment)
         return (parsed, said) if key == (parsed._saying(said) if said else str(parsed)) else None
+
+
+def key_prefix(of_studies: str, *uids: str) -> str:
+    """Return what keys under one of `OF_STUDIES` begin with, by UIDs from the study's on."""
+    return f"{of_studies}{'/'.join(uids)}/"
 
 
 def procedure_prefix(sop_instance_uid: str) -> str:
@@ -457,6 +467,14 @@ class Archive:
         except (ClientError, BotoCoreError) as error:
             raise StoreUnavailable(f"S3 could not list the bucket: {error_code(error)}") from error
 
+    def studies(self) -> Iterator[tuple[str, Iterator[Listed]]]:
+        """List originals and forms by study, in the one order that the bucket lists both in.
+
+        Objects of a study can be had until the next study is asked for.
+        """
+        listings = (self.listing(prefix) for prefix in OF_STUDIES)
+        return itertools.groupby(heapq.merge(*listings, key=_behind_prefix), key=_study_of)
+
     def known_sha256(self, key: str) -> str | None:
         """Return the SHA-256 that S3 compared when the whole object was written, if it did.
 
@@ -525,6 +543,14 @@ class Archive:
         except BotoCoreError as error:
             raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
         return True
+
+
+def _behind_prefix(listed: Listed) -> str:
+    return listed.key.partition("/")[2]
+
+
+def _study_of(listed: Listed) -> str:
+    return _behind_prefix(listed).partition("/")[0]
 
 
 def _failure(error: ClientError, key: str) -> InstanceMissing | StoreUnavailable:

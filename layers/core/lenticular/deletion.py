@@ -35,13 +35,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 from .answers import patient_id_of
 from .archive import (
     DELETIONS,
-    INSTANCES,
-    TRANSCODED,
+    OF_STUDIES,
     Archive,
     DeletionKey,
     FormKey,
     InstanceKey,
     LeftAloneKey,
+    key_prefix,
 )
 from .audit import AuditMessage, AuditSource, Study
 from .audit_outlets import Outlet
@@ -387,14 +387,15 @@ class Deletions:
         found: dict[str, _Held] = defaultdict(_Held)
         pages = self._client.get_paginator("list_object_versions")
         try:
-            for prefix in (INSTANCES, TRANSCODED):
-                for page in pages.paginate(Bucket=self._archive.bucket, Prefix=f"{prefix}{study}/"):
-                    for each in page.get("Versions", []):
-                        held = found[each["Key"]]
+            for each in OF_STUDIES:
+                prefix = key_prefix(each, study)
+                for page in pages.paginate(Bucket=self._archive.bucket, Prefix=prefix):
+                    for version in page.get("Versions", []):
+                        held = found[version["Key"]]
                         # S3 lists the newest first.
                         if not held.version:
-                            held.version, held.size = each["VersionId"], each["Size"]
-                            held.modified = each["LastModified"].astimezone(UTC).isoformat()
+                            held.version, held.size = version["VersionId"], version["Size"]
+                            held.modified = version["LastModified"].astimezone(UTC).isoformat()
                     for marker in page.get("DeleteMarkers", []):
                         if marker["IsLatest"]:
                             found[marker["Key"]].marker = marker["VersionId"]
