@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 from .attributes import BY_TAG, UNIQUE_KEY, Level, computed_of_level
 from .dicom_json import JsonElement, values_of
 from .index import Index
-from .index_items import Item, elements_of, first_text
+from .index_items import Item, elements_of, first_text, study_uid_of
 from .matching import TIME_OF_DATE, Matcher, compile_date_and_time, compile_key
 from .planner import plan
 from .query import QUERY_RETRIEVE_LEVEL, SPECIFIC_CHARACTER_SET, Query
@@ -42,7 +42,7 @@ class Entity:
     @classmethod
     def study(cls, item: Item) -> "Entity":
         """Read the item of a study."""
-        return cls(item, {**elements_of(item), _STUDY_INSTANCE_UID: _uid(_study_uid(item))})
+        return cls(item, {**elements_of(item), _STUDY_INSTANCE_UID: _uid(study_uid_of(item))})
 
     @classmethod
     def below(cls, level: Level, item: Item) -> "Entity":
@@ -105,7 +105,7 @@ def select(index: Index, query: Query) -> Selection:
     """
     if query.level <= Level.STUDY:
         studies = [study.item for study in _studies(index, query, _Filters(query))]
-        uids_of_studies = ((_study_uid(study), None) for study in studies)
+        uids_of_studies = ((study_uid_of(study), None) for study in studies)
         return _selection(index, studies, uids_of_studies, _patient_ids(studies))
     matches = list(find(index, query))
     patients = _patient_ids([match.study.item for match in matches])
@@ -113,7 +113,7 @@ def select(index: Index, query: Query) -> Selection:
         series = [
             (match.study.item, match.series.item) for match in matches if match.series is not None
         ]
-        uids = ((_study_uid(study), str(each["uid"])) for study, each in series)
+        uids = ((study_uid_of(study), str(each["uid"])) for study, each in series)
         return _selection(index, [each for _, each in series], uids, patients)
     instances = [match.instance.item for match in matches if match.instance is not None]
     classes = frozenset(str(instance["sop_class_uid"]) for instance in instances)
@@ -121,7 +121,7 @@ def select(index: Index, query: Query) -> Selection:
 
 
 def _patient_ids(studies: Iterable[Item]) -> dict[str, str]:
-    return {_study_uid(study): patient_id_of(study) for study in studies}
+    return {study_uid_of(study): patient_id_of(study) for study in studies}
 
 
 def patient_id_of(study: Item) -> str:
@@ -256,7 +256,7 @@ def _patient(elements: Mapping[str, Any]) -> tuple[str | None, str | None]:
 
 def _series(index: Index, query: Query, study: Entity, filters: _Filters) -> Iterator[Entity]:
     """Yield the series of a study that match."""
-    study_uid, uids = _study_uid(study.item), query.unique_values(Level.SERIES)
+    study_uid, uids = study_uid_of(study.item), query.unique_values(Level.SERIES)
     named = (index.one_series(study_uid, uid) for uid in dict.fromkeys(uids))
     below = filters.restricts(Level.INSTANCE) and query.level < Level.INSTANCE
     for item in filter(None, named if uids else index.series(study_uid)):
@@ -271,17 +271,13 @@ def _instances(
     index: Index, query: Query, study: Entity, series: Entity, filters: _Filters
 ) -> Iterator[Entity]:
     """Yield the instances of a series that match."""
-    study_uid, series_uid = _study_uid(study.item), str(series.item["uid"])
+    study_uid, series_uid = study_uid_of(study.item), str(series.item["uid"])
     uids = query.unique_values(Level.INSTANCE)
     named = (index.instance(study_uid, series_uid, uid) for uid in dict.fromkeys(uids))
     for item in filter(None, named if uids else index.instances(study_uid, series_uid)):
         instance = Entity.below(Level.INSTANCE, item)
         if filters.keep(Level.INSTANCE, instance):
             yield instance
-
-
-def _study_uid(study: Item) -> str:
-    return str(study["pk"]).removeprefix("STUDY#")
 
 
 def _uid(value: str) -> dict[str, Any]:

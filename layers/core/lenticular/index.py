@@ -465,7 +465,7 @@ class Index:
             ProjectionExpression="sk",
             **_key_condition(study_partition(study_instance_uid), INSTANCE_PREFIX),
         )
-        return (str(item["sk"]).rpartition("#")[2] for item in items)
+        return map(index_items.sop_instance_uid_of, items)
 
     def copies(
         self,
@@ -542,9 +542,7 @@ class Index:
     def every_study_uid(self) -> set[str]:
         """Return the UID of every study the table has any item of."""
         items = self._pages("scan", ProjectionExpression="pk", ConsistentRead=True)
-        partitions = {str(item["pk"]) for item in items}
-        prefix = study_partition("")
-        return {pk.removeprefix(prefix) for pk in partitions if pk.startswith(prefix)}
+        return set(filter(None, map(index_items.study_uid_of, items)))
 
     def everything(self, names: Iterable[str]) -> Iterator[Item]:
         """Read some attributes of every item of the table, in no order."""

@@ -24,7 +24,7 @@ from .attributes import Level
 from .dicom_json import values_of
 from .identifiers import is_uid
 from .index import Index
-from .index_items import INDEXED_CHARACTERS, Item, name_index_key, study_partition
+from .index_items import INDEXED_CHARACTERS, Item, name_index_key, study_uid_of
 from .matching import fold_person_name, means_alphabetic_group, span_of
 from .query import Query
 
@@ -75,10 +75,7 @@ class ByEntityUID:
     def studies(self, index: Index) -> Iterator[Item]:
         """Read an index entry for each entity, then its study."""
         entries = (entry for uid in self.uids for entry in index.by_key("by-uid", ("uid", uid)))
-        uids = dict.fromkeys(
-            str(entry["pk"]).removeprefix(study_partition("")) for entry in entries
-        )
-        yield from ByUID(tuple(uids)).studies(index)
+        yield from ByUID(tuple(dict.fromkeys(map(study_uid_of, entries)))).studies(index)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,13 +38,13 @@ from .index import Index
 from .index_items import (
     COPY_PREFIX,
     INSTANCE_PREFIX,
-    SERIES_PREFIX,
     STUDY_SORT_KEY,
     Converted,
     Item,
     converted,
     forms_of,
     series_of_instance,
+    series_uid_of,
 )
 from .indexing import Became, index_each
 from .splice import restored_sha256
@@ -391,8 +391,8 @@ class _Known:
                 instances[""] += 1
             elif sk.startswith(COPY_PREFIX):
                 known.hidden.add(str(item["object_key"]))
-            elif sk.startswith(SERIES_PREFIX):
-                known.said[sk.removeprefix(SERIES_PREFIX)] = int(str(item["instances"]))
+            elif series := series_uid_of(item):
+                known.said[series] = int(str(item["instances"]))
             elif sk == STUDY_SORT_KEY:
                 known.said[""] = int(str(item["instances"]))
         known.hidden -= known.shown.keys()
