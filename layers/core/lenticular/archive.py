@@ -44,6 +44,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from .aws import error_code
 from .errors import InstanceMissing, StoreUnavailable
 from .identifiers import ae_title_of_key_part, aet_key_part, is_uid
+from .moments import moment
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -185,6 +186,11 @@ class DeletionKey:
         """Write the key of the record."""
         return f"{self._stem}{_JSON_SUFFIX}"
 
+    @classmethod
+    def begun(cls, study_instance_uid: str, when: datetime) -> "DeletionKey":
+        """Name a deletion that begins at a moment."""
+        return cls(study_instance_uid, when.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ"))
+
     @property
     def _stem(self) -> str:
         return f"{DELETIONS}{self.study_instance_uid}/{self.moment}"
@@ -320,13 +326,13 @@ def content_sha256(key: str) -> str:
 
 
 def provenance(calling_ae_title: str, called_ae_title: str) -> dict[str, str]:
-    """Return the metadata of an object that arrives now: when (UTC, microseconds) and from whom.
+    """Return the metadata of an object that arrives now: when (`moments`) and from whom.
 
     AE titles are percent-encoded: they become headers, in which two spaces are as good as one, and
     then the signature of the request is not.
     """
     return {
-        RECEIVED: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        RECEIVED: moment(datetime.now(UTC)),
         CALLING_AE_TITLE: quote(calling_ae_title, safe=""),
         CALLED_AE_TITLE: quote(called_ae_title, safe=""),
     }
@@ -388,11 +394,10 @@ class Archive:
         # "bytes 0-99/1234"; a store that ignores Range answers without it, with everything.
         total = answer.get("ContentRange", "").rpartition("/")[2]
         metadata = answer.get("Metadata", {})
-        modified = answer["LastModified"].astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         return StoredObject(
             key=key,
             size=int(total) if total else len(head),
-            received=metadata.get(RECEIVED, modified),
+            received=metadata.get(RECEIVED, moment(answer["LastModified"])),
             calling_ae_title=unquote(metadata.get(CALLING_AE_TITLE, "")),
             head=head,
             metadata=metadata,

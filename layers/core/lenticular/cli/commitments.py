@@ -6,8 +6,9 @@ from typing import Final
 import click
 
 from lenticular.archive import TransactionKey
-from lenticular.commitment import Reference, State, Verdict, moment
+from lenticular.commitment import Reference, State, Verdict
 from lenticular.errors import OperatorError
+from lenticular.moments import moment
 from lenticular.status import CommitmentFailure
 from lenticular.transactions import Transaction
 
