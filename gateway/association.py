@@ -292,9 +292,9 @@ class Association:
 
     # For the server
 
-    def cut(self, because: str) -> None:
-        """End the association from another thread."""
-        self._wire.cut(because)
+    def cut(self, because: str, patience_seconds: float) -> None:
+        """End the association from another thread; a write that runs has so long to end."""
+        self._wire.cut(because, patience_seconds)
 
     def run(self, encoded_request: bytes) -> socket.socket | None:
         """Negotiate and serve until the association ends.

@@ -798,11 +798,14 @@ class Wire:
         self.abort()
         raise PeerTimeout(f"the peer {what}")
 
-    def cut(self, because: str) -> None:
-        """End the association from another thread; its own thread finds it gone."""
+    def cut(self, because: str, patience_seconds: float) -> None:
+        """End the association from another thread; its own thread finds it gone.
+
+        A write that runs has `patience_seconds` to end, so that the A-ABORT can follow it.
+        """
         self._cut_because = because
         # A TLS session is not for two threads at once, and half a PDU is no place for an A-ABORT.
-        if self._tls is None and self._write_lock.acquire(blocking=False):
+        if self._tls is None and self._write_lock.acquire(timeout=patience_seconds):
             try:
                 with contextlib.suppress(OSError):
                     self._sock.send(

@@ -178,7 +178,7 @@ def test_messages_that_are_sent_together_come_as_if_sent_one_by_one(limit: int) 
 
 def test_cutting_wakes_a_thread_that_waits_and_tells_the_peer() -> None:
     with connected(State.DATA_TRANSFER, State.DATA_TRANSFER) as (ours, theirs):
-        timer = threading.Timer(0.1, ours.cut, ["the gateway stops"])
+        timer = threading.Timer(0.1, ours.cut, ["the gateway stops", 0])
         timer.start()
         assert ours.wait(5)
         ours.begin_message()
@@ -188,6 +188,27 @@ def test_cutting_wakes_a_thread_that_waits_and_tells_the_peer() -> None:
         theirs.begin_message()
         with pytest.raises(AssociationAborted, match="aborted"):
             theirs.next_pdv()
+
+
+def test_cutting_lets_a_write_that_runs_end_and_then_tells_the_peer() -> None:
+    left, right = socket.socketpair()
+    with left, right, right.makefile("rb") as received:
+        ours = wire(left, State.DATA_TRANSFER, 30)
+        data = b"\0" * (8 << 20)  # more than the connection holds
+        writer = threading.Thread(target=lambda: ours.send_messages(1, b"", [data]))
+        writer.start()
+        first = received.read(1)
+        cutter = threading.Thread(target=lambda: ours.cut("the gateway stops", 30))
+        cutter.start()
+        pdus = [struct.unpack(">BxI", first + received.read(5))]
+        while pdus[-1][0] == Pdu.P_DATA_TF:
+            received.read(pdus[-1][1])
+            pdus.append(struct.unpack(">BxI", received.read(6)))
+        assert pdus[-1] == (Pdu.ABORT, 4)
+        assert received.read() == bytes(4)
+        assert sum(length - 6 for _, length in pdus[:-1]) == len(data)
+        writer.join()
+        cutter.join()
 
 
 def test_waiting_ends_when_the_wake_is_readable_and_only_once() -> None:
