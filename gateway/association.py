@@ -55,7 +55,8 @@ from .negotiation import (
     encode_acceptance,
     encode_rejection,
 )
-from .wire import AbortReason, AssociationAborted, Outcome, Pdu, State, Wire, tune
+from .pdu import AbortReason, Pdu, State
+from .wire import AssociationAborted, Outcome, Wire, tune
 
 _log: Final = logging.getLogger(__name__)
 #: After these more responses to the same request follow, PS3.7 C.3.

@@ -22,8 +22,7 @@ from time import monotonic
 from typing import Final
 
 from .negotiation import TurnedAway
-from .tls import beneath, why
-from .wire import (
+from .pdu import (
     ASSOCIATE_PDU_MAX_BYTES,
     PDU_HEADER,
     AbortReason,
@@ -31,6 +30,7 @@ from .wire import (
     Pdu,
     abort_pdu,
 )
+from .tls import beneath, why
 
 _log: Final = logging.getLogger(__name__)
 

@@ -8,17 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from gateway.wire import (
-    RECEIVED,
-    SENT,
-    AssociationAborted,
-    Outcome,
-    Pdu,
-    PeerTimeout,
-    ProtocolViolation,
-    State,
-    Wire,
-)
+from gateway.pdu import RECEIVED, SENT, Pdu, State
+from gateway.wire import AssociationAborted, Outcome, PeerTimeout, ProtocolViolation, Wire
 
 READING = [
     State.DATA_TRANSFER,
