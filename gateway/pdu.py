@@ -180,24 +180,22 @@ def release_pdu(pdu: Pdu) -> bytes:
 
 def p_data_pdus(
     context_id: int, kind: int, chunks: Iterable[bytes | memoryview], size: int
-) -> Iterator[bytes | memoryview]:
-    """Yield the P-DATA-TF PDUs of one command or data set, one PDV each, in pieces to be joined."""
+) -> Iterator[list[bytes | memoryview]]:
+    """Yield the P-DATA-TF PDUs of one command or data set, one PDV each, as pieces to be joined."""
     pending: list[memoryview] = []
     pending_bytes = 0
     for chunk in chunks:
         rest = memoryview(chunk).cast("B")
         while rest:
             if pending_bytes == size:
-                yield p_data_header(context_id, kind, size)
-                yield from pending
+                yield [p_data_header(context_id, kind, size), *pending]
                 pending.clear()
                 pending_bytes = 0
             piece = rest[: size - pending_bytes]
             pending.append(piece)
             pending_bytes += len(piece)
             rest = rest[len(piece) :]
-    yield p_data_header(context_id, kind | LAST_FRAGMENT, pending_bytes)
-    yield from pending
+    yield [p_data_header(context_id, kind | LAST_FRAGMENT, pending_bytes), *pending]
 
 
 def p_data_header(context_id: int, control: int, length: int) -> bytes:

@@ -33,6 +33,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
+from itertools import chain
 from time import monotonic
 from typing import Final, NoReturn
 
@@ -519,22 +520,23 @@ class Wire:
         if isinstance(data, bytes):
             data = (data,)
         size = self._sent_fragment_bytes
-        batch: list[bytes | memoryview] = list(
-            p_data_pdus(context_id, COMMAND_FRAGMENT, (command,), size)
-        )
+        batch: list[bytes | memoryview] = []
+        for pdu in p_data_pdus(context_id, COMMAND_FRAGMENT, (command,), size):
+            batch += pdu
         if data is not None:
             batched = 0
-            pieces = p_data_pdus(context_id, DATA_SET_FRAGMENT, data, size)
+            pdus = p_data_pdus(context_id, DATA_SET_FRAGMENT, data, size)
             while True:
                 try:
-                    piece = next(pieces, None)
+                    following = next(pdus, None)
                 except Exception:
                     self.abort()
                     raise
-                if piece is None:
+                if following is None:
                     break
-                batch.append(piece)
-                batched += len(piece)
+                # Whole PDUs, because an A-ABORT may come between two writes.
+                batch += following
+                batched += size
                 if batched >= _BATCH_BYTES:
                     self._write(batch)
                     batch.clear()
@@ -546,7 +548,7 @@ class Wire:
         if Pdu.P_DATA_TF not in SENT.get(self.state, {}):
             raise AssociationAborted("the association has ended", Outcome.ABORTED_BY_US)
         size = self._sent_fragment_bytes
-        commands = b"".join(p_data_pdus(context_id, COMMAND_FRAGMENT, (command,), size))
+        commands = b"".join(chain(*p_data_pdus(context_id, COMMAND_FRAGMENT, (command,), size)))
         pieces: list[bytes | memoryview] = []
         for data in data_sets:
             pieces.append(commands)
@@ -554,7 +556,7 @@ class Wire:
                 header = p_data_header(context_id, DATA_SET_FRAGMENT | LAST_FRAGMENT, len(data))
                 pieces += (header, data)
             else:
-                pieces += p_data_pdus(context_id, DATA_SET_FRAGMENT, (data,), size)
+                pieces += chain(*p_data_pdus(context_id, DATA_SET_FRAGMENT, (data,), size))
         self._write([b"".join(pieces)])
 
     def _write(self, pieces: Sequence[bytes | memoryview]) -> None:
@@ -669,11 +671,12 @@ class Wire:
         # A TLS session is not for two threads at once, and half a PDU is no place for an A-ABORT.
         if self._tls is None and self._write_lock.acquire(timeout=patience_seconds):
             try:
-                with contextlib.suppress(OSError):
-                    self._sock.send(
-                        abort_pdu(AbortSource.SERVICE_USER, AbortReason.NOT_SPECIFIED),
-                        socket.MSG_DONTWAIT,
-                    )
+                if not self._write_broken:
+                    with contextlib.suppress(OSError):
+                        self._sock.send(
+                            abort_pdu(AbortSource.SERVICE_USER, AbortReason.NOT_SPECIFIED),
+                            socket.MSG_DONTWAIT,
+                        )
             finally:
                 self._write_lock.release()
         with contextlib.suppress(OSError):

@@ -202,6 +202,36 @@ def test_cutting_lets_a_write_that_runs_end_and_then_tells_the_peer() -> None:
         cutter.join()
 
 
+def test_an_abort_between_two_writes_of_a_message_comes_between_two_pdus() -> None:
+    left, right = socket.socketpair()
+    with left, right, right.makefile("rb") as received:
+        ours = wire(left, State.DATA_TRANSFER, 30)
+        ours.set_peer_max_pdu(4096)
+
+        def pieces() -> Iterator[bytes]:
+            for _ in range(12_000):  # of 100 bytes: more than is sent at once
+                yield bytes(100)
+            ours.cut("the gateway stops", 0)
+            while True:
+                yield bytes(100)
+
+        def send() -> None:
+            with pytest.raises(AssociationAborted, match="the gateway stops"):
+                ours.send_message(1, b"command", pieces())
+
+        writer = threading.Thread(target=send)
+        writer.start()
+        kinds = []
+        while header := received.read(6):
+            kind, length = struct.unpack(">BxI", header)
+            assert len(received.read(length)) == length
+            kinds.append(kind)
+        writer.join()
+        assert set(kinds[:-1]) == {Pdu.P_DATA_TF}
+        assert len(kinds) > 250
+        assert kinds[-1] == Pdu.ABORT
+
+
 def test_waiting_ends_when_the_wake_is_readable_and_only_once() -> None:
     left, right = socket.socketpair()
     wake, waker = socket.socketpair()
