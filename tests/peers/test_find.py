@@ -24,7 +24,7 @@ from tests.cloud.standin import OfflineCloud
 from tests.peers import dcmtk
 from tests.peers.dimse import PATIENT_ROOT_FIND
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
-from tests.peers.raw_query import asking
+from tests.peers.raw_query import Asker, asking
 
 _STUDIES: Final = 400
 #: Every study says so much that a page of DynamoDB, 1 MB, holds two dozen; and all of them more
@@ -130,6 +130,14 @@ def test_a_cancel_acts_within_one_page_though_nothing_matches(gateway: Gateway) 
     assert (first["status"], first["pages"]) == ("FE00", 1)
     assert (second["status"], second["items"]) == ("0000", _STUDIES + 2)
     assert second["pages"] >= 4
+
+
+def test_who_leaves_before_the_answer_has_cancelled(gateway: Gateway) -> None:
+    seen = len(gateway.lines(message="query ended"))
+    asker = Asker.associate(gateway.host, gateway.port, gateway.aet)
+    asker.request("StudyID=nothing")
+    asker.peer.sock.close()
+    assert _query_line(gateway, seen)["status"] == "FE00"
 
 
 def test_a_cancel_of_findscu_ends_what_it_reads_no_further(gateway: Gateway) -> None:

@@ -196,3 +196,9 @@ _COMPUTED_OF_LEVEL: Final[Mapping[Level, Mapping[int, Attribute]]] = MappingProx
 def computed_of_level(level: Level) -> Mapping[int, Attribute]:
     """Return the computed attributes of one level, by tag."""
     return _COMPUTED_OF_LEVEL[level]
+
+
+#: The outermost level at which an attribute can be a key, catalogued or computed, by tag.
+LEVEL_OF: Final[Mapping[int, Level]] = MappingProxyType(
+    {each.tag: each.level for each in (*reversed(COMPUTED), *CATALOGUE)}
+)
