@@ -69,18 +69,23 @@ def test_every_state_that_is_entered_is_left() -> None:
     assert all(Pdu.ABORT in row for state, row in SENT.items() if state is not State.CONNECTED)
 
 
+def _release(ours: Wire, theirs: Wire) -> None:
+    """Release, where the other side agrees to it."""
+
+    def answer() -> None:
+        theirs.begin_message()
+        assert theirs.next_pdv() is None
+        theirs.answer_release()
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    ours.release()
+    thread.join()
+
+
 def test_a_release_takes_both_sides_to_their_ends() -> None:
     with connected(State.DATA_TRANSFER, State.DATA_TRANSFER) as (ours, theirs):
-
-        def answer() -> None:
-            theirs.begin_message()
-            assert theirs.next_pdv() is None
-            theirs.answer_release()
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        ours.release()
-        thread.join()
+        _release(ours, theirs)
         assert (ours.state, theirs.state) == (State.CLOSED, State.AWAITING_CLOSE)
 
 
@@ -98,16 +103,7 @@ def test_data_that_crosses_our_release_is_thrown_away() -> None:
     with connected(State.DATA_TRANSFER, State.DATA_TRANSFER) as (ours, theirs):
         theirs.set_peer_max_pdu(4096)
         theirs.send_message(1, b"\0" * 100, [b"\1" * 10_000])
-
-        def answer() -> None:
-            theirs.begin_message()
-            assert theirs.next_pdv() is None
-            theirs.answer_release()
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        ours.release()
-        thread.join()
+        _release(ours, theirs)
         assert ours.state is State.CLOSED
 
 

@@ -34,6 +34,7 @@ import heapq
 import itertools
 from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -376,7 +377,7 @@ class Archive:
             InstanceMissing: the bucket holds no such object.
             StoreUnavailable: S3 refused or could not be reached.
         """
-        try:
+        with _asking_for(key):
             try:
                 answer = self._client.get_object(
                     Bucket=self.bucket, Key=key, Range=f"bytes=0-{length - 1}"
@@ -387,10 +388,6 @@ class Archive:
                 # An empty object has no first byte; it is read like any other.
                 answer = self._client.get_object(Bucket=self.bucket, Key=key)
             head = answer["Body"].read()
-        except ClientError as error:
-            raise _failure(error, key) from error
-        except BotoCoreError as error:
-            raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
         # "bytes 0-99/1234"; a store that ignores Range answers without it, with everything.
         total = answer.get("ContentRange", "").rpartition("/")[2]
         metadata = answer.get("Metadata", {})
@@ -406,34 +403,21 @@ class Archive:
 
     def read(self, key: str) -> bytes:
         """Return a whole object; raises as `head` does."""
-        try:
-            answer = self._client.get_object(Bucket=self.bucket, Key=key)
-            return answer["Body"].read()
-        except ClientError as error:
-            raise _failure(error, key) from error
-        except BotoCoreError as error:
-            raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
+        with _asking_for(key):
+            return self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
 
     def range(self, key: str, start: int, length: int) -> bytes:
         """Return `length` bytes of an object from `start` on; as `head` otherwise."""
-        try:
+        with _asking_for(key):
             answer = self._client.get_object(
                 Bucket=self.bucket, Key=key, Range=f"bytes={start}-{start + length - 1}"
             )
             return answer["Body"].read()
-        except ClientError as error:
-            raise _failure(error, key) from error
-        except BotoCoreError as error:
-            raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
 
     def form(self, key: str) -> Form:
         """Return what S3 says of a form, whose bytes are not read; as `head` otherwise."""
-        try:
+        with _asking_for(key):
             answer = self._client.head_object(Bucket=self.bucket, Key=key)
-        except ClientError as error:
-            raise _failure(error, key) from error
-        except BotoCoreError as error:
-            raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
         metadata = answer["Metadata"]
         return Form(
             key,
@@ -445,14 +429,10 @@ class Archive:
     def holds(self, key: str) -> bool:
         """Tell whether the bucket holds the object, or raise `StoreUnavailable`."""
         try:
-            self._client.head_object(Bucket=self.bucket, Key=key)
-        except ClientError as error:
-            failure = _failure(error, key)
-            if isinstance(failure, InstanceMissing):
-                return False
-            raise failure from error
-        except BotoCoreError as error:
-            raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
+            with _asking_for(key):
+                self._client.head_object(Bucket=self.bucket, Key=key)
+        except InstanceMissing:
+            return False
         return True
 
     def keys(self, prefix: str) -> Iterator[str]:
@@ -487,12 +467,8 @@ class Archive:
             InstanceMissing: the bucket holds no such object.
             StoreUnavailable: S3 refused or could not be reached.
         """
-        try:
+        with _asking_for(key):
             answer = self._client.head_object(Bucket=self.bucket, Key=key, ChecksumMode="ENABLED")
-        except ClientError as error:
-            raise _failure(error, key) from error
-        except BotoCoreError as error:
-            raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
         # Of parts it knows a SHA-256 of their SHA-256s, with a dash and their number behind it.
         checksum = answer.get("ChecksumSHA256", "")
         return b64decode(checksum).hex() if checksum and "-" not in checksum else None
@@ -505,14 +481,10 @@ class Archive:
             StoreUnavailable: S3 refused, or broke off.
         """
         digest = hashlib.sha256()
-        try:
+        with _asking_for(key):
             body = self._client.get_object(Bucket=self.bucket, Key=key)["Body"]
             for chunk in body.iter_chunks(_READ_BYTES):
                 digest.update(chunk)
-        except ClientError as error:
-            raise _failure(error, key) from error
-        except BotoCoreError as error:
-            raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
         return digest.hexdigest()
 
     # Documents
@@ -558,8 +530,15 @@ def _study_of(listed: Listed) -> str:
     return _behind_prefix(listed).partition("/")[0]
 
 
-def _failure(error: ClientError, key: str) -> InstanceMissing | StoreUnavailable:
-    code = error_code(error)
-    if code in _MISSING_CODES:
-        return InstanceMissing(f"the bucket holds no object {key}")
-    return StoreUnavailable(f"S3 refused: {code}")
+@contextmanager
+def _asking_for(key: str) -> Iterator[None]:
+    """Tell failures of S3 in our own words: the object is missing, or the store unavailable."""
+    try:
+        yield
+    except ClientError as error:
+        code = error_code(error)
+        if code in _MISSING_CODES:
+            raise InstanceMissing(f"the bucket holds no object {key}") from error
+        raise StoreUnavailable(f"S3 refused: {code}") from error
+    except BotoCoreError as error:
+        raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error

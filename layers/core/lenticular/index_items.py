@@ -107,9 +107,10 @@ def series_uid_of(item: Item) -> str | None:
     return sort_key.removeprefix(SERIES_PREFIX) if sort_key.startswith(SERIES_PREFIX) else None
 
 
-def instances_sort_prefix(series_instance_uid: str) -> str:
-    """Return what the sort keys of all instances of a series begin with."""
-    return f"{INSTANCE_PREFIX}{series_instance_uid}#"
+def instances_sort_prefix(series_instance_uid: str | None = None) -> str:
+    """Return what the sort keys of all instances of a series, or of the study, begin with."""
+    of_series = "" if series_instance_uid is None else f"{series_instance_uid}#"
+    return f"{INSTANCE_PREFIX}{of_series}"
 
 
 def instance_sort_key(series_instance_uid: str, sop_instance_uid: str) -> str:
