@@ -204,6 +204,21 @@ def test_each_query_says_what_it_read_and_nothing_of_what_it_asked(
         assert secret not in log
 
 
+def test_each_query_is_a_line_of_metrics(stores: Stores, tmp_path: Path) -> None:
+    settings = {"LENTICULAR_METRICS": "emf"}
+    with running_gateway(tmp_path / "log", stores, settings) as gateway:
+        with asking(gateway.host, gateway.port, gateway.aet) as asker:
+            asker.ask("AccessionNumber=ACC00000009", "PatientName")
+        gateway.terminate()
+        assert gateway.process.wait(30) == 0
+        assert gateway.process.stdout is not None
+        lines = [json.loads(line) for line in gateway.process.stdout]
+    [query] = [line for line in lines if "Queries" in line]
+    assert (query["QueryItemsRead"], query["QueryMatches"]) == (1, 1)
+    assert (query["Plan"], query["Level"]) == ("by-accession", "STUDY")
+    assert "ACC00000009" not in json.dumps(lines)
+
+
 def test_a_wrong_identifier_is_refused_with_a_comment_that_names_the_key(gateway: Gateway) -> None:
     with asking(gateway.host, gateway.port, gateway.aet) as asker:
         for keys, level, named in (
