@@ -45,6 +45,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Final, Self
 
 from lenticular.archive import content_sha256
@@ -69,6 +70,8 @@ _TEXT_MAX_BYTES: Final = 16 << 10
 _PROBE_BYTES: Final = 1 << 20
 #: Below this share of the limit a full spool counts as having room again.
 _ROOM_AGAIN: Final = 0.9
+#: A spool that goes on turning instances away is said to do so this often.
+_SAY_AGAIN_SECONDS: Final = 60.0
 
 
 def is_gone(error: Exception) -> bool:
@@ -139,7 +142,8 @@ def _crc(text: bytes, lengths: bytes) -> int:
 class Room:
     """How many bytes may be in the spool, and whether there is no room now.
 
-    Tells in one log line each when the spool begins and when it ceases to turn instances away.
+    Tells in one log line each when the spool begins and when it ceases to turn instances away, and
+    once a minute when one is turned away meanwhile, which an alarm counts.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -149,6 +153,7 @@ class Room:
         self._held = 0
         self._full = False
         self._disk_fault: str | None = None
+        self._say_again_at = 0.0
 
     @property
     def held(self) -> int:
@@ -170,9 +175,8 @@ class Room:
             if beyond + count > self._max_bytes:
                 raise NoRoom("the instance is longer than all of the spool may be")
             if self._held + count > self._max_bytes:
-                if not self._full:
-                    self._full = True
-                    self._tell_shortage("the spool is full")
+                begins, self._full = not self._full, True
+                self._tell_shortage("the spool is full", begins=begins)
                 raise NoRoom("the spool is full")
             self._held += count
 
@@ -196,12 +200,16 @@ class Room:
         with self._lock:
             before = self._disk_fault
             self._disk_fault = None if error is None else f"the disk failed: {error.strerror}"
-            if before is None and self._disk_fault is not None:
-                self._tell_shortage(self._disk_fault)
-            elif before is not None and self._disk_fault is None:
+            if self._disk_fault is not None:
+                self._tell_shortage(self._disk_fault, begins=before is None)
+            elif before is not None:
                 self._tell_room()
 
-    def _tell_shortage(self, reason: str) -> None:
+    def _tell_shortage(self, reason: str, *, begins: bool) -> None:
+        now = monotonic()
+        if not begins and now < self._say_again_at:
+            return
+        self._say_again_at = now + _SAY_AGAIN_SECONDS
         _log.warning(
             "the spool takes no more", extra={"reason": reason, "bytes_in_spool": self._held}
         )

@@ -1,10 +1,10 @@
 """Metrics as CloudWatch reads them from logs: the embedded metric format, one JSON line on stdout.
 
 One line at the end of each association, one for each kind of failure in it, one for each query,
-and one a minute for how many associations are open, how much is in the spool and how long the
-certificate is still good. Numbers, statuses,
-the names of models, levels and plans, and our own AE title are all there is in them: no patient
-data can get there, and no peer can make new metrics by giving itself new names.
+and one a minute and at the end for how many associations are open, how much is in the spool and
+how long the certificate is still good. Numbers, statuses, the names of models, levels and plans,
+and our own AE title are all there is in them: no patient data can get there, and no peer can make
+new metrics by giving itself new names.
 
 The lines are written by a thread of their own. A stdout that nobody reads costs metrics, never an
 association.
@@ -89,7 +89,7 @@ class Metrics:
         open_associations: Callable[[], int] | None,
         more_gauges: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
-        """Write from now on; gauges are asked for once a minute.
+        """Write from now on; gauges are asked for once a minute, and by `close`.
 
         `open_associations` is `None` where another process knows how many are open.
         """
@@ -199,6 +199,8 @@ class Metrics:
                 with contextlib.suppress(queue.Empty):
                     line = self._waiting.get(timeout=wait)
                     if line is None:
+                        # What a process leaves behind, and what it has lost since the last minute.
+                        self._put(self._gauges(gauges()))
                         return
                     self._put(line)
         except OSError as error:

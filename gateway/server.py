@@ -244,10 +244,11 @@ class Server:
                 report=self._report,
                 on_refusal=self._on_refusal,
             )
-        except OSError:
-            # The peer has gone already.
+        except Exception as error:
             self._slots.free()
             sock.close()
+            if not isinstance(error, OSError):  # otherwise the peer has gone already
+                raise
             return
         thread = threading.Thread(
             target=self._run,

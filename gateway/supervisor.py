@@ -35,7 +35,9 @@ FAILED: Final = 1
 _START_SECONDS: Final = 60.0
 _STUCK_SECONDS: Final = 30.0
 _PING_SECONDS: Final = 5.0
-#: A worker that lived longer than this did not end because it was started.
+#: How long what a worker had no room to hear waits before it is said again.
+_SAY_AGAIN_SECONDS: Final = 0.05
+#: A worker that was ready for longer than this did not end because it was started.
 _STEADY_SECONDS: Final = 10.0
 _FIRST_PAUSE_SECONDS: Final = 0.5
 _LONGEST_PAUSE_SECONDS: Final = 30.0
@@ -62,10 +64,11 @@ class _Worker:
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
-        self._started = 0.0
+        self._ready_since: float | None = None
         self._quick_ends = 0
         self._ping_due = 0.0
         self._answer_due: float | None = None
+        self._unsaid: deque[tuple[Kind, int]] = deque()
 
     @property
     def is_running(self) -> bool:
@@ -75,6 +78,11 @@ class _Worker:
     def channel(self) -> Channel:
         assert self._channel is not None
         return self._channel
+
+    @property
+    def has_unsaid(self) -> bool:
+        """Whether it had no room to hear something that is still to be said."""
+        return bool(self._unsaid)
 
     @property
     def pid(self) -> int | None:
@@ -96,8 +104,8 @@ class _Worker:
                 channel.close()
                 raise
         self._channel = channel
-        self._started = monotonic()
-        self._answer_due = self._started + _START_SECONDS
+        self._ready_since = None
+        self._answer_due = monotonic() + _START_SECONDS
         self.start_due = None
 
     def answered(self, shortage: str = "") -> None:
@@ -105,6 +113,7 @@ class _Worker:
         self.shortage = shortage
         if not self.is_ready:
             _log.info("worker is ready", extra={"worker": self.number, "pid": self.pid})
+            self._ready_since = monotonic()
         self.is_ready = True
         self._answer_due = None
         self._ping_due = monotonic() + _PING_SECONDS
@@ -123,11 +132,26 @@ class _Worker:
         return self._answer_due or self._ping_due
 
     def tell(self, kind: Kind, number: int = 0) -> None:
-        """Say something that must not be lost: whoever does not listen any more is killed."""
-        try:
-            self.channel.send(kind, number)
-        except OSError:
-            self.kill()
+        """Say something that must not be lost, as soon as it has room to hear it."""
+        self._unsaid.append((kind, number))
+        self.say_on()
+
+    def say_on(self) -> None:
+        """Say what is still to be said, as far as there is room for it.
+
+        A worker that is busy is no worse than that: association requests of 256 KiB that it has not
+        read yet leave no room. `look_after` sees to one that stays so.
+        """
+        while self._unsaid:
+            try:
+                self.channel.send(*self._unsaid[0])
+            except (BrokenPipeError, ConnectionResetError):
+                self._unsaid.clear()
+                self.kill()
+                return
+            except OSError:
+                return
+            self._unsaid.popleft()
 
     def give(
         self, kind: Kind, sock: socket.socket, address: tuple[str, int], request: bytes = b""
@@ -150,6 +174,7 @@ class _Worker:
         assert self._process is not None
         self.channel.close()
         self._channel = None
+        self._unsaid.clear()
         self.slots = 0
         self.is_ready = False
         self._process.kill()
@@ -162,7 +187,8 @@ class _Worker:
         return pause
 
     def _pause(self) -> float:
-        if monotonic() - self._started > _STEADY_SECONDS:
+        # One that takes long to start and then fails would be started again without a pause.
+        if self._ready_since is not None and monotonic() - self._ready_since > _STEADY_SECONDS:
             self._quick_ends = 0
             return 0.0
         self._quick_ends += 1
@@ -294,7 +320,11 @@ class Supervisor:
             worker.close()
 
     def _turn_lobby(self, max_seconds: float) -> None:
+        if any(worker.has_unsaid for worker in self._running):
+            max_seconds = min(max_seconds, _SAY_AGAIN_SECONDS)
         self._lobby.turn(max_seconds)
+        for worker in self._running:
+            worker.say_on()
         self._answer_all()
 
     # Connections

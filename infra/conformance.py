@@ -449,7 +449,7 @@ Endian, and those of stored lossless forms.
 
 Person names are matched without case and accents whatever was negotiated.
 
-**Asynchronous operations window**: answered with one operation invoked, one performed. **User identity** (PS3.7 D.3.3.7): accepted, not used, not logged.
+**Asynchronous operations window**: answered with one operation invoked, one performed. **User identity** (PS3.7 D.3.3.7): accepted, whatever its type, and ignored: not used, not logged, not answered where a response is requested.
 
 #### 7.2.2. LENTICULAR-COMMIT Application Entity
 
@@ -496,7 +496,7 @@ def _security() -> str:
 
 {_table(("profile", "`LENTICULAR_TLS_PROFILE`", "least version", "TLS 1.2 suites (OpenSSL)"), _profile_rows())}
 
-TLS 1.3 is preferred, with OpenSSL's suites for it. Certificates that are replaced are used without a restart. Associations that this
+TLS 1.3 is preferred, with OpenSSL's suites for it. Certificate files that are replaced are used without a restart; tasks on AWS read the secret of theirs when they start. Associations that this
 node opens are without TLS.
 
 **Audit trail** (PS3.15 A.5, A.6). Application Activity, Begin Transferring DICOM Instances, DICOM Instances Accessed, DICOM Instances Transferred, DICOM Study Deleted, Query

@@ -120,7 +120,8 @@ def test_what_is_interrupted_goes_on_where_it_stopped(
     environment = clinic.node.environment()
     # Where the tests run behind a shell's back it is ignored, and would be by what they start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    slowly = [sys.executable, "-m", "lenticular.cli", *map(str, command), "--rate", "0.5"]
+    # The first at once, the next after a minute: however late we look, not all have been sent.
+    slowly = [sys.executable, "-m", "lenticular.cli", *map(str, command), "--rate", "0.016"]
     with subprocess.Popen(slowly, env=environment, stderr=subprocess.PIPE, text=True) as sending:
         eventually(lambda: state.exists() and '"done"' in state.read_text("utf-8"))
         sending.send_signal(signal.SIGINT)

@@ -57,7 +57,7 @@ def data_set_and_syntax(path: Path) -> tuple[memoryview, TransferSyntax | None]:
 
 
 def outcome(data: memoryview, syntax: TransferSyntax) -> str:
-    started = time.monotonic()
+    started = time.thread_time()
     try:
         find_uids(data, syntax)
         if not syntax.deflated:
@@ -68,7 +68,7 @@ def outcome(data: memoryview, syntax: TransferSyntax) -> str:
         result = error.fault.value
     else:
         result = "walked"
-    assert time.monotonic() - started < MOST_SECONDS
+    assert time.thread_time() - started < MOST_SECONDS
     return result
 
 

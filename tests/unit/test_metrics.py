@@ -35,7 +35,7 @@ def test_objects_that_were_missing_are_counted_for_an_alarm() -> None:
 
 
 def lines(*associations: Ended, queries: Sequence[QueryEnded] = ()) -> list[dict[str, Any]]:
-    """Return the lines of associations and queries, without the gauges that come first."""
+    """Return the lines of associations and queries, without the gauges before and after them."""
     read, write = os.pipe()
     with open(read, encoding="utf-8") as reader:  # noqa: PTH123 - a descriptor
         metrics = Metrics(
@@ -48,8 +48,9 @@ def lines(*associations: Ended, queries: Sequence[QueryEnded] = ()) -> list[dict
         metrics.start(lambda: 0)
         metrics.close()
         os.close(write)
-        gauges, *rest = [json.loads(line) for line in reader]
-    assert "AssociationsOpen" in gauges
+        first, *rest, last = [json.loads(line) for line in reader]
+    for gauges in (first, last):
+        assert "AssociationsOpen" in gauges
     return rest
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import pytest
 
+from gateway import journal
 from gateway.custody import Custody
 from gateway.journal import EntryFile, EntryUnreadable, Journal, NoRoom, Room, journals
 from gateway.spool import Spool
@@ -105,6 +106,19 @@ def test_what_cannot_be_synced_is_not_kept_and_not_trusted_afterwards(  # noqa: 
         "the spool takes no more",
         "the spool takes instances again",
     ]
+
+
+def test_a_spool_that_stays_full_says_so_once_a_minute(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(journal, "monotonic", lambda: now)
+    room = Room(1000)
+    room.take(900)
+    for now in (1.0, 30.0, 60.0, 62.0, 90.0, 123.0):  # noqa: B007 - the clock reads it
+        with pytest.raises(NoRoom):
+            room.take(200)
+    assert [record.message for record in caplog.records] == ["the spool takes no more"] * 3
 
 
 @both_sizes
