@@ -158,9 +158,11 @@ def test_what_is_wrong_with_an_instance_is_told_at_once_and_it_goes_to_quarantin
         data_set = instance.path.read_bytes()[instance.data_set_offset :]
         assert store_as(gateway, "1.2.3.4", data_set) == MISMATCH
         assert store_as(gateway, instance.sop_instance_uid, data_set[:50]) == CANNOT_UNDERSTAND
+        # Behind the UIDs, in the pixel data.
+        assert store_as(gateway, instance.sop_instance_uid, data_set[:-1]) == CANNOT_UNDERSTAND
     assert gateway.object_keys() == []
     s3.heal()
-    keys = eventually(gateway.object_keys, until=lambda keys: len(keys) == 4)
+    keys = eventually(gateway.object_keys, until=lambda keys: len(keys) == 6)
     assert all(key.startswith("quarantine/") for key in keys)
     assert in_bucket(gateway) == {key: key.split("/")[2][:64] for key in keys}
 
