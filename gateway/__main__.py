@@ -9,6 +9,7 @@ import ssl
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from os import environ
 from types import FrameType
 from typing import Final
@@ -81,6 +82,8 @@ _PROCEDURE_STEP: Final = (
 #: Names are matched without case and accents for everyone, which is not the fuzziness meant there.
 _QUERY_OPTIONS: Final = frozenset({QueryOption.RELATIONAL, QueryOption.COMBINED_DATE_TIME})
 _RETRIEVE_OPTIONS: Final = frozenset({QueryOption.RELATIONAL})
+#: What the table gets to say who somebody is who may come in anyway.
+_STRANGERS_PATIENCE_SECONDS: Final = 1.0
 
 
 #: By C-GET a node receives as the SCP, so that takes what retrieving takes.
@@ -233,7 +236,9 @@ def build(  # noqa: PLR0913 - each is there or not, by the settings and the kind
     acceptance = AccessPolicy(
         ae_title=settings.ae_title,
         access=settings.access,
-        find_node=nodes.find,
+        find_node=partial(nodes.find, first_patience_seconds=_STRANGERS_PATIENCE_SECONDS)
+        if settings.access == "open"
+        else nodes.find,
         offers=offers(),
         transfer_syntax_policy=settings.transfer_syntaxes,
         offer_for_unknown=_STORAGE_OFFER if settings.unknown_classes == "accept" else None,

@@ -340,6 +340,18 @@ def test_an_instance_that_s3_does_not_take_holds_up_no_other(
     wait_for_bucket(gateway, kept([stuck, *others]))
 
 
+def test_a_gateway_that_starts_while_the_table_is_away_too_takes_what_comes(
+    start: StartGateway, s3: FaultyS3, settings: dict[str, str], tmp_path: Path
+) -> None:
+    instances = study(tmp_path / "sent", 6)
+    s3.fail(Fault.CONNECTION_RESET)
+    gateway = start({**settings, "AWS_ENDPOINT_URL_DYNAMODB": "http://127.0.0.1:1"})
+    with storing(gateway, instances[:2], instances[2:4], instances[4:]) as clients:
+        assert clients.finish() == [SUCCESS] * 6
+    s3.heal()
+    wait_for_bucket(gateway, kept(instances))
+
+
 # The spool is full
 
 
