@@ -260,6 +260,7 @@ def build(  # noqa: PLR0913 - each is there or not, by the settings and the kind
         slots=slots,
         report=None if metrics is None else metrics.association_ended,
         on_refusal=None if audit is None else audit.turned_away,
+        on_rejection=None if metrics is None else metrics.association_rejected,
     )
 
 
@@ -279,7 +280,9 @@ def _tls_context(settings: GatewaySettings) -> Callable[[], ssl.SSLContext] | No
     return certificates.context
 
 
-def build_supervisor(settings: GatewaySettings, ports: Ports) -> Supervisor:
+def build_supervisor(
+    settings: GatewaySettings, ports: Ports, metrics: Metrics | None
+) -> Supervisor:
     """Start worker processes behind the ports, or raise `LenticularError`."""
     supervisor = Supervisor(
         ports,
@@ -287,6 +290,7 @@ def build_supervisor(settings: GatewaySettings, ports: Ports) -> Supervisor:
         command=[sys.executable, "-m", "gateway.worker"],
         max_associations=settings.max_associations,
         artim_seconds=settings.artim_seconds,
+        on_rejection=None if metrics is None else metrics.association_rejected,
     )
     supervisor.start()
     return supervisor
@@ -357,7 +361,7 @@ def main() -> int:
             spool = build_spool(settings)
             server = build(settings, ports, metrics, spool=spool, audit=audit)
         else:
-            server = build_supervisor(settings, ports)
+            server = build_supervisor(settings, ports, metrics)
         health = build_health(settings, server, spool)
     except LenticularError as error:
         print(error, file=sys.stderr)  # noqa: T201 - for the person who started it
