@@ -16,6 +16,7 @@ from lenticular.settings import GatewaySettings
 from .assembly import build_audit, build_metrics, build_server, build_spool
 from .health import Health, StoreLook
 from .logs import configure_logging
+from .metrics import Metrics
 from .ports import Ports
 from .server import Server
 from .spool import Spool
@@ -42,7 +43,9 @@ def open_ports(settings: GatewaySettings) -> Ports:
         ) from error
 
 
-def build_supervisor(settings: GatewaySettings, ports: Ports) -> Supervisor:
+def build_supervisor(
+    settings: GatewaySettings, ports: Ports, metrics: Metrics | None
+) -> Supervisor:
     """Start worker processes behind the ports, or raise `LenticularError`."""
     supervisor = Supervisor(
         ports,
@@ -50,6 +53,7 @@ def build_supervisor(settings: GatewaySettings, ports: Ports) -> Supervisor:
         command=[sys.executable, "-m", "gateway.worker"],
         max_associations=settings.max_associations,
         artim_seconds=settings.artim_seconds,
+        on_rejection=None if metrics is None else metrics.association_rejected,
     )
     supervisor.start()
     return supervisor
@@ -120,7 +124,7 @@ def main() -> int:
             spool = build_spool(settings)
             server = build_server(settings, ports, metrics, spool=spool, audit=audit)
         else:
-            server = build_supervisor(settings, ports)
+            server = build_supervisor(settings, ports, metrics)
         health = build_health(settings, server, spool)
     except LenticularError as error:
         print(error, file=sys.stderr)  # noqa: T201 - for the person who started it

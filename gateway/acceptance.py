@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from lenticular.errors import StoreUnavailable
 from lenticular.nodes import PERMISSIONS, Node
 from lenticular.settings import Access
 from lenticular.sop_classes import may_be_storage
@@ -56,7 +57,8 @@ class AccessPolicy:
     ) -> None:
         """Decide by `access` and `offers`.
 
-        `find_node` may be slow or raise: the transport then refuses for the moment.
+        `find_node` may be slow or raise: the transport then refuses for the moment. But where
+        access is `open`, who cannot be looked up (`StoreUnavailable`) is an unknown node.
         `transfer_syntax_policy` is `prefer-explicit`, `first-offered` or UIDs in order of
         preference; where none of those is offered, the first offered that we accept is taken.
         `offer_for_unknown` accepts abstract syntaxes that `offers` does not name and that can be
@@ -77,7 +79,7 @@ class AccessPolicy:
 
     def decide(self, request: AssociationRequest) -> Accepted | Rejected:
         """Answer one request."""
-        node = self._find_node(request.calling_aet)
+        node = self._node(request.calling_aet)
         if self._access != "open":
             if request.called_aet != self._ae_title:
                 return CALLED_AET_NOT_RECOGNIZED
@@ -104,6 +106,15 @@ class AccessPolicy:
             },
             permissions=permissions,
         )
+
+    def _node(self, aet: str) -> Node | None:
+        try:
+            return self._find_node(aet)
+        except StoreUnavailable:
+            # Under another title anybody may do what strangers may, so nothing is given away.
+            if self._access == "open":
+                return None
+            raise
 
     def _offer(self, abstract_syntax: str) -> Offer | None:
         offer = self._offers.get(abstract_syntax)

@@ -3,7 +3,8 @@
 import socket
 import ssl
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from lenticular import sop_classes
 from lenticular.archive import Archive
@@ -41,6 +42,9 @@ from .verification import VerificationService
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
+
+#: What the table gets to say who somebody is who may come in anyway.
+_STRANGERS_PATIENCE_SECONDS: Final = 1.0
 
 
 def build_metrics(settings: GatewaySettings) -> Metrics | None:
@@ -104,7 +108,9 @@ def build_server(  # noqa: PLR0913 - each is there or not, by the settings and t
         acceptance=AccessPolicy(
             ae_title=settings.ae_title,
             access=settings.access,
-            find_node=nodes.find,
+            find_node=partial(nodes.find, first_patience_seconds=_STRANGERS_PATIENCE_SECONDS)
+            if settings.access == "open"
+            else nodes.find,
             offers=offers(),
             transfer_syntax_policy=settings.transfer_syntaxes,
             offer_for_unknown=STORAGE_OFFER if settings.unknown_classes == "accept" else None,
@@ -122,6 +128,7 @@ def build_server(  # noqa: PLR0913 - each is there or not, by the settings and t
         slots=slots,
         report=None if metrics is None else metrics.association_ended,
         on_refusal=None if audit is None else audit.turned_away,
+        on_rejection=None if metrics is None else metrics.association_rejected,
     )
 
 

@@ -199,17 +199,19 @@ class Association:
         on_end: Callable[[], None] = lambda: None,
         report: Callable[[Ended], None] | None = None,
         on_refusal: Callable[[TurnedAway], None] | None = None,
+        on_rejection: Callable[[Rejected], None] | None = None,
     ) -> None:
         """Take over a connection whose A-ASSOCIATE-RQ has been read.
 
         `drain_wake` is a file descriptor that becomes readable when the server drains. `on_end` is
         called once, when the association no longer counts and before the peer can know it.
         `report` gets what it did, if it was ever established. `on_refusal` is told of a peer that
-        is refused for good.
+        is refused for good, `on_rejection` of each A-ASSOCIATE-RJ.
         """
         self.id = secrets.token_hex(4)
         self.at_end: list[Callable[[], None]] = []
         self._on_refusal = on_refusal
+        self._on_rejection = on_rejection
         self.contexts: dict[int, PresentationContext] = {}
         self.fate = Fate()
         self.log = _FactsOnEachLine(_log, {"association": self.id, "address": address[0]})
@@ -368,6 +370,8 @@ class Association:
                 self._accept(request, verdict)
                 return True
             self.log.warning("association rejected", extra={"reason": verdict.why})
+            if self._on_rejection is not None:
+                self._on_rejection(verdict)
             if self._on_refusal is not None and verdict.result is RejectResult.PERMANENT:
                 self._on_refusal(TurnedAway(request.address, verdict.why, **titles))
             self._no_longer_counts()

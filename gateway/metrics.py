@@ -1,10 +1,10 @@
 """Metrics as CloudWatch reads them from logs: the embedded metric format, one JSON line on stdout.
 
-One line at the end of each association, one for each kind of failure in it, one for each query,
-and one a minute and at the end for how many associations are open, how much is in the spool and
-how long the certificate is still good. Numbers, statuses, the names of models, levels and plans,
-and our own AE title are all there is in them: no patient data can get there, and no peer can make
-new metrics by giving itself new names.
+One line at the end of each association, one for each kind of failure in it, one for each that is
+rejected, one for each query, and one a minute and at the end for how many associations are open,
+how much is in the spool and how long the certificate is still good. Numbers, statuses, the names of
+models, levels and plans, and our own AE title are all there is in them: no patient data can get
+there, and no peer can make new metrics by giving itself new names.
 
 The lines are written by a thread of their own. A stdout that nobody reads costs metrics, never an
 association.
@@ -23,6 +23,7 @@ from typing import Final
 from .association import Ended
 from .command_set import RESPONSE, CommandField
 from .find import QueryEnded
+from .negotiation import Rejected
 
 _log: Final = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ _UNITS: Final[Mapping[str, str]] = {
     "Associations": "Count",
     "AssociationSeconds": "Seconds",
     "AssociationsOpen": "Count",
+    "AssociationsRejected": "Count",
     "BytesReceived": "Bytes",
     "BytesSent": "Bytes",
     "CertificateDaysLeft": "Count",
@@ -115,6 +117,10 @@ class Metrics:
     def association_ended(self, ended: Ended) -> None:
         """Note what an association did; any thread may call it, and none waits here."""
         self._note(self._lines(ended))
+
+    def association_rejected(self, rejected: Rejected) -> None:
+        """Note that a peer was turned away and why; any thread may call it, and none waits here."""
+        self._note([self._line({"AssociationsRejected": 1}, dimensions={"Reason": rejected.why})])
 
     def query_ended(self, ended: QueryEnded) -> None:
         """Note what a query cost; any thread may call it, and none waits here."""

@@ -85,14 +85,15 @@ class Server:
         slots: Slots | None = None,
         report: Callable[[Ended], None] | None = None,
         on_refusal: Callable[[TurnedAway], None] | None = None,
+        on_rejection: Callable[[Rejected], None] | None = None,
     ) -> None:
         """Take over `ports`, none where connections come by `begin` and `shake_hands`.
 
         `tls_context` gives each connection of a TLS port its context; it is called in the thread
         that accepts. `services` maps request command fields to services. `slots` count what
         `limits` allow, unless they are given. `report` gets what each association did, in the
-        association's thread, and `on_refusal` who is refused for good, in any thread. Nothing is
-        served before `serve` or `start`.
+        association's thread, and `on_refusal` who is refused for good and `on_rejection` each
+        A-ASSOCIATE-RJ, in any thread. Nothing is served before `serve` or `start`.
         """
         self._ports = ports
         self._acceptance = acceptance
@@ -101,6 +102,7 @@ class Server:
         self._tls_context = tls_context
         self._report = report
         self._on_refusal = on_refusal
+        self._on_rejection = on_rejection
         doors = []
         if ports.plain is not None:
             doors.append(Door(ports.plain))
@@ -226,7 +228,7 @@ class Server:
             if has_room:
                 self.begin(sock, address, request)
             else:
-                turn_away(self._lobby, sock, address, request, LOCAL_LIMIT_EXCEEDED)
+                self._turn_away(sock, address, request, LOCAL_LIMIT_EXCEEDED)
 
         self._slots.ask(answer)
 
@@ -243,6 +245,7 @@ class Server:
                 on_end=self._slots.free,
                 report=self._report,
                 on_refusal=self._on_refusal,
+                on_rejection=self._on_rejection,
             )
         except Exception as error:
             self._slots.free()
@@ -264,7 +267,12 @@ class Server:
             with self._lock:
                 self._running.discard(association)
             self._slots.free()
-            turn_away(self._lobby, sock, address, request, TEMPORARY_CONGESTION)
+            self._turn_away(sock, address, request, TEMPORARY_CONGESTION)
+
+    def _turn_away(
+        self, sock: socket.socket, address: tuple[str, int], request: bytes, rejected: Rejected
+    ) -> None:
+        turn_away(self._lobby, sock, address, request, rejected, self._on_rejection)
 
     def _wait_for_associations(self, deadline: float) -> None:
         while self._running and (left := deadline - monotonic()) > 0:
@@ -291,14 +299,17 @@ class Server:
             self._lobby.wake()
 
 
-def turn_away(
+def turn_away(  # noqa: PLR0913, PLR0917 - who, with what answer, and who is told
     lobby: Lobby,
     sock: socket.socket,
     address: tuple[str, int],
     request: bytes,
     rejected: Rejected,
+    on_rejection: Callable[[Rejected], None] | None,
 ) -> None:
     """Reject an association request that nobody has looked at."""
+    if on_rejection is not None:
+        on_rejection(rejected)
     calling_aet, called_aet = titles_in(request)
     _log.warning(
         "association rejected",

@@ -14,7 +14,7 @@ import logging
 import socket
 import subprocess
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Final
 
@@ -22,7 +22,7 @@ from lenticular.errors import LenticularError, OperatorError
 
 from .handover import Channel, ChannelClosed, Kind, Packet, pack_arrival
 from .lobby import Door, Lobby
-from .negotiation import LOCAL_LIMIT_EXCEEDED, TEMPORARY_CONGESTION
+from .negotiation import LOCAL_LIMIT_EXCEEDED, TEMPORARY_CONGESTION, Rejected
 from .ports import Ports
 from .server import turn_away
 
@@ -200,7 +200,7 @@ class _Worker:
 class Supervisor:
     """Has the ports of a node, and workers that serve who comes there."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what to listen on, what to start, how much of it
         self,
         ports: Ports,
         *,
@@ -208,10 +208,15 @@ class Supervisor:
         command: Sequence[str],
         max_associations: int,
         artim_seconds: float,
+        on_rejection: Callable[[Rejected], None] | None = None,
     ) -> None:
-        """Take over `ports`. `command` starts a worker, given its number and a descriptor."""
+        """Take over `ports`. `command` starts a worker, given its number and a descriptor.
+
+        `on_rejection` is told of each A-ASSOCIATE-RJ that no worker sends.
+        """
         self._ports = ports
         self._max_associations = max_associations
+        self._on_rejection = on_rejection
         self._workers = [_Worker(number, command) for number in range(1, workers + 1)]
         doors = []
         if ports.plain is not None:
@@ -332,13 +337,18 @@ class Supervisor:
     def _admit(self, sock: socket.socket, address: tuple[str, int], request: bytes) -> None:
         """Hand over a connection that asks for an association, or turn it away."""
         if not self._has_room():
-            turn_away(self._lobby, sock, address, request, LOCAL_LIMIT_EXCEEDED)
+            self._turn_away(sock, address, request, LOCAL_LIMIT_EXCEEDED)
             return
         worker = self._give(Kind.ASSOCIATE, sock, address, request)
         if worker is None:
-            turn_away(self._lobby, sock, address, request, TEMPORARY_CONGESTION)
+            self._turn_away(sock, address, request, TEMPORARY_CONGESTION)
             return
         worker.slots += 1
+
+    def _turn_away(
+        self, sock: socket.socket, address: tuple[str, int], request: bytes, rejected: Rejected
+    ) -> None:
+        turn_away(self._lobby, sock, address, request, rejected, self._on_rejection)
 
     def _pass_on(self, sock: socket.socket, address: tuple[str, int]) -> None:
         if self._give(Kind.HANDSHAKE, sock, address) is None:

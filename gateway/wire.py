@@ -17,8 +17,9 @@ size whatever length fields claim; those are only compared with what was negotia
 
 Time is bounded too. Before an association there is ARTIM. Between messages `wait` bounds the
 silence. Within a message a peer must bring the rest of it, or `_PROGRESS_BYTES`, in every
-`dimse_seconds`: a byte now and then is no progress. The same bounds each write. Who waits for a
-peer on behalf of another, as C-MOVE does, looks a few times a second whether that is still wanted.
+`dimse_seconds` that we wait for it: a byte now and then is no progress. The same bounds each write.
+Who waits for a peer on behalf of another, as C-MOVE does, looks a few times a second whether that
+is still wanted.
 
 Writing gathers the PDUs of a message and hands them to the kernel in one call, or one for each
 `_BATCH_BYTES`, uncopied. TCP_NODELAY is on, so nothing waits for an acknowledgement.
@@ -220,7 +221,8 @@ class Wire:
         self._end = 0
         self._pdu_left = 0
         self._progress_bytes = 0
-        self._progress_deadline = 0.0
+        #: How many seconds the peer may still keep us waiting for the bytes of a message.
+        self._progress_left = 0.0
         # Where a reply that was cut short would be continued by an A-ABORT, none is sent.
         self._write_broken = False
         self._write_lock = threading.Lock()
@@ -311,7 +313,7 @@ class Wire:
 
     def _restart_progress(self) -> None:
         self._progress_bytes = 0
-        self._progress_deadline = monotonic() + self._dimse_seconds
+        self._progress_left = self._dimse_seconds
 
     def next_pdv(self) -> Pdv | None:
         """Read the header of the next fragment; `None` when the peer asks for release instead.
@@ -379,10 +381,11 @@ class Wire:
 
     def read_association_answer(self) -> tuple[Pdu, bytes]:
         """Read the whole A-ASSOCIATE-AC or -RJ that answers our request, header included."""
-        self._progress_deadline = monotonic() + self._artim_seconds
-        self._progress_bytes = 0
+        deadline = monotonic() + self._artim_seconds
         if not self.wait(self._artim_seconds):
             self.time_out("did not answer the association request")
+        self._progress_bytes = 0
+        self._progress_left = deadline - monotonic()
         pdu, length = self._next_pdu()
         answer = bytearray(PDU_HEADER.pack(pdu, length))
         while length:
@@ -445,7 +448,8 @@ class Wire:
         """Read what has come, at least a byte; bound the waiting and the dawdling."""
         if self._start == self._end:
             self._start = self._end = 0
-        deadline = monotonic() + self._dimse_seconds
+        began = monotonic()
+        deadline = began + self._dimse_seconds
         while True:
             try:
                 count = self._sock.recv_into(self._view[self._end :])
@@ -455,6 +459,8 @@ class Wire:
                     self.time_out("paused within a message")
             except OSError as error:
                 self._lost(error)
+        # Only what the peer took: who writes to a disk that stalls has not waited for the peer.
+        self._progress_left -= monotonic() - began
         self._filled(count)
 
     def _fill_if_ready(self) -> None:
@@ -487,7 +493,7 @@ class Wire:
         self._progress_bytes += count
         if self._progress_bytes >= _PROGRESS_BYTES:
             self._restart_progress()
-        elif monotonic() > self._progress_deadline:
+        elif self._progress_left < 0:
             self.time_out("was too slow with a message")
 
     # Writing

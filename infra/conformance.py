@@ -78,7 +78,10 @@ _MEANINGS: Final[Sequence[tuple[IntEnum, str]]] = (
         StoreStatus.DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING,
         "Kept; the IOD is violated and `LENTICULAR_VALIDATION` is `warn`",
     ),
-    (StoreStatus.CANNOT_UNDERSTAND, "Kept in quarantine: it cannot be read as what it says it is"),
+    (
+        StoreStatus.CANNOT_UNDERSTAND,
+        "Kept in quarantine: it cannot be read as what it says it is, or breaks off",
+    ),
     (FindStatus.PENDING, "A match"),
     (
         FindStatus.PENDING_OPTIONAL_KEYS_NOT_SUPPORTED,
@@ -251,7 +254,8 @@ was sent. Nothing is coerced. 0000 says that the instance is durable: in S3, or 
 
 The same instance sent again with the same bytes is answered 0000 and changes nothing. With other bytes both are kept, and
 which one is shown is the operator's choice (`Duplicates`: the newest, or the first). An instance without a valid Study or
-Series Instance UID is kept, answered 0000 and listed as quarantined.
+Series Instance UID is kept, answered 0000 and listed as quarantined. A data set that ends before an element does, or before
+the delimiter of a value of undefined length, is answered C000; zeros behind the last element are let pass.
 
 **Table 5-2. Statuses of C-STORE**
 

@@ -76,7 +76,13 @@ class Sent:
     called: str = "LENTICULAR"
 
 
+def pixel_data(length: int) -> bytes:
+    """Encode Pixel Data of so many bytes."""
+    return struct.pack("<HH2s2xI", 0x7FE0, 0x0010, b"OW", length) + bytes(length)
+
+
 CUT_SHORT: Final = "a stream that ends within an element"
+FRAGMENT: Final = struct.pack("<HHI", 0xFFFE, 0xE000, 4) + b"\xff\xd8\xff\xd9"
 QUARANTINED = ("instance quarantined",)
 NOT_STORED = ("instance not stored",)
 FAULTS = {
@@ -103,6 +109,22 @@ FAULTS = {
         CANNOT_UNDERSTAND,
         QUARANTINED,
         data_set()[:60] + struct.pack("<HH2s2xI", 0x0009, 0x1001, b"OB", 0xFFFFFFFE),
+    ),
+    # The same behind the UIDs, by which alone it could be placed
+    "half of the pixel data": Sent(
+        CANNOT_UNDERSTAND, QUARANTINED, data_set() + pixel_data(100_000)[:50_000]
+    ),
+    "half a header": Sent(CANNOT_UNDERSTAND, QUARANTINED, data_set() + pixel_data(0)[:4]),
+    "noise behind the UIDs": Sent(CANNOT_UNDERSTAND, QUARANTINED, data_set() + b"\xff" * 4096),
+    "fragments without their end": Sent(
+        CANNOT_UNDERSTAND,
+        QUARANTINED,
+        data_set() + struct.pack("<HH2s2xI", 0x7FE0, 0x0010, b"OB", 0xFFFFFFFF) + FRAGMENT,
+    ),
+    "no study, and half of the pixel data": Sent(
+        CANNOT_UNDERSTAND,
+        QUARANTINED,
+        data_set(study_instance_uid="") + pixel_data(100_000)[:50_000],
     ),
     "a UID of two dots": Sent(CANNOT_UNDERSTAND, QUARANTINED, sop_instance_uid=".."),
     "a UID that climbs": Sent(CANNOT_UNDERSTAND, QUARANTINED, sop_instance_uid="../x"),
@@ -142,8 +164,19 @@ FOR_A_RAW_PEER = frozenset(
 FOR_ANY_CLIENT: Final[Mapping[str, Sent]] = {
     name: sent for name, sent in FAULTS.items() if name not in FOR_A_RAW_PEER
 }
+#: What is wrong with these is where they end.
+ENDS_WRONG: Final = frozenset(
+    {
+        CUT_SHORT,
+        "half of the pixel data",
+        "half a header",
+        "noise behind the UIDs",
+        "fragments without their end",
+        "no study, and half of the pixel data",
+    }
+)
 #: An element that makes what is forgotten to be freed weigh.
-PIXELS: Final = struct.pack("<HH2s2xI", 0x7FE0, 0x0010, b"OW", MIB) + bytes(MIB)
+PIXELS: Final = pixel_data(MIB)
 
 
 @dataclass(frozen=True)
@@ -291,7 +324,7 @@ def store_all_with_dcmjs(site: Site, *, rounds: int = 1, behind: bytes = b"") ->
             uid = f"{UID}.{number}"
             encoded = data_set(sop_instance_uid=uid)
             site.s3.fail(sent.fault, where=f"/{uid}/")
-        if name != CUT_SHORT:
+        if name not in ENDS_WRONG:
             encoded += behind
         requests.append(dcmjs_dimse.store_of(sent.sop_class_uid, uid, EXPLICIT, encoded))
     try:

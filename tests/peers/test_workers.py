@@ -110,6 +110,35 @@ def test_associations_are_spread_over_the_workers_and_the_limit_is_one_for_all(
     assert sorted(by_worker.values()) == [2, 2, 3]
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_each_association_that_is_rejected_is_counted_by_its_reason(
+    stores: Stores, log: Path, workers: str
+) -> None:
+    settings = {
+        "LENTICULAR_WORKERS": workers,
+        "LENTICULAR_MAX_ASSOCIATIONS": "1",
+        "LENTICULAR_METRICS": "emf",
+    }
+    with running_gateway(log, stores, settings) as gateway:
+        with gateway.connect() as peer:
+            peer.send(associate_rq(called=gateway.aet, version=2))
+            assert peer.read_rejection() == (1, 2, 2)
+        with associate(gateway) as holder:
+            for _ in range(2):
+                assert rejection(gateway) == LOCAL_LIMIT_EXCEEDED
+            holder.release()
+        gateway.terminate()
+        assert gateway.process.wait(60) == 0
+        assert gateway.process.stdout is not None
+        lines = [json.loads(line) for line in gateway.process.stdout.read().splitlines()]
+    rejected: Counter[str] = Counter()
+    for line in lines:
+        if "AssociationsRejected" in line:
+            rejected[line["Reason"]] += line["AssociationsRejected"]
+    assert rejected == {"protocol version not supported": 1, "local limit exceeded": 2}
+    assert len(gateway.lines(message="association rejected")) == 3
+
+
 def test_of_a_crowd_that_comes_at_once_exactly_as_many_get_in_as_may(
     stores: Stores, log: Path
 ) -> None:

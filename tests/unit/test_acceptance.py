@@ -17,7 +17,9 @@ from gateway.negotiation import (
     Roles,
 )
 from gateway.offers import Offer
+from lenticular.errors import StoreUnavailable
 from lenticular.nodes import Node
+from lenticular.settings import Access
 
 CT, FIND, UNKNOWN = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.2.2.1", "1.2.3.4"
 IMPLICIT, EXPLICIT, JPEG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.70"
@@ -92,6 +94,21 @@ def test_who_may_associate_is_a_setting(
 ) -> None:
     decided = policy(access).decide(asked)
     assert isinstance(decided, Accepted) if verdict is None else decided == verdict
+
+
+def test_who_cannot_be_looked_up_is_a_stranger_and_comes_in_where_strangers_do() -> None:
+    def away(_aet: str) -> Node:
+        raise StoreUnavailable("the nodes cannot be read")
+
+    def without_table(access: Access) -> AccessPolicy:
+        return AccessPolicy(ae_title="LENTICULAR", access=access, find_node=away, offers=OFFERS)
+
+    decided = without_table("open").decide(request((CT, (EXPLICIT,)), (FIND, (EXPLICIT,))))
+    assert {answer.result for answer in answers(decided)} == {ContextResult.ACCEPTANCE}
+    closed: tuple[Access, ...] = ("known-aet", "known-aet-and-address")
+    for access in closed:
+        with pytest.raises(StoreUnavailable):
+            without_table(access).decide(request((CT, (EXPLICIT,))))
 
 
 @pytest.mark.parametrize(

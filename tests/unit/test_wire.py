@@ -3,6 +3,7 @@
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -273,3 +274,18 @@ def test_a_peer_that_stops_reading_is_not_waited_for() -> None:
         with pytest.raises(PeerTimeout, match="does not read"):
             ours.send_message(1, b"c", [bytes(50_000_000)])
         assert ours.state is State.AWAITING_CLOSE
+
+
+def test_what_our_own_disk_takes_is_not_the_peers_time() -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        ours = wire(left, State.DATA_TRANSFER, seconds=0.4)
+        ours.begin_message()
+        right.sendall(struct.pack(">BxIIBB", Pdu.P_DATA_TF, 306, 302, 1, 2))
+        assert ours.next_pdv() is not None
+        for _ in range(3):
+            right.sendall(b"\1" * 100)
+            assert len(ours.take(100)) == 100
+            # As long as a disk may stall; the message goes on.
+            time.sleep(0.5)
+        assert ours.state is State.DATA_TRANSFER
