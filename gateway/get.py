@@ -4,6 +4,7 @@ The C-STORE sub-operations go over the association that the request came by, on 
 for which role selection (PS3.7 D.3.3.4) made the requestor the SCP.
 """
 
+from lenticular import sop_classes
 from lenticular.index import Index
 from lenticular.status import MoveStatus
 
@@ -11,7 +12,7 @@ from .association import Association
 from .audit import AuditTrail, participant_of
 from .command_set import CommandField, CommandSet, Priority
 from .custody import Custody
-from .identifier import IDENTIFIER_MAX_BYTES
+from .identifier import IDENTIFIER_MAX_BYTES, is_refused
 from .messages import BufferSink, DataSetSink, Message
 from .read_ahead import OutgoingFile, ReadAhead
 from .retrieval import Contexts, Memory, Progress, Retrieval, context_for
@@ -43,6 +44,8 @@ class GetService:
         sink: DataSetSink | None,  # noqa: ARG002 - the identifier is in the message
     ) -> None:
         """Find the instances, send them, and count."""
+        if is_refused(association, message, sop_classes.GET, "move"):
+            return
         retrieval = Retrieval(association, message, self._custody, self._memory)
         found = retrieval.find(self._index)
         if found is None:

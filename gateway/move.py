@@ -12,6 +12,7 @@ While it keeps us waiting we look for C-CANCEL; a sub-operation that is broken o
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeAlias
 
+from lenticular import sop_classes
 from lenticular.audit import Participant
 from lenticular.errors import StoreUnavailable
 from lenticular.index import Index
@@ -22,7 +23,7 @@ from lenticular.transfer_syntaxes import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_
 from .association import Association
 from .audit import AuditTrail
 from .custody import Custody
-from .identifier import IDENTIFIER_MAX_BYTES
+from .identifier import IDENTIFIER_MAX_BYTES, is_refused
 from .messages import BufferSink, DataSetSink, Message
 from .negotiation import MAX_CONTEXTS
 from .read_ahead import OutgoingFile, ReadAhead, Stored
@@ -77,6 +78,8 @@ class MoveService:
         sink: DataSetSink | None,  # noqa: ARG002 - the identifier is in the message
     ) -> None:
         """Find the instances, send them, and count."""
+        if is_refused(association, message, sop_classes.MOVE, "move"):
+            return
         retrieval = Retrieval(association, message, self._custody, self._memory)
         node = self._find_node(message.command.move_destination or "")
         if node is None or node.port is None:

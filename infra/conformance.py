@@ -279,7 +279,7 @@ Any other key is ignored and answered FF01.
 
 **Table 5-5. Statuses of C-FIND**
 
-{_statuses(FindStatus, (Status.SUCCESS,))}
+{_statuses(FindStatus, (Status.SUCCESS, Status.SOP_CLASS_NOT_SUPPORTED, Status.NOT_AUTHORIZED))}
 
 More than `LENTICULAR_MAX_RESPONSES` matches (default {_default("max_responses")}) end with A700. C-CANCEL acts within a page of the index.
 
@@ -291,7 +291,7 @@ one that the negotiation policy says is taken, so who wants instances as they ar
 
 **Table 5-6. Statuses of C-MOVE and C-GET**
 
-{_statuses(MoveStatus, (Status.SUCCESS,))}
+{_statuses(MoveStatus, (Status.SUCCESS, Status.SOP_CLASS_NOT_SUPPORTED, Status.NOT_AUTHORIZED))}
 
 #### 5.2.5. Storage Commitment
 
