@@ -90,19 +90,26 @@ class Progress:
     """The sub-operations of one retrieval, PS3.4 C.4.2.1.6 and C.4.3.1.5.
 
     `total` is what studies and series say they hold. While instances are being indexed there may
-    be more. `sent` is what the audit trail is told.
+    be more. `failed` are SOP Instance UIDs, `not_found` counts what failed beside them: what the
+    index did not name. `sent` is what the audit trail is told.
     """
 
     total: int
     completed: int = 0
     warning: int = 0
     failed: list[str] = field(default_factory=list)
+    not_found: int = 0
     sent: Tally = field(default_factory=Tally)
 
     @property
     def remaining(self) -> int:
         """How many are still to be performed."""
-        return max(self.total - self.completed - self.warning - len(self.failed), 0)
+        return max(self.total - self.completed - self.warning - self.failures, 0)
+
+    @property
+    def failures(self) -> int:
+        """How many failed."""
+        return len(self.failed) + self.not_found
 
     def count(self, stored: Stored, status: int | None) -> None:
         """Count one sub-operation by the status of its C-STORE-RSP, None when there is none."""
@@ -119,7 +126,7 @@ class Progress:
 
     def final_status(self) -> Status | MoveStatus:
         """Return the status of the last response; PS3.4 tables C.4-2 and C.4-3."""
-        if not self.failed and not self.warning:
+        if not self.failures and not self.warning:
             return Status.SUCCESS
         if not self.completed and not self.warning:
             return MoveStatus.CANNOT_PERFORM_SUB_OPERATIONS
@@ -423,20 +430,24 @@ class Retrieval:
     ) -> None:
         """Report the outcome, to the log too; PS3.4 C.4.2.1.6: remaining only when cancelled.
 
-        After a `failure` of the index nobody knows the UIDs of what remains, and all of it failed.
+        What else remains has failed: studies and series count it, and the index does not name it,
+        be it for a `failure`.
         """
+        if not cancelled and progress.remaining:
+            progress.not_found = progress.remaining
+            if failure is None:
+                self.log.warning("instances not found", extra={"instances": progress.not_found})
         command = self._counted(
             MoveStatus.CANCELLED if cancelled else progress.final_status(), progress
         )
-        if failure is not None and not cancelled:
+        if cancelled:
+            command.number_of_remaining_suboperations = _count(progress.remaining)
+        elif failure is not None:
             self.log.warning("retrieval broken off", extra={"reason": str(failure)})
             command.status = MoveStatus.CANNOT_PERFORM_SUB_OPERATIONS
             command.error_comment = "the index became unavailable, not all was found"
-            command.number_of_failed_suboperations = _count(
-                len(progress.failed) + progress.remaining
-            )
-        if cancelled:
-            command.number_of_remaining_suboperations = _count(progress.remaining)
+        elif progress.not_found:
+            command.error_comment = f"the index names {progress.not_found} fewer than it counts"
         data = None
         if progress.failed:
             failed: JsonElement = {"vr": "UI", "Value": list(progress.failed)}
@@ -449,7 +460,7 @@ class Retrieval:
                 "destination": destination,
                 "completed": progress.completed,
                 "warning": progress.warning,
-                "failed": len(progress.failed),
+                "failed": progress.failures,
                 "cancelled": cancelled,
             },
         )
@@ -462,7 +473,7 @@ class Retrieval:
     def _counted(self, status: int, progress: Progress) -> CommandSet:
         command = self._response(status)
         command.number_of_completed_suboperations = _count(progress.completed)
-        command.number_of_failed_suboperations = _count(len(progress.failed))
+        command.number_of_failed_suboperations = _count(progress.failures)
         command.number_of_warning_suboperations = _count(progress.warning)
         return command
 
