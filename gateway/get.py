@@ -10,12 +10,12 @@ from lenticular.status import MoveStatus
 
 from .association import Association
 from .audit import AuditTrail, participant_of
-from .command_set import CommandField, CommandSet, Priority
+from .command_set import CommandField, CommandSet
 from .custody import Custody
 from .identifier import IDENTIFIER_MAX_BYTES, is_refused
 from .messages import BufferSink, DataSetSink, Message
 from .read_ahead import OutgoingFile, ReadAhead
-from .retrieval import Contexts, Memory, Progress, Retrieval, context_for
+from .retrieval import Contexts, Memory, Progress, Retrieval, Unsendable, context_for
 from .wire import Interrupted
 
 
@@ -95,10 +95,10 @@ def _storage_contexts(association: Association) -> Contexts:
 
 def _send(retrieval: Retrieval, file: OutgoingFile, contexts: Contexts) -> int | None:
     """Send one instance; return the requestor's status, None when it could not be sent."""
-    sendable = retrieval.data_set(file, contexts)
-    if sendable is None:
+    try:
+        context, data_set = retrieval.data_set(file, contexts)
+    except Unsendable:
         return None
-    context, data_set = sendable
     # No Move Originator: C-GET has none (PS3.7 9.1.1.1.6).
     response, _ = retrieval.association.request(
         context,
@@ -106,7 +106,7 @@ def _send(retrieval: Retrieval, file: OutgoingFile, contexts: Contexts) -> int |
             CommandField.C_STORE_RQ,
             affected_sop_class_uid=file.stored.sop_class_uid,
             affected_sop_instance_uid=file.stored.sop_instance_uid,
-            priority=Priority.MEDIUM,
+            priority=retrieval.priority,
         ),
         data_set,
     )
