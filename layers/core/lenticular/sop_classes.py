@@ -348,6 +348,8 @@ _STORAGE: Final[tuple[SOPClass, ...]] = (
 )
 
 STORAGE: Final[Mapping[str, SOPClass]] = MappingProxyType({each.uid: each for each in _STORAGE})
+#: What they hold is mostly a video stream, which there is no way to have uncompressed.
+VIDEO: Final = frozenset(each.uid for each in _STORAGE if each.name.startswith("Video "))
 
 #: The root of every UID of the standard, PS3.5 9.
 _DICOM_ROOT: Final = "1.2.840.10008."
