@@ -13,8 +13,10 @@ from typing import Final
 from lenticular.errors import StoreUnavailable
 from lenticular.nodes import PERMISSIONS, Node
 from lenticular.settings import Access
+from lenticular.sop_classes import VIDEO as VIDEO_CLASSES
 from lenticular.sop_classes import may_be_storage
 from lenticular.transfer_syntaxes import EXPLICIT_VR_LITTLE_ENDIAN
+from lenticular.transfer_syntaxes import VIDEO as VIDEO_SYNTAXES
 
 from .negotiation import (
     ADDRESS_NOT_RECOGNIZED,
@@ -131,13 +133,22 @@ class AccessPolicy:
         granted = roles or _granted(offer, DEFAULT_ROLES, permissions)
         if not (granted.scu or granted.scp):
             return ContextAnswer(context.context_id, ContextResult.USER_REJECTION)
-        chosen = self._choose(context.transfer_syntaxes, offer.transfer_syntaxes)
+        first: frozenset[str] = frozenset()
+        if granted.scp and context.abstract_syntax in VIDEO_CLASSES:
+            # By C-GET a video goes as it is or not at all.
+            first = VIDEO_SYNTAXES
+        chosen = self._choose(context.transfer_syntaxes, offer.transfer_syntaxes, first)
         if chosen is None:
             return ContextAnswer(context.context_id, ContextResult.TRANSFER_SYNTAXES_NOT_SUPPORTED)
         return ContextAnswer(context.context_id, ContextResult.ACCEPTANCE, chosen)
 
-    def _choose(self, offered: Sequence[str], accepted: frozenset[str]) -> str | None:
-        preferred = (uid for uid in self._preferred if uid in offered)
+    def _choose(
+        self, offered: Sequence[str], accepted: frozenset[str], first: frozenset[str]
+    ) -> str | None:
+        preferred = (
+            *(uid for uid in offered if uid in first),
+            *(uid for uid in self._preferred if uid in offered),
+        )
         return next((uid for uid in (*preferred, *offered) if uid in accepted), None)
 
 

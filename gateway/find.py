@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
 
+from lenticular import sop_classes
 from lenticular.answers import find
 from lenticular.dicom_json import JsonElement
 from lenticular.errors import InvalidIdentifier, StoreUnavailable
@@ -15,7 +16,7 @@ from lenticular.status import FindStatus, Status
 
 from .association import Association
 from .audit import AuditTrail
-from .identifier import IDENTIFIER_MAX_BYTES, read_identifier
+from .identifier import IDENTIFIER_MAX_BYTES, is_refused, read_identifier
 from .messages import BufferSink, DataSetSink, Message
 from .negotiation import QueryOption
 from .response_identifier import ResponseIdentifiers, asks_for_more
@@ -135,6 +136,8 @@ class FindService:
         sink: DataSetSink | None,  # noqa: ARG002 - the identifier is in the message
     ) -> None:
         """Send a pending response for each match, then the final one."""
+        if is_refused(association, message, sop_classes.FIND, "find"):
+            return
         context = message.context
         keys: Mapping[int, JsonElement] = {}
         answering: _Answering | None = None

@@ -31,21 +31,6 @@ _UNCOMPRESSED: Final = frozenset(
         transfer_syntaxes.EXPLICIT_VR_BIG_ENDIAN.uid,
     }
 )
-_FIND: Final = (
-    sop_classes.PATIENT_ROOT_FIND,
-    sop_classes.STUDY_ROOT_FIND,
-    sop_classes.PATIENT_STUDY_ONLY_FIND,
-)
-_MOVE: Final = (
-    sop_classes.PATIENT_ROOT_MOVE,
-    sop_classes.STUDY_ROOT_MOVE,
-    sop_classes.PATIENT_STUDY_ONLY_MOVE,
-)
-_GET: Final = (
-    sop_classes.PATIENT_ROOT_GET,
-    sop_classes.STUDY_ROOT_GET,
-    sop_classes.PATIENT_STUDY_ONLY_GET,
-)
 _PROCEDURE_STEP: Final = (
     sop_classes.MODALITY_PERFORMED_PROCEDURE_STEP,
     sop_classes.MODALITY_PERFORMED_PROCEDURE_STEP_RETRIEVE,
@@ -67,10 +52,13 @@ def offers() -> dict[str, Offer]:
     return {
         sop_classes.VERIFICATION: Offer(spoken),
         **dict.fromkeys(sop_classes.STORAGE, STORAGE_OFFER),
-        **{uid: Offer(_UNCOMPRESSED, permission="find", options=_QUERY_OPTIONS) for uid in _FIND},
+        **{
+            uid: Offer(_UNCOMPRESSED, permission="find", options=_QUERY_OPTIONS)
+            for uid in sop_classes.FIND
+        },
         **{
             uid: Offer(_UNCOMPRESSED, permission="move", options=_RETRIEVE_OPTIONS)
-            for uid in (*_MOVE, *_GET)
+            for uid in (*sop_classes.MOVE, *sop_classes.GET)
         },
         # A request for thousands of instances is a long data set, so these may be deflated.
         **{uid: Offer(spoken, permission="mpps") for uid in _PROCEDURE_STEP},

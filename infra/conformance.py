@@ -263,7 +263,8 @@ the delimiter of a value of undefined length, is answered C000; zeros behind the
 
 As SCU (sub-operation of C-MOVE and C-GET) an instance is sent in the transfer syntax it came in if the receiver accepts that,
 else in that of a lossless form of it that the archive keeps, else uncompressed with every value as it was. 0000 and
-the warnings (Bxxx, 0107, 0116, 0001) count as completed, anything else as failed; of a C-MOVE it is tried once more on a fresh association.
+the warnings (Bxxx, 0107, 0116, 0001) count as completed, anything else as failed; of a C-MOVE it is tried once more on a fresh association,
+and so is what S3 did not give. A destination that refuses for the moment or does not listen is asked again for some seconds.
 
 #### 5.2.3. Query
 
@@ -283,7 +284,7 @@ Any other key is ignored and answered FF01.
 
 **Table 5-5. Statuses of C-FIND**
 
-{_statuses(FindStatus, (Status.SUCCESS,))}
+{_statuses(FindStatus, (Status.SUCCESS, Status.SOP_CLASS_NOT_SUPPORTED, Status.NOT_AUTHORIZED))}
 
 More than `LENTICULAR_MAX_RESPONSES` matches (default {_default("max_responses")}) end with A700. C-CANCEL acts within a page of the index.
 
@@ -291,11 +292,12 @@ More than `LENTICULAR_MAX_RESPONSES` matches (default {_default("max_responses")
 
 C-MOVE and C-GET in the same models, at every level, with lists of UIDs below the level that is named. C-MOVE sends to nodes of
 the list that have a port. It tells the receiver the Move Originator. By C-GET of several transfer syntaxes in one presentation context the
-one that the negotiation policy says is taken, so who wants instances as they are stored proposes each syntax in a context of its own.
+one that the negotiation policy says is taken, so who wants instances as they are stored proposes each syntax in a context of its own. Of the video classes
+the first video syntax is taken. Sub-operations have the priority of the request, which changes nothing else. A unique key with a value below the level is refused (A900).
 
 **Table 5-6. Statuses of C-MOVE and C-GET**
 
-{_statuses(MoveStatus, (Status.SUCCESS,))}
+{_statuses(MoveStatus, (Status.SUCCESS, Status.SOP_CLASS_NOT_SUPPORTED, Status.NOT_AUTHORIZED))}
 
 #### 5.2.5. Storage Commitment
 

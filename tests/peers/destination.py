@@ -127,20 +127,27 @@ def counts(status: Dataset) -> tuple[int, ...]:
 
 @dataclass
 class Got:
-    """What a C-GET brought: the final response, empty where we aborted, and files by UID."""
+    """What a C-GET brought: the final response, empty where we aborted, and files by UID.
+
+    `priorities` are those of the sub-operations.
+    """
 
     final: Dataset = field(default_factory=Dataset)
     failed: list[str] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
+    priorities: list[int] = field(default_factory=list)
 
 
-def get(node: Node, study: str, contexts: Sequence[tuple[str, Sequence[str]]]) -> Got:
+def get(
+    node: Node, study: str, contexts: Sequence[tuple[str, Sequence[str]]], priority: int = 2
+) -> Got:
     """Get a study on these contexts."""
     got = Got()
 
     def on_store(event: evt.Event) -> int:
         assert isinstance(event.request, C_STORE)
         got.files[str(event.request.AffectedSOPInstanceUID)] = event.encoded_dataset()
+        got.priorities.append(event.request.Priority)
         return 0
 
     ae = AE(ae_title="VIEWER")
@@ -159,7 +166,7 @@ def get(node: Node, study: str, contexts: Sequence[tuple[str, Sequence[str]]]) -
     assert opened.is_established
     identifier = Dataset()
     identifier.QueryRetrieveLevel, identifier.StudyInstanceUID = "STUDY", study
-    for status, data_set in opened.send_c_get(identifier, StudyRootGet):
+    for status, data_set in opened.send_c_get(identifier, StudyRootGet, priority=priority):
         got.final = status
         uids = data_set.get("FailedSOPInstanceUIDList", []) if data_set else []
         got.failed = [uids] if isinstance(uids, str) else list(uids)

@@ -100,6 +100,7 @@ class FaultyS3(ReverseProxy):
     Attributes:
         failed: how many requests failed in each way
         held: how many requests are held now
+        holding: what they are, as `fail` compares it
         mistakes: what went wrong here that should not have
     """
 
@@ -107,6 +108,7 @@ class FaultyS3(ReverseProxy):
         """Stand in front of `s3_endpoint`."""
         self.failed: Counter[Fault] = Counter()
         self.held = 0
+        self.holding: list[str] = []
         self.mistakes: list[BaseException | None] = []
         self._rules: list[_Rule] = []
         self._changed = threading.Condition()
@@ -157,12 +159,14 @@ class FaultyS3(ReverseProxy):
                     return rule.fault
         return None
 
-    def hold(self) -> None:
+    def hold(self, request: str) -> None:
         """Return when `heal` is called."""
         with self._changed:
             healed = self._healed
             self.held += 1
+            self.holding.append(request)
             self._changed.wait_for(lambda: self._healed > healed)
+            self.holding.remove(request)
             self.held -= 1
 
 
@@ -175,16 +179,17 @@ class _Handler(Forwarding):
         length = int(self.headers.get("Content-Length") or 0)
         if "X-Amz-Target" in self.headers:
             body = self.rfile.read(length)
-            fault = self._s3.fault_for(f"{self.command} {self.path} {body.decode()}")
+            request = f"{self.command} {self.path} {body.decode()}"
+            fault = self._s3.fault_for(request)
         else:
-            wanted = self.headers.get("Range", "")
-            fault = self._s3.fault_for(f"{self.command} {self.path} {wanted}")
+            request = f"{self.command} {self.path} {self.headers.get('Range', '')}"
+            fault = self._s3.fault_for(request)
             body = self.rfile.read(length // 2 if fault is Fault.RESET_WITHIN_BODY else length)
         match fault:
             case None:
                 self.answer(self.forward(body))
             case Fault.HELD:
-                self._s3.hold()
+                self._s3.hold(request)
                 self.answer(self.forward(body))
             case Fault.ANSWER_LOST:
                 self.forward(body)

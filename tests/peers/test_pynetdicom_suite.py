@@ -97,6 +97,8 @@ def redirected(ports: dict[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
         """Their clients and servers, on the ports in use."""
 
         def associate(self, addr: str, port: int, **options: Any) -> Any:  # type: ignore[override]
+            # They give a node 5 s for each, which a busy machine may take.
+            self.acse_timeout = self.dimse_timeout = self.network_timeout = 60
             return super().associate(addr, ports[port], **options)
 
         def start_server(self, address: tuple[str, int], **options: Any) -> Any:  # type: ignore[override]

@@ -23,6 +23,7 @@ from lenticular.settings import Access
 
 CT, FIND, UNKNOWN = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.2.2.1", "1.2.3.4"
 IMPLICIT, EXPLICIT, JPEG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.70"
+ENDOSCOPY, MPEG4 = "1.2.840.10008.5.1.4.1.1.77.1.1.1", "1.2.840.10008.1.2.4.102"
 SYNTAXES = frozenset({IMPLICIT, EXPLICIT, JPEG})
 OFFERS = {
     CT: Offer(SYNTAXES, permission="store", scp_permission="move"),
@@ -187,6 +188,25 @@ def test_the_scp_role_is_granted_where_it_is_offered(
     assert isinstance(decided, Accepted)
     assert decided.roles == {abstract: granted}
     assert decided.contexts[0].result is result
+
+
+@pytest.mark.parametrize(
+    ("abstract", "proposed", "taken"),
+    [
+        (ENDOSCOPY, Roles(scu=False, scp=True), MPEG4),
+        (ENDOSCOPY, Roles(scu=True, scp=True), MPEG4),
+        (ENDOSCOPY, Roles(scu=True, scp=False), EXPLICIT),
+        (CT, Roles(scu=False, scp=True), EXPLICIT),
+    ],
+)
+def test_who_receives_video_is_sent_video(abstract: str, proposed: Roles, taken: str) -> None:
+    offer = Offer(SYNTAXES | {MPEG4}, permission="store", scp_permission="move")
+    access_policy = AccessPolicy(
+        ae_title="LENTICULAR", access="open", find_node=lambda _: None, offers={abstract: offer}
+    )
+    asked = request((abstract, ("1.2.9", EXPLICIT, MPEG4)), roles={abstract: proposed})
+    [answer] = answers(access_policy.decide(asked))
+    assert answer.transfer_syntax == taken
 
 
 @pytest.mark.parametrize(

@@ -139,15 +139,21 @@ def read_retrieval(model: Model, keys: Mapping[int, JsonElement], *, relational:
     """Check an identifier of a C-MOVE or C-GET (PS3.4 C.4.2.2.1): unique keys only, lists allowed.
 
     Raises:
-        InvalidIdentifier: as `read_query`, or the level's own unique key names nothing.
+        InvalidIdentifier: as `read_query`, or the level's own unique key names nothing. A unique
+            key below the level may be there, but without a value.
     """
     level = _level(model, keys)
-    named = {key.tag for key in UNIQUE_KEY.values()}
-    # Other keys have no meaning here, and must not leave out what is named.
+    named = {UNIQUE_KEY[each].tag for each in Level if each > level or each in model.value}
+    # Other keys have no meaning here, and must not leave out what is named: not even the Patient ID
+    # where the model begins with studies.
     query = Query(level, {tag: key for tag, key in keys.items() if tag in named}, relational)
     if not query.unique_values(query.level):
         raise InvalidIdentifier(f"{UNIQUE_KEY[query.level].keyword} must name what to retrieve")
     if not relational:
+        for each in Level:
+            # To send all of the level, or less than that, would both be a guess.
+            if each > level and query.values(UNIQUE_KEY[each].tag):
+                raise _is_below(each, query)
         _require_unique_keys_above(model, query)
     return query
 
@@ -164,13 +170,16 @@ def _level(model: Model, keys: Mapping[int, JsonElement]) -> Level:
 def _require_hierarchical_keys(model: Model, query: Query) -> None:
     for level, unique_key in UNIQUE_KEY.items():
         if level > query.level and unique_key.tag in query.keys:
-            raise InvalidIdentifier(
-                f"{unique_key.keyword} is below level {query.level.query_retrieve_level}"
-            )
+            raise _is_below(level, query)
         # An empty one is against the standard but common, and can only mean all of that level.
         is_empty = unique_key.tag in query.keys and not query.values(unique_key.tag)
         if level in model.value and not is_empty:
             _require_unique_key_above(level, query)
+
+
+def _is_below(level: Level, query: Query) -> InvalidIdentifier:
+    keyword = UNIQUE_KEY[level].keyword
+    return InvalidIdentifier(f"{keyword} is below level {query.level.query_retrieve_level}")
 
 
 def _require_unique_keys_above(model: Model, query: Query) -> None:
