@@ -21,8 +21,10 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
 
+from lenticular.tls import why
+
 from .negotiation import TurnedAway
-from .tls import beneath, why
+from .tls import beneath
 from .wire import (
     ASSOCIATE_PDU_MAX_BYTES,
     PDU_HEADER,

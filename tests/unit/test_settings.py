@@ -5,7 +5,12 @@ from pathlib import Path
 import pytest
 
 from lenticular.errors import SettingsError
-from lenticular.settings import GatewaySettings, IndexPolicySettings, settings_table
+from lenticular.settings import (
+    GatewaySettings,
+    IndexPolicySettings,
+    PeerSettings,
+    settings_table,
+)
 
 REQUIRED = {"LENTICULAR_BUCKET": "bucket", "LENTICULAR_TABLE": "table"}
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -108,6 +113,17 @@ def test_settings_that_do_not_go_together_are_told(
     assert len(caught.value.problems) == len(problems)
     for problem, beginning in zip(caught.value.problems, problems, strict=True):
         assert problem.startswith(beginning)
+
+
+def test_commands_may_have_a_gateway_that_takes_tls_alone(tmp_path: Path) -> None:
+    file = tmp_path / "commands.pem"
+    file.touch()
+    settings = PeerSettings.from_environment(
+        {"LENTICULAR_PORT": "off", "LENTICULAR_CALLING_TLS_CERTIFICATE": str(file)}
+    )
+    assert (settings.port, settings.tls_port, settings.calling_tls_key) == (None, 2762, None)
+    with pytest.raises(SettingsError, match="LENTICULAR_CALLING_TLS_CERTIFICATE is not"):
+        PeerSettings.from_environment({"LENTICULAR_CALLING_TLS_KEY": str(file)})
 
 
 def test_transfer_syntaxes_may_be_an_ordered_list() -> None:

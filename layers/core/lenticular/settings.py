@@ -69,13 +69,16 @@ def _yes_or_no(raw: str) -> bool:
     return raw == "true"
 
 
-def _port_or_off(raw: str) -> int | None:
-    if raw == "off":
-        return None
-    try:
-        return _whole(0, 65535)(raw)
-    except ValueError:
-        raise ValueError("must be a whole number from 0 to 65535, or off") from None
+def _port_or_off(low: int) -> Callable[[str], int | None]:
+    def parse(raw: str) -> int | None:
+        if raw == "off":
+            return None
+        try:
+            return _whole(low, 65535)(raw)
+        except ValueError as error:
+            raise ValueError(f"{error}, or off") from None
+
+    return parse
 
 
 def _file(raw: str) -> Path:
@@ -282,12 +285,49 @@ class PeerSettings(_FromEnvironment):
     host: str = _setting(
         "LENTICULAR_HOST", _text, "name or address at which commands find the gateway", "127.0.0.1"
     )
-    port: int = _setting(
-        "LENTICULAR_PORT", _whole(1, 65535), "port at which commands find the gateway", 11112
+    port: int | None = _setting(
+        "LENTICULAR_PORT",
+        _port_or_off(1),
+        "port at which commands find the gateway; `off` where it takes TLS alone",
+        11112,
+    )
+    tls_port: int = _setting(
+        "LENTICULAR_TLS_PORT",
+        _whole(1, 65535),
+        "port at which commands find the gateway when they speak TLS",
+        2762,
     )
     calling_ae_title: str = _setting(
         "LENTICULAR_CALLING_AE_TITLE", _ae_title, "AE title of the commands", "LENTICULAR-CLI"
     )
+    calling_tls_ca: Path | None = _setting(
+        "LENTICULAR_CALLING_TLS_CA",
+        _file,
+        "PEM file of who issued the certificates of the peers of commands; default whom the system "
+        "trusts",
+        None,
+    )
+    calling_tls_certificate: Path | None = _setting(
+        "LENTICULAR_CALLING_TLS_CERTIFICATE",
+        _file,
+        "PEM file of the certificate that commands show to peers that ask for one",
+        None,
+    )
+    calling_tls_key: Path | None = _setting(
+        "LENTICULAR_CALLING_TLS_KEY",
+        _file,
+        "PEM file of that certificate's private key, without password; default the same file",
+        None,
+    )
+
+    @classmethod
+    def _contradictions(cls, environment: Mapping[str, str]) -> list[str]:
+        certificate = environment.get("LENTICULAR_CALLING_TLS_CERTIFICATE")
+        if environment.get("LENTICULAR_CALLING_TLS_KEY") and not certificate:
+            return [
+                "LENTICULAR_CALLING_TLS_KEY is set, but LENTICULAR_CALLING_TLS_CERTIFICATE is not"
+            ]
+        return []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,13 +387,13 @@ class GatewaySettings(_Shared):
     bind: str = _setting("LENTICULAR_BIND", _text, "address to listen on", "0.0.0.0")  # noqa: S104 - a container's own network namespace
     port: int | None = _setting(
         "LENTICULAR_PORT",
-        _port_or_off,
+        _port_or_off(0),
         "port to listen on; 0 takes a free one, `off` leaves TLS alone",
         11112,
     )
     tls_port: int | None = _setting(
         "LENTICULAR_TLS_PORT",
-        _port_or_off,
+        _port_or_off(0),
         "port to listen on with TLS (registered: 2762); 0 takes a free one; default none",
         None,
     )
@@ -383,7 +423,7 @@ class GatewaySettings(_Shared):
     )
     health_port: int | None = _setting(
         "LENTICULAR_HEALTH_PORT",
-        _port_or_off,
+        _port_or_off(0),
         "port for `GET /alive` and `GET /ready` over HTTP; 0 takes a free one; default none",
         None,
     )
