@@ -21,7 +21,7 @@ from lenticular.aws import dynamodb_client, logs_client, s3_client
 from lenticular.errors import LenticularError, OperatorError
 from lenticular.index import Index
 from lenticular.nodes import NodeTable, read_nodes_file
-from lenticular.settings import GatewaySettings
+from lenticular.settings import GatewaySettings, warn_of_unknown_variables
 from lenticular.transactions import Transactions
 from lenticular.validation import Validator
 
@@ -342,6 +342,7 @@ def main() -> int:
     try:
         settings = GatewaySettings.from_environment(environ)
         configure_logging(settings.log_level)
+        warn_of_unknown_variables(environ)
         metrics = build_metrics(settings)
         load_nodes(settings)
         ports = open_ports(settings)

@@ -5,9 +5,11 @@ once, so that a person mends them in one go. Settings of AWS itself (`AWS_DEFAUL
 `AWS_ENDPOINT_URL`, credentials) are boto3's own and are not repeated here.
 """
 
+import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, Literal, Self, cast
 
@@ -24,6 +26,9 @@ Validation = Literal["none", "warn", "reject"]
 MetricsFormat = Literal["off", "emf"]
 CustodyMode = Literal["s3", "spool"]
 
+_log: Final = logging.getLogger(__name__)
+
+_PREFIX: Final = "LENTICULAR_"
 _MIB: Final = 1 << 20
 _TRANSCODE: Final = "rules that say which internal storage format an instance gets"
 _DEFAULT_POLICY: Final = TranscodingPolicy.parse("jpeg-lossless")
@@ -164,12 +169,15 @@ class _FromEnvironment:
         """
         values: dict[str, object] = {}
         problems: list[str] = []
+        misspelt = {like: variable for variable, like in unknown_variables(environment).items()}
         for setting in fields(cast("Any", cls)):
             variable = setting.metadata["variable"]
             raw = environment.get(variable, "")
             if not raw:
                 if setting.default is MISSING:
-                    problems.append(f"{variable} is not set: {setting.metadata['meaning']}")
+                    perhaps = f" (but {misspelt[variable]} is)" if variable in misspelt else ""
+                    meaning = setting.metadata["meaning"]
+                    problems.append(f"{variable} is not set{perhaps}: {meaning}")
                 continue
             try:
                 values[setting.name] = setting.metadata["parse"](raw)
@@ -619,6 +627,44 @@ class GatewaySettings(_Shared):
             # Whoever gives a directory believes that it is used.
             problems.append("LENTICULAR_SPOOL_DIR is set, but LENTICULAR_CUSTODY is not spool")
         return problems
+
+
+def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
+    """Return what is set like a setting and is none, with the setting that is most like it.
+
+    What only another process of the node reads is a setting, too: they may share an environment.
+    """
+    # Compared without what all of them begin with, which would make any two alike.
+    known = {
+        setting.metadata["variable"].removeprefix(_PREFIX)
+        for settings in _subclasses(_FromEnvironment)
+        for setting in fields(cast("Any", settings))
+    }
+    unknown: dict[str, str | None] = {}
+    for variable, value in sorted(environment.items()):
+        name = variable.removeprefix(_PREFIX)
+        if value and name != variable and name not in known:
+            like = _most_like(name, sorted(known))
+            unknown[variable] = None if like is None else f"{_PREFIX}{like}"
+    return unknown
+
+
+def _most_like(name: str, known: Sequence[str]) -> str | None:
+    if longer := [each for each in known if each.startswith(name)]:
+        return min(longer, key=len)
+    return next(iter(get_close_matches(name, known, n=1)), None)
+
+
+def _subclasses(of: type[_FromEnvironment]) -> Iterator[type[_FromEnvironment]]:
+    for each in of.__subclasses__():
+        yield each
+        yield from _subclasses(each)
+
+
+def warn_of_unknown_variables(environment: Mapping[str, str]) -> None:
+    """Log in one line what is set like a setting and is none; a process does so when it starts."""
+    if unknown := unknown_variables(environment):
+        _log.warning("what is set and is no setting is ignored", extra={"most_like": unknown})
 
 
 def settings_table() -> str:
