@@ -1,6 +1,7 @@
 """The commands that speak DICOM, over TLS: with our node, with others, and with who fails."""
 
 import json
+import os
 import socket
 import ssl
 import threading
@@ -16,6 +17,7 @@ from click.testing import CliRunner, Result
 from gateway.tls import Certificates, TlsFiles
 from lenticular.cli import main, service_user
 from tests.cloud.standin import OfflineCloud
+from tests.commands import lenticular
 from tests.peers import dcmtk
 from tests.peers.ct_files import ct_file
 from tests.peers.dimse import serving
@@ -303,6 +305,23 @@ def test_a_port_without_tls_is_told(trust: Trust, tmp_path: Path) -> None:
         assert "TLS" in problem(port, *trust.ca)
 
 
+def test_a_port_that_takes_tls_alone_is_told(trust: Trust) -> None:
+    with server(trust, trust.server) as port:
+        # In a process of its own, for pynetdicom leaves such a connection to the garbage collector.
+        done = lenticular(os.environ, "nodes", "echo", at(port), "--json")
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["problem"].endswith("takes TLS alone on this port, give --tls")
+
+
+def test_a_port_that_answers_no_handshake_is_told(
+    trust: Trust, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_user, "_CONNECT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        told = problem(listening.getsockname()[1], *trust.ca)
+    assert told.startswith("does not answer the TLS handshake")
+
+
 def test_a_peer_that_asks_for_a_certificate_is_told(trust: Trust) -> None:
     wants = "asks for a certificate of ours: give --tls-cert and --tls-key"
     with server(trust, trust.server, mutual=True) as port:
@@ -334,7 +353,7 @@ def test_a_host_that_does_not_exist_is_told_and_the_next_peer_called(trust: Trus
     first, second = map(json.loads, done.stdout.splitlines())
     assert (
         first["problem"]
-        == f"{at(1, 'nowhere.invalid')} cannot be reached: there is no host of this name"
+        == f"{at(1, 'nowhere.invalid')} cannot be reached: no address is known for this name"
     )
     assert (done.exit_code, second["status"]) == (3, "0000")
 

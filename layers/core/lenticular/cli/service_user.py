@@ -3,6 +3,7 @@
 Every failure is `PeerFailed`, a sentence that names the peer; a status is returned as it is.
 """
 
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -73,6 +74,15 @@ def association(
         if isinstance(event.pdu, (A_ASSOCIATE_RJ, A_ABORT_RQ)):
             refusals.append(event.pdu)
 
+    problem = "cannot be reached"
+
+    def note_connection(_: evt.Event) -> None:
+        nonlocal problem
+        problem = (
+            "ended the connection, or did not answer the association request; if it takes TLS "
+            "alone on this port, give --tls"
+        )
+
     roles: list[SCP_SCU_RoleSelectionNegotiation] = (
         [build_role(uid, scp_role=True) for uid in dict.fromkeys(uid for uid, _ in contexts[1:])]
         if get
@@ -86,14 +96,16 @@ def association(
             ae_title=peer.aet,
             ext_neg=list(roles),
             evt_handlers=[
+                (evt.EVT_CONN_OPEN, note_connection),
                 (evt.EVT_PDU_RECV, note),
                 *([(evt.EVT_C_STORE, get)] if get else ()),
             ],
         )
-    except (OSError, UnicodeError) as error:
-        raise PeerFailed(f"{peer} cannot be reached: there is no host of this name") from error
+    except (socket.gaierror, UnicodeError) as error:
+        raise PeerFailed(f"{peer} cannot be reached: no address is known for this name") from error
     if not opened.is_established:
-        problem = ae.connection.problem if isinstance(ae, TlsAE) else "cannot be reached"
+        if isinstance(ae, TlsAE):
+            problem = ae.connection.problem
         raise PeerFailed(_why_not(refusals, peer, problem))
     keep_answers(opened)
     try:
