@@ -8,7 +8,6 @@ the transfer syntaxes both sides know.
 import ipaddress
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from lenticular.nodes import PERMISSIONS, Node
@@ -30,6 +29,7 @@ from .negotiation import (
     Rejected,
     Roles,
 )
+from .offers import Offer
 
 #: The policies with a name, as transfer syntaxes to take before the first offered one.
 _PREFERRED: Final[Mapping[str, tuple[str, ...]]] = {
@@ -38,22 +38,6 @@ _PREFERRED: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """What we accept for one abstract syntax.
-
-    `permission` is what a node needs in its `may` to be the SCU; `None` lets everyone who may
-    connect. `scp_permission` is what it needs to be granted the SCP role when it asks, as C-GET
-    takes for storage classes; `None` grants it to nobody. `options` are those of extended
-    negotiation that we can do.
-    """
-
-    transfer_syntaxes: frozenset[str]
-    permission: str | None = None
-    scp_permission: str | None = None
-    options: frozenset[QueryOption] = frozenset()
 
 
 class AccessPolicy:

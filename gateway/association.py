@@ -55,7 +55,8 @@ from .negotiation import (
     encode_acceptance,
     encode_rejection,
 )
-from .wire import AbortReason, AssociationAborted, Outcome, Pdu, State, Wire, tune
+from .pdu import AbortReason, Pdu, State
+from .wire import AssociationAborted, Outcome, Wire, tune
 
 _log: Final = logging.getLogger(__name__)
 #: After these more responses to the same request follow, PS3.7 C.3.
@@ -292,9 +293,9 @@ class Association:
 
     # For the server
 
-    def cut(self, because: str) -> None:
-        """End the association from another thread."""
-        self._wire.cut(because)
+    def cut(self, because: str, patience_seconds: float) -> None:
+        """End the association from another thread; a write that runs has so long to end."""
+        self._wire.cut(because, patience_seconds)
 
     def run(self, encoded_request: bytes) -> socket.socket | None:
         """Negotiate and serve until the association ends.

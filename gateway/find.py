@@ -19,6 +19,7 @@ from .identifier import IDENTIFIER_MAX_BYTES, read_identifier
 from .messages import BufferSink, DataSetSink, Message
 from .negotiation import QueryOption
 from .response_identifier import ResponseIdentifiers, asks_for_more
+from .wire import AssociationAborted
 
 #: Responses wait for each other until they are about this long, which saves most calls of the
 #: kernel; the first one waits for none, and none waits while the table is read.
@@ -181,6 +182,10 @@ class FindService:
         except InvalidIdentifier:
             status = FindStatus.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS
             raise
+        except AssociationAborted:
+            # Nobody is left to be answered, which is no failure of ours.
+            status = FindStatus.CANCELLED
+            raise
         finally:
             self._note(
                 association,
@@ -211,7 +216,7 @@ class FindService:
             transfer_syntax_uid=answering.message.context.transfer_syntax,
         )
         try:
-            for match in find(index, answering.query):
+            for match in find(index, answering.query, ae_title=self._ae_title):
                 if answering.matches == self._max_responses > 0:
                     raise _TooMany
                 answering.add(identifiers.encode(match))

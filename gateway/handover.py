@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, Self
 
-from .wire import ASSOCIATE_PDU_MAX_BYTES
+from .pdu import ASSOCIATE_PDU_MAX_BYTES
 
 
 class Kind(IntEnum):

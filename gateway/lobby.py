@@ -24,8 +24,7 @@ from typing import Final
 from lenticular.tls import why
 
 from .negotiation import TurnedAway
-from .tls import beneath
-from .wire import (
+from .pdu import (
     ASSOCIATE_PDU_MAX_BYTES,
     PDU_HEADER,
     AbortReason,
@@ -33,6 +32,7 @@ from .wire import (
     Pdu,
     abort_pdu,
 )
+from .tls import beneath
 
 _log: Final = logging.getLogger(__name__)
 

@@ -27,6 +27,9 @@ from .ports import Ports
 
 _log: Final = logging.getLogger(__name__)
 
+#: What writes get to end before their associations are cut, all together.
+_WRITE_PATIENCE_SECONDS: Final = 0.5
+
 #: What threads of associations that were cut get to notice it.
 _CUT_SECONDS: Final = 2.0
 
@@ -269,8 +272,10 @@ class Server:
     def _cut_associations(self) -> None:
         with self._lock:
             running = list(self._running)
+        # One time for all: many peers that do not read must not hold up the end.
+        deadline = monotonic() + _WRITE_PATIENCE_SECONDS
         for association in running:
-            association.cut("the gateway stops")
+            association.cut("the gateway stops", max(0.0, deadline - monotonic()))
 
     # In an association's thread
 

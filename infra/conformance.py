@@ -13,8 +13,6 @@ from typing import Final
 
 from pydicom.uid import UID
 
-from gateway.__main__ import offers
-from gateway.acceptance import Offer
 from gateway.negotiation import (
     ADDRESS_NOT_RECOGNIZED,
     APPLICATION_CONTEXT,
@@ -28,6 +26,7 @@ from gateway.negotiation import (
     QueryOption,
     Rejected,
 )
+from gateway.offers import Offer, offers
 from lenticular import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, __version__
 from lenticular.attributes import Attribute, Level, computed_of_level, of_level
 from lenticular.query import MODEL_OF

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Self
 
-from gateway.acceptance import AccessPolicy, Offer
+from gateway.acceptance import AccessPolicy
 from gateway.association import Acceptance, Association, Limits, Service
 from gateway.command_set import CommandField, CommandSet, decode, encode
 from gateway.messages import BufferSink, DataSetSink, Message
+from gateway.offers import Offer
 from gateway.ports import Ports
 from gateway.server import Server
 from gateway.verification import VerificationService

@@ -30,6 +30,7 @@ from tests.peers.commitment_requester import (
 )
 from tests.peers.instances import Instance, study
 from tests.peers.node_process import Node, running_node
+from tests.peers.nodes_file import nodes_file
 from tests.ports import free_port
 
 pytestmark = pytest.mark.peers
@@ -50,13 +51,8 @@ class Site:
 @contextlib.contextmanager
 def _site(folder: Path, *parameters: str) -> Iterator[Site]:
     ports = {aet: free_port() for aet in _AETS}
-    lines = [f"  - {{aet: {aet}, address: 127.0.0.1, port: {port}}}" for aet, port in ports.items()]
-    lines += [
-        "  - {aet: NO_PORT, address: 127.0.0.1}",
-        "  - {aet: NO_RIGHT, address: 127.0.0.1, port: 4, may: [store, find]}",
-    ]
-    nodes = folder / "nodes.yaml"
-    nodes.write_text("\n".join(["nodes:", *lines, ""]))
+    no_right = {"port": 4, "may": ["store", "find"]}
+    nodes = nodes_file(folder, {**ports, "NO_PORT": {}, "NO_RIGHT": no_right})
     settings = [argument for each in parameters for argument in ("--set", each)]
     with running_node(folder / "node.log", "--nodes", str(nodes), *settings) as node:
         yield Site(node, ports)

@@ -21,6 +21,7 @@ from tests.peers.dimse import CT, EXPLICIT, MR, VERIFICATION, associate_rq, p_da
 from tests.peers.faulty_s3 import Fault, FaultyS3, faulty_s3
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
 from tests.peers.instances import PATIENT_ID, PATIENT_NAME, study
+from tests.peers.nodes_file import nodes_file
 from tests.peers.storing import store
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
@@ -363,8 +364,7 @@ def test_a_strange_called_title_is_refused_where_titles_are_checked(
     cloud: OfflineCloud, tmp_path: Path, called: str
 ) -> None:
     stores = Stores.in_cloud(cloud)
-    nodes = tmp_path / "nodes.yaml"
-    nodes.write_text("nodes:\n  - {aet: RAW, address: 127.0.0.1}\n")
+    nodes = nodes_file(tmp_path, {"RAW": {}})
     settings = {"LENTICULAR_ACCESS": "known-aet", "LENTICULAR_NODES_FILE": str(nodes)}
     with running_gateway(tmp_path / "gateway.log", stores, settings) as gateway:
         with gateway.connect() as peer:

@@ -12,6 +12,7 @@ from tests.peers import dcmtk
 from tests.peers.archived import archive, data_set_of, image
 from tests.peers.faulty_s3 import Fault, FaultyS3, faulty_s3
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
+from tests.peers.nodes_file import nodes_file
 from tests.ports import free_port
 
 pytestmark = pytest.mark.peers
@@ -131,13 +132,7 @@ def whole_site(cloud: OfflineCloud, tmp_path_factory: pytest.TempPathFactory) ->
     archive(stores, *files.values())
     folder = tmp_path_factory.mktemp("site")
     ports = free_port(), free_port()
-    nodes = folder / "nodes.yaml"
-    nodes.write_text(
-        "nodes:\n"
-        f"  - {{aet: {DESTINATION}, address: 127.0.0.1, port: {ports[0]}}}\n"
-        f"  - {{aet: ABSENT, address: 127.0.0.1, port: {ports[1]}}}\n"
-        "  - {aet: NO_PORT, address: 127.0.0.1}\n"
-    )
+    nodes = nodes_file(folder, {DESTINATION: ports[0], "ABSENT": ports[1], "NO_PORT": {}})
     with (
         faulty_s3(cloud.endpoint) as s3,
         faulty_s3(cloud.endpoint) as dynamodb,

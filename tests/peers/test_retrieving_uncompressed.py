@@ -27,6 +27,7 @@ from tests.peers.archived import archive, image, key_of
 from tests.peers.corpus import CorpusFile, corpus_files
 from tests.peers.destination import counts, destination, get, requestor, responses
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
+from tests.peers.nodes_file import nodes_file
 from tests.ports import free_port
 
 pytestmark = [
@@ -85,8 +86,7 @@ def site(cloud: OfflineCloud, tmp_path_factory: pytest.TempPathFactory) -> Itera
     scratch = folder / "scratch"
     scratch.mkdir()
     port = free_port()
-    nodes = folder / "nodes.yaml"
-    nodes.write_text(f"nodes: [{{aet: DEST, address: 127.0.0.1, port: {port}}}]")
+    nodes = nodes_file(folder, {"DEST": port})
     settings = {
         "LENTICULAR_NODES_FILE": str(nodes),
         "LENTICULAR_READ_AHEAD_BYTES": str(1 << 20),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.acceptance import AccessPolicy, Offer, is_from
+from gateway.acceptance import AccessPolicy, is_from
 from gateway.negotiation import (
     ADDRESS_NOT_RECOGNIZED,
     CALLED_AET_NOT_RECOGNIZED,
@@ -16,6 +16,7 @@ from gateway.negotiation import (
     Rejected,
     Roles,
 )
+from gateway.offers import Offer
 from lenticular.nodes import Node
 
 CT, FIND, UNKNOWN = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.2.2.1", "1.2.3.4"

@@ -160,6 +160,9 @@ def test_another_list_of_prices_is_taken_if_it_is_whole(tmp_path: Path) -> None:
     file.write_text(ours.replace("vpn_hour", "vpn_day"))
     done = CliRunner().invoke(main, ["cost", *ASKED, "--prices", str(file)])
     assert (done.exit_code, "network.vpn_hour" in done.stderr) == (2, True)
+    file.write_text(ours.replace("region =", "place ="))
+    done = CliRunner().invoke(main, ["cost", *ASKED, "--prices", str(file)])
+    assert (done.exit_code, "does not say: region" in done.stderr) == (2, True)
 
 
 def test_the_clinic_of_the_goal_stays_below_a_hundred_dollars_where_it_brings_its_network() -> None:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Final
 
 from . import sop_classes
-from .attributes import BY_QUERY_RETRIEVE_LEVEL, BY_TAG, UNIQUE_KEY, Level
+from .attributes import BY_QUERY_RETRIEVE_LEVEL, LEVEL_OF, UNIQUE_KEY, Level
 from .character_sets import UTF_8_TERM
 from .dicom_json import JsonElement, read_data_set, values_of, vr_of
 from .elements import EncodableElement, encode_data_set
@@ -62,19 +62,22 @@ class Query:
     relational: bool = False
     combined_date_time: bool = False
 
+    def key(self, tag: int) -> JsonElement | None:
+        """Return a key if it is there and is one that is matched at this level."""
+        level = LEVEL_OF.get(tag)
+        if level is None or (level > self.level and not self.relational):
+            return None
+        return self.keys.get(tag)
+
     def values(self, tag: int) -> tuple[str, ...]:
         """Return a key's values that are not empty; a UID list comes as one value each."""
-        values = values_of(self.keys.get(tag))
+        values = values_of(self.key(tag))
         return tuple(value for value in values if isinstance(value, str) and value)
 
     def restricts(self, *levels: Level) -> bool:
-        """Tell whether a key of one of these levels has a value and counts."""
+        """Tell whether a key of one of these levels has a value and is matched."""
         return any(
-            (attribute := BY_TAG.get(tag)) is not None
-            and attribute.level in levels
-            and (self.relational or attribute.level <= self.level)
-            and bool(values_of(key))
-            for tag, key in self.keys.items()
+            LEVEL_OF.get(tag) in levels and bool(values_of(self.key(tag))) for tag in self.keys
         )
 
     def unique_values(self, level: Level) -> tuple[str, ...]:

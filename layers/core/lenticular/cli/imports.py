@@ -21,7 +21,11 @@ from .state import State, state_option
 from .tls import TlsOptions, tls_options
 
 _RETRIES: Final = click.option(
-    "--retries", default=2, show_default=True, help="How often what failed is tried again."
+    "--retries",
+    type=click.IntRange(min=0),
+    default=2,
+    show_default=True,
+    help="How often what failed is tried again.",
 )
 
 
@@ -127,7 +131,13 @@ def _studies(
             uid = str(match.get("StudyInstanceUID", ""))
             if is_uid(uid) and uid not in seen:
                 seen.add(uid)
-                yield uid, int(match.get("NumberOfStudyRelatedInstances", 0) or 0)
+                yield uid, _count(match.get("NumberOfStudyRelatedInstances"))
+
+
+def _count(value: object) -> int:
+    """Read how many instances a PACS says there are, 0 where it does not say."""
+    text = str(value or "").strip()
+    return int(text) if text.isdecimal() else 0
 
 
 def days_of(dates: str) -> Iterator[date]:

@@ -31,7 +31,11 @@ _WARNINGS: Final = range(0xB000, 0xC000)
 _TRANSIENT: Final = range(StoreStatus.OUT_OF_RESOURCES, StoreStatus.OUT_OF_RESOURCES + 0x100)
 
 _retries = click.option(
-    "--retries", default=2, show_default=True, help="How often what failed is tried again."
+    "--retries",
+    type=click.IntRange(min=0),
+    default=2,
+    show_default=True,
+    help="How often what failed is tried again.",
 )
 _iod = click.option(
     "--iod",
