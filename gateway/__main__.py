@@ -11,7 +11,7 @@ from types import FrameType
 from lenticular.aws import dynamodb_client
 from lenticular.errors import LenticularError, OperatorError
 from lenticular.nodes import NodeTable, read_nodes_file
-from lenticular.settings import GatewaySettings
+from lenticular.settings import GatewaySettings, warn_of_unknown_variables
 
 from .assembly import build_audit, build_metrics, build_server, build_spool
 from .health import Health, StoreLook
@@ -114,6 +114,7 @@ def main() -> int:
     try:
         settings = GatewaySettings.from_environment(environ)
         configure_logging(settings.log_level)
+        warn_of_unknown_variables(environ)
         metrics = build_metrics(settings)
         load_nodes(settings)
         ports = open_ports(settings)

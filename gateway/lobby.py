@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
 
+from lenticular.tls import why
+
 from .negotiation import TurnedAway
 from .pdu import (
     ASSOCIATE_PDU_MAX_BYTES,
@@ -30,7 +32,7 @@ from .pdu import (
     Pdu,
     abort_pdu,
 )
-from .tls import beneath, why
+from .tls import beneath
 
 _log: Final = logging.getLogger(__name__)
 

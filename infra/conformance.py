@@ -27,7 +27,6 @@ from gateway.negotiation import (
     Rejected,
 )
 from gateway.offers import Offer, offers
-from gateway.tls import PROFILES
 from lenticular import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, __version__
 from lenticular.attributes import Attribute, Level, computed_of_level, of_level
 from lenticular.query import MODEL_OF
@@ -41,6 +40,7 @@ from lenticular.status import (
     Status,
     StoreStatus,
 )
+from lenticular.tls import PROFILES
 from lenticular.transfer_syntaxes import ALL, BY_UID
 
 FILE: Final = Path(__file__).with_name("guide") / "conformance-statement.md"
@@ -503,7 +503,7 @@ def _security() -> str:
 {_table(("profile", "`LENTICULAR_TLS_PROFILE`", "least version", "TLS 1.2 suites (OpenSSL)"), _profile_rows())}
 
 TLS 1.3 is preferred, with OpenSSL's suites for it. Certificate files that are replaced are used without a restart; tasks on AWS read the secret of theirs when they start. Associations that this
-node opens are without TLS.
+node opens are without TLS. The operator's commands speak it where they are told to (`--tls`), by B.12, and verify the peer's certificate and its host name.
 
 **Audit trail** (PS3.15 A.5, A.6). Application Activity, Begin Transferring DICOM Instances, DICOM Instances Accessed, DICOM Instances Transferred, DICOM Study Deleted, Query
 and Security Alert messages in the standard's XML, one for an association (or retrieval) and study; by syslog over TLS where the operator names a repository. The UserID of an

@@ -93,6 +93,15 @@ def test_a_gateway_is_ready_until_it_drains_and_alive_until_it_ends(
         assert gateway.process.wait(30) == 0
 
 
+def test_a_variable_that_is_no_setting_is_warned_of_once(stores: Stores, tmp_path: Path) -> None:
+    settings = {"LENTICULAR_TLS_CERT": "secret", "LENTICULAR_WORKERS": "2"}
+    log = tmp_path / "gateway.log"
+    with running_gateway(log, stores, settings) as gateway:
+        [warning] = gateway.lines(level="WARNING")
+        assert warning["most_like"] == {"LENTICULAR_TLS_CERT": "LENTICULAR_TLS_CERTIFICATE"}
+    assert "secret" not in log.read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_process_shows_a_certificate_that_is_replaced_without_a_restart(

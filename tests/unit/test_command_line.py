@@ -67,6 +67,17 @@ def test_commands_are_completed() -> None:
     assert [each.value for each in complete.get_completions(["nodes"], "e")] == ["echo", "export"]
 
 
+def test_a_variable_that_is_no_setting_is_told_and_changes_nothing() -> None:
+    environment = {"LENTICULAR_HOTS": "10.0.0.7", "LENTICULAR_XYZZY": "1"}
+    done = CliRunner(env=environment).invoke(main, ["settings"])
+    assert done.exit_code == 0
+    first, second = done.stderr.splitlines()
+    assert first.startswith("LENTICULAR_HOTS is set and is no setting")
+    assert first.endswith("LENTICULAR_HOST is one")
+    assert second.startswith("LENTICULAR_XYZZY is set and is no setting")
+    assert "LENTICULAR_BUCKET" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("command", "option"),
     [
