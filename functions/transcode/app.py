@@ -48,7 +48,7 @@ def _transcoder() -> Transcoder:
     s3 = s3_client()
     return Transcoder(
         Archive(s3, settings.bucket),
-        FormStore(s3, settings.bucket),
+        FormStore(s3, settings.bucket, settings.forms_class),
         Index(dynamodb_client(), settings.table),
         settings.transcode,
         retire_originals=settings.retire_original,

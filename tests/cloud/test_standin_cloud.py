@@ -61,10 +61,7 @@ def test_the_bucket_is_versioned_encrypted_and_closed(s3: S3Client, bucket: str)
     assert marks["Filter"] == {"Prefix": ""}
     assert marks["Expiration"] == {"ExpiredObjectDeleteMarker": True}
     for moved in (originals, forms):
-        assert moved["Transitions"] == [
-            {"StorageClass": "STANDARD_IA", "Days": 90},
-            {"StorageClass": "GLACIER_IR", "Days": 365},
-        ]
+        assert moved["Transitions"] == [{"StorageClass": "GLACIER_IR", "Days": 120}]
 
 
 def test_a_key_is_named_in_what_it_encrypts(cloud: OfflineCloud, s3: S3Client) -> None:

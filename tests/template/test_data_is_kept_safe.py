@@ -176,16 +176,33 @@ def transitions(stack: Stack) -> dict[str, list[tuple[str, int]]]:
 def test_originals_and_forms_move_to_colder_classes_that_are_read_at_once(
     written: Template,
 ) -> None:
-    cold = [("STANDARD_IA", 90), ("GLACIER_IR", 365)]
+    cold = [("GLACIER_IR", 120)]
     assert transitions(deployed(written)) == {INSTANCES: cold, TRANSCODED: cold}
     changed = deployed(
         written,
-        OriginalsInfrequentDays="0",
-        OriginalsGlacierDays="120",
+        OriginalsInfrequentDays="90",
+        OriginalsGlacierDays="365",
         FormsInfrequentDays="0",
         FormsGlacierDays="0",
     )
-    assert transitions(changed) == {INSTANCES: [("GLACIER_IR", 120)]}
+    assert transitions(changed) == {INSTANCES: [("STANDARD_IA", 90), ("GLACIER_IR", 365)]}
+
+
+@pytest.mark.parametrize(
+    ("retire", "days", "storage_class"),
+    [("false", "120", "GLACIER_IR"), ("true", "120", "STANDARD"), ("false", "0", "STANDARD")],
+)
+def test_forms_are_cold_at_once_only_where_originals_stay_to_be_read(
+    written: Template, retire: str, days: str, storage_class: str
+) -> None:
+    stack = deployed(written, RetireOriginal=retire, FormsGlacierDays=days)
+    classes = {
+        variables["LENTICULAR_FORMS_CLASS"]
+        for function in stack.of_type("AWS::Lambda::Function", "Environment")
+        if (variables := function.properties["Environment"]["Variables"])
+        and "LENTICULAR_FORMS_CLASS" in variables
+    }
+    assert classes == {storage_class}
 
 
 def test_any_allowed_days_leave_objects_in_a_class_for_as_long_as_s3_asks(

@@ -350,6 +350,11 @@ class TranscodeSettings(_Shared):
         "whether an original goes when a form is proven from which it can be restored",
         default=False,
     )
+    forms_class: str = _setting(
+        "LENTICULAR_FORMS_CLASS",
+        _one_of("STANDARD", "STANDARD_IA", "GLACIER_IR"),
+        "storage class of S3 that forms are put into",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
