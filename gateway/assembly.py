@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Final
 from lenticular import sop_classes
 from lenticular.archive import Archive
 from lenticular.audit import AuditSource
-from lenticular.audit_outlets import AuditFile, LogGroup, Outlet
-from lenticular.aws import dynamodb_client, logs_client, s3_client
-from lenticular.errors import OperatorError
+from lenticular.audit_outlets import open_outlets
+from lenticular.aws import dynamodb_client, s3_client
 from lenticular.index import Index
 from lenticular.nodes import NodeTable
 from lenticular.settings import GatewaySettings
@@ -36,7 +35,6 @@ from .retrieval import Memory
 from .server import Server, Slots
 from .spool import Spool
 from .storage import StorageService
-from .syslog import Syslog, tls_context
 from .tls import Certificates, TlsFiles
 from .verification import VerificationService
 
@@ -71,17 +69,12 @@ def build_spool(settings: GatewaySettings) -> Spool | None:
 
 def build_audit(settings: GatewaySettings) -> AuditTrail:
     """Make this process's audit trail to where it is wanted, or raise `OperatorError`."""
-    outlets: list[Outlet] = []
-    if settings.audit_log_group is not None:
-        outlets.append(LogGroup(logs_client(), settings.audit_log_group))
-    if settings.audit_file is not None:
-        outlets.append(AuditFile(settings.audit_file))
-    if settings.audit_syslog is not None:
-        try:
-            context = tls_context(settings.audit_syslog_ca)
-        except (OSError, ValueError) as error:
-            raise OperatorError(f"LENTICULAR_AUDIT_SYSLOG_CA cannot be used: {error}") from error
-        outlets.append(Syslog(*settings.audit_syslog, context))
+    outlets = open_outlets(
+        settings.audit_log_group,
+        settings.audit_file,
+        settings.audit_syslog,
+        settings.audit_syslog_ca,
+    )
     return AuditTrail(AuditSource(settings.ae_title, socket.gethostname()), outlets)
 
 
@@ -187,7 +180,7 @@ def _services(  # noqa: PLR0913 - what they look into, and who hears of them
         CommandField.N_ACTION_RQ: NormalizedService(
             {sop_classes.STORAGE_COMMITMENT_PUSH: Operation("commit", commitment.perform)}
         ),
-        **ProcedureSteps(custody, archive).services(),
+        **ProcedureSteps(custody, archive, audit).services(),
     }
 
 

@@ -31,7 +31,9 @@ from lenticular.audit import (
 )
 from lenticular.audit_outlets import Outlet, OutletFailed
 from lenticular.dicom_json import JsonElement, values_of
+from lenticular.procedure_step import Step
 from lenticular.query import QUERY_RETRIEVE_LEVEL
+from lenticular.sop_classes import MODALITY_PERFORMED_PROCEDURE_STEP
 from lenticular.status import FindStatus, Status
 
 from .association import Association
@@ -307,6 +309,23 @@ class AuditTrail:
                     outcome=outcome,
                 )
             )
+
+    # N-CREATE, N-SET, N-GET of performed procedure steps
+
+    def procedure(
+        self, association: Association, step: Step, action: Action, outcome: Outcome
+    ) -> None:
+        """Tell what somebody did with a step, which is as it was then, and how that ended."""
+        for uid in step.study_instance_uids:
+            study = Study(
+                uid,
+                step.patient_id,
+                {MODALITY_PERFORMED_PROCEDURE_STEP: 1},
+                step.sop_instance_uid,
+            )
+            facts = {"state": step.state.value}
+            asker = participant_of(association)
+            self._tell(self._source.procedure(study, asker, action, outcome, facts))
 
     # C-FIND
 

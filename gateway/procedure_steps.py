@@ -6,16 +6,19 @@ with the next number, on condition that there is none, and is answered when S3 h
     N-SET a ── newest is 3 ── create 4 ─────────────────────────────▶ 0000
     N-SET b ── newest is 3 ─────────── create 4? is there ── newest is 4 ── create 5 ─▶ 0000
 
-S3 tells the function of each object, which brings it to the index.
+S3 tells the function of each object, which brings it to the index. Who created, set and read which
+step is told to the audit trail (PS3.15 A.5.3.15), unless there is no such step.
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from threading import Lock
 from typing import Final
 
 from pydicom.uid import generate_uid
 
+from lenticular import audit
 from lenticular.archive import RECEIVED, Archive, ProcedureKey, provenance
 from lenticular.dicom_json import SPECIFIC_CHARACTER_SET, JsonElement, character_set_terms
 from lenticular.errors import StoreUnavailable
@@ -28,6 +31,7 @@ from lenticular.sop_classes import (
 from lenticular.status import ProcedureStepStatus, Status
 
 from .association import Fate, Service
+from .audit import AuditTrail
 from .command_set import CommandField
 from .custody import Custody
 from .normalized import Answer, NormalizedService, Operation, Refused, Request
@@ -54,10 +58,11 @@ _REMEMBERED: Final = 1000
 class ProcedureSteps:
     """The SCP. Safe to share between threads and between gateways."""
 
-    def __init__(self, custody: Custody, archive: Archive) -> None:
+    def __init__(self, custody: Custody, archive: Archive, trail: AuditTrail | None = None) -> None:
         """Keep steps in `custody` and read them from `archive`, which is the same bucket."""
         self._custody = custody
         self._archive = archive
+        self._trail = trail
         self._lock = Lock()
         self._answered: OrderedDict[str, tuple[int, Fate]] = OrderedDict()
 
@@ -83,12 +88,14 @@ class ProcedureSteps:
             step = created(uid, request.elements, _cause(request))
         except StepRefused as refused:
             raise _refusal(refused) from refused
-        if not self._keep(step):
-            present = newest(self._archive, uid)
-            if present is None or present.number > 1 or not self._is_repeated(request, present):
-                raise Refused(
-                    Status.DUPLICATE_SOP_INSTANCE, "there is a step with this UID already"
-                )
+        with self._audited(request, audit.Action.CREATE) as steps:
+            steps.append(step)
+            if not self._keep(step):
+                present = newest(self._archive, uid)
+                if present is None or present.number > 1 or not self._is_repeated(request, present):
+                    raise Refused(
+                        Status.DUPLICATE_SOP_INSTANCE, "there is a step with this UID already"
+                    )
         self._remember(request, step)
         request.association.log.info(
             "procedure created", extra={"sop_instance_uid": uid, "state": step.state.value}
@@ -96,14 +103,22 @@ class ProcedureSteps:
         return Answer(sop_instance_uid=uid)
 
     def _set(self, request: Request) -> Answer:
+        with self._audited(request, audit.Action.UPDATE) as steps:
+            step = self._changed(request, steps)
+            steps.append(step)
+        self._remember(request, step)
+        return Answer()
+
+    def _changed(self, request: Request, steps: list[Step]) -> Step:
+        """Return the state that an N-SET made; `steps` gets those that it was to change."""
         uid = request.sop_instance_uid or ""
         for _ in range(_MOST_ROUNDS):
             present = newest(self._archive, uid)
             if present is None:
                 raise Refused(Status.NO_SUCH_SOP_INSTANCE, "there is no step with this UID")
+            steps.append(present)
             if present.number > 1 and self._is_repeated(request, present):
-                step = present
-                break
+                return present
             try:
                 step = present.modified(request.elements, _cause(request))
             except StepRefused as refused:
@@ -114,16 +129,15 @@ class ProcedureSteps:
                 request.association.log.info(
                     "procedure set", extra={"sop_instance_uid": uid, "state": step.state.value}
                 )
-                break
-        else:
-            raise StoreUnavailable("the step is being set by too many at a time")
-        self._remember(request, step)
-        return Answer()
+                return step
+        raise StoreUnavailable("the step is being set by too many at a time")
 
     def _get(self, request: Request) -> Answer:
-        step = newest(self._archive, request.sop_instance_uid or "")
-        if step is None:
-            raise Refused(Status.NO_SUCH_SOP_INSTANCE, "there is no step with this UID")
+        with self._audited(request, audit.Action.READ) as steps:
+            step = newest(self._archive, request.sop_instance_uid or "")
+            if step is None:
+                raise Refused(Status.NO_SUCH_SOP_INSTANCE, "there is no step with this UID")
+            steps.append(step)
         # No list asks for all there is, PS3.7 10.1.2.1.5.
         wanted = request.attributes or tuple(step.elements)
         found: dict[int, JsonElement] = {
@@ -138,6 +152,18 @@ class ProcedureSteps:
             character_set=tuple(character_set_terms(step.elements.get(SPECIFIC_CHARACTER_SET))),
             attributes=unknown,
         )
+
+    @contextmanager
+    def _audited(self, request: Request, action: audit.Action) -> Iterator[list[Step]]:
+        """Tell the audit trail how it ended, of the last step that is put into the list."""
+        steps: list[Step] = []
+        outcome = audit.Outcome.MINOR_FAILURE
+        try:
+            yield steps
+            outcome = audit.Outcome.SUCCESS
+        finally:
+            if self._trail is not None and steps:
+                self._trail.procedure(request.association, steps[-1], action, outcome)
 
     def _keep(self, step: Step) -> bool:
         """Create a state; False when another request has made one of the same number."""

@@ -505,10 +505,10 @@ def _security() -> str:
 TLS 1.3 is preferred, with OpenSSL's suites for it. Certificate files that are replaced are used without a restart; tasks on AWS read the secret of theirs when they start. Associations that this
 node opens are without TLS. The operator's commands speak it where they are told to (`--tls`), by B.12, and verify the peer's certificate and its host name.
 
-**Audit trail** (PS3.15 A.5, A.6). Application Activity, Begin Transferring DICOM Instances, DICOM Instances Accessed, DICOM Instances Transferred, DICOM Study Deleted, Query
-and Security Alert messages in the standard's XML, one for an association (or retrieval) and study; by syslog over TLS where the operator names a repository. The UserID of an
+**Audit trail** (PS3.15 A.5, A.6). Application Activity, Begin Transferring DICOM Instances, DICOM Instances Accessed, DICOM Instances Transferred, DICOM Study Deleted, Export,
+Procedure Record, Query and Security Alert messages in the standard's XML, one for an association (or retrieval, or request) and study; by syslog over TLS where the operator names a repository. The UserID of an
 application entity is its AE title, which is what our logs call it, and AlternativeUserID is `AETITLES=` with it; a peer that has not told its AE title goes
-by its address. Names of patients are left out, their IDs are in. DICOM Study Deleted and DICOM Instances Accessed are written by the commands that delete and restore, and not sent by syslog.
+by its address. Names of patients are left out, their IDs are in. DICOM Study Deleted, DICOM Instances Accessed and Export are written by the commands that delete, restore and export, Procedure Record for N-CREATE, N-SET and N-GET of performed procedure steps. Storage commitment has no event in the standard, and no message.
 
 **Access** is decided by calling and called AE title, by the address, by the certificate (mutual TLS), and by the permissions of the node. **Attribute
 confidentiality** and **digital signatures** (PS3.15 C, E): none is applied; instances are kept as they came."""

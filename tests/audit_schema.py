@@ -52,6 +52,8 @@ SHAPES: Mapping[str, Shape] = {
         "(RoleIDCode )*(MediaIdentifier )?",
     ),
     "RoleIDCode": CODED,
+    "MediaIdentifier": Shape(children="MediaType "),
+    "MediaType": CODED,
     "AuditSourceIdentification": Shape(
         {"AuditSourceID": ANY}, {"AuditEnterpriseSiteID": ANY}, "(AuditSourceTypeCode )*"
     ),
@@ -75,6 +77,7 @@ SHAPES: Mapping[str, Shape] = {
         children="(MPPS )*(Accession )*(SOPClass )*(ParticipantObjectContainsStudy )?"
         "(Encrypted )?(Anonymized )?"
     ),
+    "MPPS": Shape({"UID": UID}),
     "SOPClass": Shape({"NumberOfInstances": "[0-9]+"}, {"UID": UID}, "(Instance )*"),
 }
 
@@ -139,6 +142,7 @@ class Read:
     instances: Mapping[str, int]
     details: Mapping[str, bytes]
     query: bytes | None
+    procedures: tuple[str, ...]
 
     def party(self, role: str) -> Party:
         """Return who has a role."""
@@ -188,6 +192,7 @@ def read(xml: str) -> Read:
             for each in root.iter("ParticipantObjectDetail")
         },
         query=queries[0] if queries else None,
+        procedures=tuple(each.get("UID", "") for each in root.iter("MPPS")),
     )
 
 

@@ -32,12 +32,14 @@ from lenticular.index import Index
 from lenticular.nodes import NodeTable
 from lenticular.settings import CommitSettings, warn_of_unknown_variables
 from lenticular.status import CommitmentFailure
+from lenticular.tracing import trace_calls
 from lenticular.transactions import Transactions
 
 logger = Logger()
 metrics = Metrics()
-# What calls AWS, and not all that X-Ray can patch, which would be loaded for it.
-tracer = Tracer(patch_modules=["botocore"])
+# By ourselves: as the tracer would do it, traces have what AWS says, which quotes values.
+tracer = Tracer(auto_patch=False)
+trace_calls(tracer)
 # A batch of which everything failed is answered like any other, not by breaking off.
 processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
 # What the shared package logs comes out as one JSON line as well, with its facts as fields.

@@ -32,6 +32,7 @@ from lenticular.index import Index
 from lenticular.indexing import index_objects
 from lenticular.s3_events import object_keys
 from lenticular.settings import IndexSettings, warn_of_unknown_variables
+from lenticular.tracing import trace_calls
 from lenticular.transcoding_queue import ask_for_transcoding
 
 if TYPE_CHECKING:
@@ -39,8 +40,9 @@ if TYPE_CHECKING:
 
 logger = Logger()
 metrics = Metrics()
-# What calls AWS, and not all that X-Ray can patch, which would be loaded for it.
-tracer = Tracer(patch_modules=["botocore"])
+# By ourselves: as the tracer would do it, traces have what AWS says, which quotes values.
+tracer = Tracer(auto_patch=False)
+trace_calls(tracer)
 # A batch of which everything failed is answered like any other, not by breaking off.
 processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
 # What the shared package logs comes out as one JSON line as well, with its facts as fields.

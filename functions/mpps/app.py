@@ -33,14 +33,16 @@ from lenticular.index_items import Procedure
 from lenticular.procedures import Waiting, look
 from lenticular.s3_events import object_keys
 from lenticular.settings import ProcedureSettings, warn_of_unknown_variables
+from lenticular.tracing import trace_calls
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 logger = Logger()
 metrics = Metrics()
-# What calls AWS, and not all that X-Ray can patch, which would be loaded for it.
-tracer = Tracer(patch_modules=["botocore"])
+# By ourselves: as the tracer would do it, traces have what AWS says, which quotes values.
+tracer = Tracer(auto_patch=False)
+trace_calls(tracer)
 # A batch of which everything failed is answered like any other, not by breaking off.
 processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
 # What the shared package logs comes out as one JSON line as well, with its facts as fields.

@@ -26,13 +26,15 @@ from lenticular.forms import FormStore
 from lenticular.index import Index
 from lenticular.settings import TranscodeSettings, warn_of_unknown_variables
 from lenticular.splice import Reason
+from lenticular.tracing import trace_calls
 from lenticular.transcoding import Outcome, Transcoder
 from lenticular.transcoding_queue import object_key
 
 logger = Logger()
 metrics = Metrics()
-# What calls AWS, and not all that X-Ray can patch, which would be loaded for it.
-tracer = Tracer(patch_modules=["botocore"])
+# By ourselves: as the tracer would do it, traces have what AWS says, which quotes values.
+tracer = Tracer(auto_patch=False)
+trace_calls(tracer)
 # What the shared package logs comes out as one JSON line as well, with its facts as fields.
 copy_config_to_registered_loggers(source_logger=logger, include={"lenticular"})
 # A batch of which everything failed is answered like any other, not by breaking off.
@@ -47,7 +49,7 @@ def _transcoder() -> Transcoder:
     s3 = s3_client()
     return Transcoder(
         Archive(s3, settings.bucket),
-        FormStore(s3, settings.bucket),
+        FormStore(s3, settings.bucket, settings.forms_class),
         Index(dynamodb_client(), settings.table),
         settings.transcode,
         retire_originals=settings.retire_original,

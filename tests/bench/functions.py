@@ -43,7 +43,7 @@ _LAYERS: Final = dict.fromkeys(FUNCTIONS, ("CoreLayer", "DepsLayer")) | {
     "transcode": ("CoreLayer", "DepsLayer", "CodecsLayer")
 }
 _AET: Final = "MODALITY"
-#: As on Lambda, where the tracer patches botocore. Nobody listens to what it sends.
+#: As on Lambda, where every call of AWS is traced. Nobody listens to what it sends.
 _ON_LAMBDA: Final = {
     "LAMBDA_TASK_ROOT": "/var/task",
     "_X_AMZN_TRACE_ID": "Root=1-5759e988-bd862e3fe1be46a994272793;"

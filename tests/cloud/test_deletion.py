@@ -22,8 +22,11 @@ from lenticular.header import read_copy
 from lenticular.index_items import Copy
 from lenticular.indexing import index_objects, rebuild
 from tests.audit_schema import read
+from tests.cloud.deadline import eventually
 from tests.cloud.standin import OfflineCloud
 from tests.cloud.stored_instances import Store, instance, stored
+from tests.peers.pki import Authority
+from tests.peers.repository import repository
 
 NOW = datetime.now(UTC)
 KEPT = timedelta(days=30)
@@ -406,6 +409,34 @@ def test_what_an_operator_deletes_is_in_the_audit_trail(store: Store, tmp_path: 
     assert (message.event, message.action) == ("110103 DICOM Instances Accessed", "C")
     assert message.requestor.user == line["requestor"]
     assert message.objects["2 Patient Number"] == line["patient"]
+
+
+def test_a_repository_of_the_clinics_hears_of_deletions_and_of_what_came_back(
+    store: Store, tmp_path: Path
+) -> None:
+    uid = "1.2.826.0.1.55.12"
+    stored(store, uid, 1)
+    authority = Authority.create(tmp_path)
+    trail = tmp_path / "audit.jsonl"
+    command = ["delete", uid, "--reason", "a test", "--yes", "--despite-retention"]
+    with repository(authority) as records:
+        settings = {
+            **environment(store, trail),
+            "LENTICULAR_AUDIT_SYSLOG": f"127.0.0.1:{records.port}",
+            "LENTICULAR_AUDIT_SYSLOG_CA": str(authority.certificate),
+        }
+        for arguments in (command, ["restore", uid]):
+            done = CliRunner().invoke(main, arguments, env=settings)
+            assert done.exit_code == 0, done.output
+        eventually(lambda: len(records.messages) == 2)
+    written = [json.loads(line)["xml"] for line in trail.read_text("ascii").splitlines()]
+    assert [text.partition("\ufeff")[2] for text in records.messages] == written
+    # Nobody is there any more: the command says so, and that it is to be told later.
+    untold = CliRunner().invoke(main, command, env=settings)
+    assert untold.exit_code == ExitCode.FINDINGS, untold.output
+    assert "syslog: ConnectionRefusedError" in untold.output
+    finished = CliRunner().invoke(main, ["deletions", "--finish"], env=environment(store, trail))
+    assert finished.exit_code == 0, finished.output
 
 
 def test_a_deletion_that_the_audit_trail_did_not_take_is_told_later(

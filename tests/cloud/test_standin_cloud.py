@@ -52,17 +52,16 @@ def test_the_bucket_is_versioned_encrypted_and_closed(s3: S3Client, bucket: str)
     block = s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"]
     assert set(block.values()) == {True}
     rules = s3.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
-    uploads, originals, forms, deleted = rules
+    uploads, originals, forms, deleted, marks = rules
     assert uploads["ID"] == "forget-interrupted-uploads"
     assert uploads["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
     assert (originals["ID"], forms["ID"]) == ("move-originals", "move-forms")
     assert deleted["ID"] == "end-deleted-studies"
     assert deleted["Filter"] == {"Tag": {"Key": "deleted", "Value": "true"}}
+    assert marks["Filter"] == {"Prefix": ""}
+    assert marks["Expiration"] == {"ExpiredObjectDeleteMarker": True}
     for moved in (originals, forms):
-        assert moved["Transitions"] == [
-            {"StorageClass": "STANDARD_IA", "Days": 90},
-            {"StorageClass": "GLACIER_IR", "Days": 365},
-        ]
+        assert moved["Transitions"] == [{"StorageClass": "GLACIER_IR", "Days": 120}]
 
 
 def test_a_key_is_named_in_what_it_encrypts(cloud: OfflineCloud, s3: S3Client) -> None:
@@ -81,13 +80,11 @@ def test_the_bucket_ends_only_what_is_tagged_as_retired(cloud: OfflineCloud, s3:
         ROOT / "template.yaml", BucketPrefix="standin-retiring", RetireOriginal="true"
     )
     rules = s3.get_bucket_lifecycle_configuration(Bucket=stack.name("ArchiveBucket"))["Rules"]
-    *_, originals, marks, _ = rules
+    *_, originals, _, _ = rules
     assert originals["Filter"] == {
         "And": {"Prefix": "instances/", "Tags": [{"Key": "retired", "Value": "true"}]}
     }
     assert originals["NoncurrentVersionExpiration"]["NoncurrentDays"] >= 1
-    assert marks["Filter"] == {"Prefix": "instances/"}
-    assert marks["Expiration"] == {"ExpiredObjectDeleteMarker": True}
 
 
 def test_the_bucket_notifies_the_queue_of_each_prefix(

@@ -112,6 +112,26 @@ def test_what_came_in_another_encoding_is_restored_in_it(store: Store, syntax: A
     assert bytes(read_original(getter(store), item_of(store, CT))) == CT.file(syntax)
 
 
+@pytest.mark.parametrize(
+    ("size", "storage_class"),
+    [((128 << 10) - 1, None), (128 << 10, "GLACIER_IR"), (17 << 20, "GLACIER_IR")],
+    ids=["too short to gain", "in one request", "in parts"],
+)
+def test_a_form_goes_into_the_class_that_is_named_where_that_costs_less(
+    store: Store, size: int, storage_class: str | None
+) -> None:
+    s3: Any = store.cloud.clients.s3
+    key, form = "transcoded/form", io.BytesIO(bytes(size))
+    assert FormStore(s3, store.bucket, "GLACIER_IR").keep(key, form, {})
+    answer = s3.get_object(Bucket=store.bucket, Key=key)
+    assert answer.get("StorageClass") == storage_class
+    assert len(answer["Body"].read()) == size
+    # Where no class is named, S3 is asked for none: others who speak its protocol have none.
+    form.seek(0)
+    assert FormStore(s3, store.bucket).keep(key, form, {}, replace=True)
+    assert "StorageClass" not in s3.head_object(Bucket=store.bucket, Key=key)
+
+
 def test_a_message_that_comes_again_changes_nothing(store: Store) -> None:
     key = put(store, CT)
     first = transcoder(store).transcode(key)

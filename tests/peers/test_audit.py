@@ -18,6 +18,7 @@ from tests.peers.ct_files import ct_file
 from tests.peers.gateway_process import Stores, running_gateway
 from tests.peers.node_process import Node, running_node
 from tests.peers.pki import Authority
+from tests.peers.procedures import MPPS, ended, modality, series, started
 from tests.peers.repository import repository
 from tests.ports import free_port
 
@@ -28,10 +29,13 @@ CT: Final = "1.2.840.10008.5.1.4.1.1.2"
 STUDY_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
 FIRST, SECOND = "1.2.826.0.1.71.1", "1.2.826.0.1.71.2"
 PATIENTS: Final = {FIRST: "PID-71-A", SECOND: "PID-71-Ä"}
+SCANNER: Final = "CT1"
+STEP: Final = "1.2.826.0.1.71.9"
 HEADER: Final = re.compile(
     r"<(8[0-7])>1 (\S+) (\S+) lenticular (\d+) DICOM\+RFC3881 - \ufeff(.*)", re.DOTALL
 )
 BEGIN, TRANSFERRED = "Begin Transferring DICOM Instances", "DICOM Instances Transferred"
+PROCEDURE: Final = "Procedure Record"
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Day:
 def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
     folder = tmp_path_factory.mktemp("audited")
     port = free_port()
-    titles = ("STORESCU", "FINDSCU", "MOVESCU", "GETSCU", WORKSTATION)
+    titles = ("STORESCU", "FINDSCU", "MOVESCU", "GETSCU", SCANNER, WORKSTATION)
     nodes = folder / "nodes.yaml"
     nodes.write_text(
         "nodes:\n"
@@ -108,6 +112,14 @@ def _spend(node: Node, folder: Path) -> None:
     eventually(lambda: dcmtk.find(node, "STUDY", f"StudyInstanceUID={SECOND}"))
     dcmtk.move(node, WORKSTATION, "STUDY", keys[0])
     dcmtk.get(node, folder / "got", "STUDY", f"StudyInstanceUID={SECOND}")
+    over = ended(series(f"{FIRST}.1"))
+    with modality(node, aet=SCANNER) as scanner:
+        assert scanner.create(STEP, started(FIRST, PatientID=PATIENTS[FIRST])) == 0
+        assert scanner.set(STEP, over) == 0
+        # Nothing may follow the end, and of what is not there is nothing to be told.
+        assert scanner.set(STEP, over) == 0x0110
+        assert scanner.get(STEP, "PatientID") == 0
+        assert scanner.get(f"{STEP}.1", "PatientID") == 0x0112
     dcmtk.run(
         "echoscu", "-aet", "STRANGER", "-aec", node.aet, node.host, str(node.port), check=False
     )
@@ -163,6 +175,27 @@ def test_a_get_names_who_asked_as_who_received(day: Day) -> None:
     for event in (BEGIN, TRANSFERRED):
         [message] = day.of(event, study=SECOND, destination="GETSCU")
         assert message.requestor == message.party("110152 Destination Role ID")
+
+
+def test_who_created_set_and_read_a_procedure_step_is_told_of_its_study_and_patient(
+    day: Day,
+) -> None:
+    messages = day.of(PROCEDURE)
+    assert [(each.action, each.outcome) for each in messages] == [
+        ("C", "0"),
+        ("U", "0"),
+        ("U", "4"),
+        ("R", "0"),
+    ]
+    for message in messages:
+        assert message.requestor.user == SCANNER
+        assert message.objects == {
+            "110180 Study Instance UID": FIRST,
+            "2 Patient Number": PATIENTS[FIRST],
+        }
+        assert (message.procedures, message.instances) == ((STEP,), {MPPS: 1})
+    states = [line["state"] for line in day.lines if line["event"] == PROCEDURE]
+    assert states == ["IN PROGRESS", "COMPLETED", "COMPLETED", "COMPLETED"]
 
 
 def test_a_stranger_is_an_alert(day: Day) -> None:

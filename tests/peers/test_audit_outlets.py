@@ -8,9 +8,8 @@ from typing import Any
 import boto3
 import pytest
 
-from gateway.syslog import Syslog, tls_context
 from lenticular.audit import APPLICATION_START, APPLICATION_STOP, AuditSource
-from lenticular.audit_outlets import LogGroup, OutletFailed
+from lenticular.audit_outlets import LogGroup, OutletFailed, Syslog, tls_context
 from tests.cloud.deadline import eventually
 from tests.cloud.standin import OfflineCloud
 from tests.peers.pki import Authority
@@ -40,6 +39,18 @@ def test_syslog_connects_again_when_the_repository_has_hung_up(tmp_path: Path) -
         syslog.close()
     assert len(records.connections) == 2
     assert records.messages[-1].endswith(STOP.to_xml())
+
+
+def test_what_syslog_was_given_just_before_its_end_arrives(tmp_path: Path) -> None:
+    """Though the tickets that TLS 1.3 sent to us have not been read when the connection ends."""
+    authority = Authority.create(tmp_path)
+    with repository(authority) as records:
+        for _ in range(5):
+            records.messages.clear()
+            syslog = Syslog("127.0.0.1", records.port, tls_context(authority.certificate))
+            syslog.send([START] * 200)
+            syslog.close()
+            eventually(lambda: len(records.messages) == 200)
 
 
 def test_syslog_tells_nothing_to_a_repository_that_it_cannot_trust(tmp_path: Path) -> None:

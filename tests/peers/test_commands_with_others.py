@@ -26,6 +26,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 
 from lenticular.cli import main
 from lenticular.part10 import data_set_offset
+from tests.audit_schema import problems
 from tests.cloud.deadline import eventually
 from tests.commands import lenticular
 from tests.peers import dcmtk
@@ -261,7 +262,14 @@ def test_stored_studies_are_sent_found_got_and_exported(
     assert data_sets(tmp_path / "got") == originals
     assert [each.name for each in (tmp_path / "got" / uid).iterdir()] == [f"{uid}.1"]
 
-    assert facts(environment, "export", uid, tmp_path / "exported")["files"] == 3
+    trail = tmp_path / "audit.jsonl"
+    audited = {**environment, "LENTICULAR_AUDIT_FILE": str(trail)}
+    assert facts(audited, "export", uid, tmp_path / "exported")["files"] == 3
+    [line] = map(json.loads, trail.read_text("ascii").splitlines())
+    assert (line["event"], line["action"], line["outcome"]) == ("Export", "R", 0)
+    assert (line["study"], line["patient"], line["instances"]) == (uid, "STORED", 3)
+    assert line["destination"] == (tmp_path / "exported").as_uri()
+    assert problems(line["xml"]) == []
     records = dcmread(tmp_path / "exported" / "DICOMDIR").DirectoryRecordSequence
     s3 = clinic.node.client("s3")
     kept = {

@@ -176,16 +176,33 @@ def transitions(stack: Stack) -> dict[str, list[tuple[str, int]]]:
 def test_originals_and_forms_move_to_colder_classes_that_are_read_at_once(
     written: Template,
 ) -> None:
-    cold = [("STANDARD_IA", 90), ("GLACIER_IR", 365)]
+    cold = [("GLACIER_IR", 120)]
     assert transitions(deployed(written)) == {INSTANCES: cold, TRANSCODED: cold}
     changed = deployed(
         written,
-        OriginalsInfrequentDays="0",
-        OriginalsGlacierDays="120",
+        OriginalsInfrequentDays="90",
+        OriginalsGlacierDays="365",
         FormsInfrequentDays="0",
         FormsGlacierDays="0",
     )
-    assert transitions(changed) == {INSTANCES: [("GLACIER_IR", 120)]}
+    assert transitions(changed) == {INSTANCES: [("STANDARD_IA", 90), ("GLACIER_IR", 365)]}
+
+
+@pytest.mark.parametrize(
+    ("retire", "days", "storage_class"),
+    [("false", "120", "GLACIER_IR"), ("true", "120", "STANDARD"), ("false", "0", "STANDARD")],
+)
+def test_forms_are_cold_at_once_only_where_originals_stay_to_be_read(
+    written: Template, retire: str, days: str, storage_class: str
+) -> None:
+    stack = deployed(written, RetireOriginal=retire, FormsGlacierDays=days)
+    classes = {
+        variables["LENTICULAR_FORMS_CLASS"]
+        for function in stack.of_type("AWS::Lambda::Function", "Environment")
+        if (variables := function.properties["Environment"]["Variables"])
+        and "LENTICULAR_FORMS_CLASS" in variables
+    }
+    assert classes == {storage_class}
 
 
 def test_any_allowed_days_leave_objects_in_a_class_for_as_long_as_s3_asks(
@@ -200,7 +217,7 @@ def test_any_allowed_days_leave_objects_in_a_class_for_as_long_as_s3_asks(
 
 
 def test_the_bucket_forgets_interrupted_uploads_and_deletes_nothing_else(bucket: Document) -> None:
-    rule, *others, _ = bucket["LifecycleConfiguration"]["Rules"]
+    rule, *others, _, marks = bucket["LifecycleConfiguration"]["Rules"]
     if_retired = [each for each in others if "Transitions" not in each["Fn::If"][1]]
     for each in others:
         assert each in if_retired or each["Fn::If"][1].keys() == {
@@ -208,10 +225,9 @@ def test_the_bucket_forgets_interrupted_uploads_and_deletes_nothing_else(bucket:
         }
     assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
     assert rule.keys() == {"Id", "Status", "AbortIncompleteMultipartUpload"}
-    for each in if_retired:
-        condition, _, otherwise = each["Fn::If"]
-        assert (condition, otherwise) == ("RetiresOriginals", {"Ref": "AWS::NoValue"})
-    originals, marks = (each["Fn::If"][1] for each in if_retired)
+    [retired] = if_retired
+    condition, originals, otherwise = retired["Fn::If"]
+    assert (condition, otherwise) == ("RetiresOriginals", {"Ref": "AWS::NoValue"})
     # Where originals are retired, what is tagged as such and hidden, and never what can be seen or
     # what was deleted by mistake.
     name, value = RETIRED_TAG
@@ -221,8 +237,24 @@ def test_the_bucket_forgets_interrupted_uploads_and_deletes_nothing_else(bucket:
     assert originals["Prefix"] == INSTANCES
     assert originals["TagFilters"] == [{"Key": name, "Value": value}]
     assert originals["NoncurrentVersionExpiration"] == {"NoncurrentDays": {"Ref": "RetiredDays"}}
-    assert marks.keys() == {"Id", "Status", "Prefix", "ExpiredObjectDeleteMarker"}
-    assert marks["Prefix"] == INSTANCES
+    # A mark, and nothing that has a byte.
+    assert marks.keys() == {"Id", "Status", "ExpiredObjectDeleteMarker"}
+
+
+@pytest.mark.parametrize("retire", ["true", "false"])
+def test_marks_that_hide_nothing_end_wherever_deleting_leaves_them(
+    written: Template, retire: str
+) -> None:
+    [bucket] = deployed(written, RetireOriginal=retire).of_type(
+        "AWS::S3::Bucket", "LifecycleConfiguration"
+    )
+    [rule] = [
+        each
+        for each in bucket.properties["LifecycleConfiguration"]["Rules"]
+        if each.get("ExpiredObjectDeleteMarker")
+    ]
+    # Below any prefix: a deletion marks originals and forms.
+    assert (rule["Status"], rule.get("Prefix", "")) == ("Enabled", "")
 
 
 def test_what_an_operator_deleted_ends_by_its_tag(bucket: Document) -> None:

@@ -102,6 +102,7 @@ def test_parameters_offer_the_choices_that_the_settings_take(written: Template) 
         "LENTICULAR_BUCKET": "bucket",
         "LENTICULAR_TABLE": "table",
         "LENTICULAR_COMMIT_QUEUE": "queue",
+        "LENTICULAR_FORMS_CLASS": "GLACIER_IR",
         "LENTICULAR_PROCEDURES_QUEUE": "queue",
         "LENTICULAR_TRANSCODE_QUEUE": "queue",
     }

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cloud.standin import OfflineCloud, offline_cloud
 from tests.template.sam import ROOT, Template
 
 SETTINGS = {
@@ -47,10 +48,28 @@ record = {{"messageId": "m1", "body": "[", "eventSource": "aws:sqs"}}
 print(app.handler({{"Records": [record]}}, Context()), file=sys.stderr)
 """
 FUNCTIONS = ["commit", "index", "mpps", "transcode"]
+#: What of each function reads the message or its objects, where it is traced.
+READERS = [
+    ("commit", "turns"),
+    ("index", "object_keys"),
+    ("index", "index_objects"),
+    ("mpps", "_steps"),
+    ("transcode", "object_key"),
+]
 #: What reads the message or its objects fails as a library does that quotes a value.
 LIBRARY_FAILS = """
 def fail(*_):
     raise ValueError("Geheimrat")
+app.{name} = fail
+"""
+#: AWS refuses a call and quotes the value; the key of another is the same.
+AWS_REFUSES = """
+def fail(*_):
+    try:
+        app.s3_client().get_object(Bucket="bucket", Key="Geheimrat")
+    except app.s3_client().exceptions.ClientError:
+        pass
+    app.dynamodb_client().put_item(TableName="table", Item={{"pk": {{"N": "Geheimrat"}}}})
 app.{name} = fail
 """
 #: What it logs itself, and what a module of the shared package does.
@@ -131,16 +150,7 @@ def test_a_call_is_traced_on_lambda_and_nowhere_else(function: str) -> None:
         assert traced(of_nobody) == set()
 
 
-@pytest.mark.parametrize(
-    ("function", "name"),
-    [
-        ("commit", "turns"),
-        ("index", "object_keys"),
-        ("index", "index_objects"),
-        ("mpps", "_steps"),
-        ("transcode", "object_key"),
-    ],
-)
+@pytest.mark.parametrize(("function", "name"), READERS)
 def test_what_a_foreign_exception_says_is_neither_logged_nor_traced(
     function: str, name: str
 ) -> None:
@@ -160,6 +170,43 @@ def test_what_a_foreign_exception_says_is_neither_logged_nor_traced(
     assert failure[0]["frames"][-1].endswith(" fail")
     assert "## handler" in segments
     assert "Geheimrat" not in log + other + segments
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[OfflineCloud]:
+    """Run moto with the table of the settings."""
+    with offline_cloud() as running:
+        running.clients.dynamodb.create_table(
+            TableName=SETTINGS["LENTICULAR_TABLE"],
+            AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "N"}],
+            KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
+            BillingMode="PAY_PER_REQUEST",
+        )
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("function", "name"), [each for each in READERS if each[1] != "object_keys"]
+)
+def test_of_what_aws_refuses_a_trace_has_the_code_and_no_word_value_or_key(
+    cloud: OfflineCloud, function: str, name: str
+) -> None:
+    with daemon() as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        environment = {**ON_LAMBDA, **cloud.environment, "AWS_XRAY_DAEMON_ADDRESS": address}
+        call = called(function, environment, AWS_REFUSES.format(name=name))
+        log, other = call.communicate(timeout=60)
+        segments = [json.loads(segment) for segment in sent(listening)]
+    assert "Geheimrat" not in log + other + json.dumps(segments)
+    calls = {
+        (each["name"], each["aws"]["operation"], each["annotations"]["error_code"])
+        for each in segments
+        if each.get("namespace") == "aws"
+    }
+    assert calls == {
+        ("s3", "GetObject", "NoSuchBucket"),
+        ("dynamodb", "PutItem", "ValidationException"),
+    }
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

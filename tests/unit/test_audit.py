@@ -28,6 +28,7 @@ from tests.audit_schema import problems, read
 from tests.cloud.deadline import eventually
 
 CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
+MPPS = "1.2.840.10008.3.1.2.3.3"
 STUDY = Study("1.2.3", "PID-1", {CT: 3, MR: 1})
 US = AuditSource("LENTICULAR", "ip-10-1-2-3")
 SCANNER = Participant("SCANNER", "192.0.2.7")
@@ -90,6 +91,36 @@ def test_an_alert_says_who_was_turned_away_and_why() -> None:
     assert message.objects == {"110182 Node ID": "192.0.2.7"}
     assert message.details == {"Alert Description": b"not known"}
     assert not any(each.requestor for each in message.parties)
+
+
+def test_an_export_names_the_person_and_where_it_went() -> None:
+    told = US.exported(STUDY, "it@desk", "file:///media/disc", Outcome.SUCCESS)
+    message = read(told.to_xml())
+    assert (message.event, message.action) == ("110106 Export", "R")
+    assert message.requestor == message.party("110153 Source Role ID")
+    assert message.requestor.user == "it@desk"
+    assert message.party("110154 Destination Media").user == "file:///media/disc"
+    assert "<MediaType" in told.to_xml()
+    assert message.objects == {"110180 Study Instance UID": "1.2.3", "2 Patient Number": "PID-1"}
+    line = json.loads(told.to_line())
+    assert (line["requestor"], line["destination"]) == ("it@desk", "file:///media/disc")
+
+
+def test_a_procedure_names_its_step_whose_it_is_and_who_sent_it() -> None:
+    study = Study("1.2.3", "PID-1", {MPPS: 1}, procedure="1.2.9")
+    told = US.procedure(
+        study, SCANNER, Action.UPDATE, Outcome.MINOR_FAILURE, {"state": "IN PROGRESS"}
+    )
+    message = read(told.to_xml())
+    assert message.event == "110111 Procedure Record"
+    assert (message.action, message.outcome) == ("U", "4")
+    assert [each.user for each in message.parties] == [message.requestor.user] == ["SCANNER"]
+    assert message.objects == {"110180 Study Instance UID": "1.2.3", "2 Patient Number": "PID-1"}
+    assert (message.procedures, message.instances) == (("1.2.9",), {MPPS: 1})
+    line = json.loads(told.to_line())
+    assert (line["procedure"], line["state"]) == ("1.2.9", "IN PROGRESS")
+    # No images, of which other lines tell how many they were.
+    assert "instances" not in line
 
 
 def test_the_line_of_a_message_answers_who_and_what_without_its_xml() -> None:

@@ -41,6 +41,13 @@ def test_what_is_deployed_by_default_is_what_is_reckoned_with() -> None:
     for kind in ("Originals", "Forms"):
         assert CLINIC.infrequent_days == default[f"{kind}InfrequentDays"]
         assert CLINIC.glacier_days == default[f"{kind}GlacierDays"]
+    alarms = [
+        each
+        for file in ("template.yaml", "infra/gateway.yaml", "infra/network.yaml")
+        for each in resources(file).values()
+        if each["Type"] == "AWS::CloudWatch::Alarm" and each.get("Condition") in (None, "HasVpn")
+    ]
+    assert CLINIC.alarms == len(alarms)
     endpoints = [
         each
         for each in resources("infra/network.yaml").values()
@@ -64,9 +71,10 @@ def test_lines_are_what_their_prices_make_of_them() -> None:
     lines = bill(CLINIC, PRICES, 2).lines
     assert lines["gateway (Fargate)"] == pytest.approx([730 * (0.5 * 0.03238 + 0.00356)] * 2)
     assert lines["interface endpoints"][0] == pytest.approx(4 * 730 * 0.01, rel=0.01)
-    # 760,000 instances a month: each is put, and its form.
-    puts = 50 * 500 * 30.4 * 2 * PRICES["s3"]["writes"]
-    assert puts < lines["S3 requests"][0] < 1.3 * puts
+    # 760,000 instances a month: each is put, and its form into a colder class.
+    puts = 50 * 500 * 30.4 * (PRICES["s3"]["writes"] + PRICES["s3"]["glacier_ir_writes"])
+    assert puts < lines["S3 requests"][0] < 1.1 * puts
+    assert lines["traces (X-Ray)"] == pytest.approx([50 * 500 * 30.4 * 1.1 * 0.1 * 5e-6] * 2)
     # Without a colder class: half of a year's growth on average, and then a whole year's more.
     warm = replace(CLINIC, transcode=False, infrequent_days=0, glacier_days=0)
     first, second = bill(warm, PRICES, 2).lines["S3 Standard"]
@@ -74,8 +82,34 @@ def test_lines_are_what_their_prices_make_of_them() -> None:
     assert first == pytest.approx(6 * gib * 0.023)
     assert second - first == pytest.approx(12 * gib * 0.023)
     cold = bill(replace(warm, infrequent_days=30, glacier_days=120), PRICES, 2)
+    assert cold.lines["S3 Standard-IA"][1] > 0
     assert cold.lines["S3 Glacier Instant Retrieval"][1] > cold.lines["S3 Standard"][1]
     assert cold.totals[1] < bill(warm, PRICES, 2).totals[1]
+
+
+def test_forms_that_nobody_reads_are_cold_at_once_and_cost_less() -> None:
+    cold, warm = bill(CLINIC, PRICES, 3), bill(replace(CLINIC, glacier_days=0), PRICES, 3)
+    assert all(low < high for low, high in zip(cold.totals, warm.totals, strict=True))
+    # In the first months nothing else is there.
+    alone = bill(replace(CLINIC, glacier_days=365), PRICES, 1).lines["S3 Glacier Instant Retrieval"]
+    gib = 50 * 250e6 * 30.4 / 2**30
+    assert alone == pytest.approx([6 * 0.45 * gib * 0.004])
+    # A form shorter than 128 KiB would gain nothing by it.
+    short = bill(replace(CLINIC, mb=100), PRICES, 1).lines["S3 requests"]
+    assert short[0] < cold.lines["S3 requests"][0] / 2
+
+
+def test_what_is_read_from_a_colder_class_is_paid_for() -> None:
+    read = bill(CLINIC, PRICES, 3).lines["S3 retrieval from them"]
+    twice = bill(replace(CLINIC, retrieved_later=0.2), PRICES, 3).lines["S3 retrieval from them"]
+    assert twice == pytest.approx([2 * each for each in read])
+    gib = 50 * 250e6 * 30.4 / 2**30
+    # In the last month originals of 36 months are there, of which 4 months are in Standard.
+    month = gib * 0.1 / 12 * 0.03 + 50 * 500 * 30.4 * 0.1 / 12 * 1e-5
+    assert 20 * month < read[2] < 32 * month
+    # Where originals go, forms are what is read.
+    retired = bill(replace(CLINIC, retire_originals=True), PRICES, 3)
+    assert 0 < retired.lines["S3 retrieval from them"][2] < read[2]
 
 
 def test_a_vpn_is_paid_with_its_addresses_and_the_data_that_goes_out() -> None:

@@ -43,6 +43,8 @@ BEGIN_TRANSFERRING: Final = Code("110102", "Begin Transferring DICOM Instances")
 INSTANCES_ACCESSED: Final = Code("110103", "DICOM Instances Accessed")
 INSTANCES_TRANSFERRED: Final = Code("110104", "DICOM Instances Transferred")
 STUDY_DELETED: Final = Code("110105", "DICOM Study Deleted")
+EXPORT: Final = Code("110106", "Export")
+PROCEDURE_RECORD: Final = Code("110111", "Procedure Record")
 QUERY: Final = Code("110112", "Query")
 SECURITY_ALERT: Final = Code("110113", "Security Alert")
 
@@ -55,6 +57,10 @@ NODE_AUTHENTICATION: Final = Code("110126", "Node Authentication")
 APPLICATION: Final = Code("110150", "Application")
 DESTINATION: Final = Code("110152", "Destination Role ID")
 SOURCE: Final = Code("110153", "Source Role ID")
+DESTINATION_MEDIA: Final = Code("110154", "Destination Media")
+
+# Media, CID 405
+URI: Final = Code("110037", "URI")
 
 # What the ID of an object is, CID 404
 STUDY_INSTANCE_UID: Final = Code("110180", "Study Instance UID")
@@ -64,7 +70,12 @@ PATIENT_NUMBER: Final = Code("2", "Patient Number", "RFC-3881")
 
 #: What a line of JSON calls who has a role.
 _NAME_OF_ROLE: Final[Mapping[Code, str]] = MappingProxyType(
-    {APPLICATION: "application", DESTINATION: "destination", SOURCE: "source"}
+    {
+        APPLICATION: "application",
+        DESTINATION: "destination",
+        DESTINATION_MEDIA: "destination",
+        SOURCE: "source",
+    }
 )
 
 
@@ -73,6 +84,7 @@ class Action(StrEnum):
 
     CREATE = "C"
     READ = "R"
+    UPDATE = "U"
     DELETE = "D"
     EXECUTE = "E"
 
@@ -96,7 +108,8 @@ class Participant:
     """Who took part: an application entity, or a person; `address` is an IP address or a host name.
 
     The UserID of an application entity is its AE title (A.5.2.1 wants what our logs call it), or
-    the address of a peer that has not told one; that of a person is `person`, as user@host.
+    the address of a peer that has not told one; that of a person is `person`, as user@host; that of
+    a medium, which is written to, is its URI.
     """
 
     ae_title: str
@@ -104,11 +117,12 @@ class Participant:
     roles: tuple[Code, ...] = ()
     is_requestor: bool = False
     person: str = ""
+    medium: str = ""
 
     @property
     def name(self) -> str:
         """What a line of JSON calls them."""
-        return self.person or self.ae_title
+        return self.person or self.ae_title or self.medium
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +136,8 @@ class Involved:
     details: Mapping[str, bytes] = field(default_factory=dict)
     #: Instances by SOP class.
     instances: Mapping[str, int] = field(default_factory=dict)
+    #: The performed procedure step by which it was dealt with.
+    procedure: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +198,8 @@ class AuditMessage:
             line |= {_NAME_OF_ROLE[role]: each.name for role in each.roles}
         if study := by_type.get(STUDY_INSTANCE_UID):
             line["study"] = study.id
-            line["instances"] = sum(study.instances.values())
+            if not study.procedure:
+                line["instances"] = sum(study.instances.values())
         if patient := by_type.get(PATIENT_NUMBER):
             line["patient"] = patient.id
         # ASCII, so that no character of a peer's can end the line or hide in it.
@@ -191,11 +208,15 @@ class AuditMessage:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """What of a study was dealt with: whose it is, and how many instances by SOP class."""
+    """What of a study was dealt with: whose it is, and how many instances by SOP class.
+
+    Who names a performed procedure step, `procedure`, names its SOP class too, table A.5.2-1.
+    """
 
     study_instance_uid: str
     patient_id: str
     instances: Mapping[str, int] = field(default_factory=dict)
+    procedure: str = ""
 
     @property
     def involved(self) -> tuple[Involved, ...]:
@@ -206,6 +227,7 @@ class Study:
                 self.study_instance_uid,
                 STUDY_INSTANCE_UID,
                 instances=self.instances,
+                procedure=self.procedure,
             ),
             # Also where the data set has no Patient ID: A.5.3 wants a patient, be it without an ID.
             Involved(_PATIENT, self.patient_id, PATIENT_NUMBER),
@@ -288,6 +310,39 @@ class AuditSource:
             action=Action.CREATE,
         )
 
+    def exported(self, study: Study, person: str, uri: str, outcome: Outcome) -> AuditMessage:
+        """Tell that an operator wrote a study to files, A.5.3.4."""
+        return AuditMessage(
+            event=EXPORT,
+            action=Action.READ,
+            source_id=self.ae_title,
+            participants=(
+                Participant("", self.host, (SOURCE,), is_requestor=True, person=person),
+                Participant("", "", (DESTINATION_MEDIA,), medium=uri),
+            ),
+            involved=study.involved,
+            outcome=outcome,
+        )
+
+    def procedure(
+        self,
+        study: Study,
+        requestor: Participant,
+        action: Action,
+        outcome: Outcome,
+        facts: Mapping[str, object],
+    ) -> AuditMessage:
+        """Tell that a performed procedure step was created, set or read, A.5.3.15."""
+        return AuditMessage(
+            event=PROCEDURE_RECORD,
+            action=action,
+            source_id=self.ae_title,
+            participants=(replace(requestor, is_requestor=True),),
+            involved=study.involved,
+            outcome=outcome,
+            facts={"procedure": study.procedure, **facts},
+        )
+
     def query(  # noqa: PLR0913 - who asked, what, and what came of it
         self,
         requestor: Participant,
@@ -354,18 +409,22 @@ def _parties(
 
 
 def _add_participant(root: ET.Element, participant: Participant) -> None:
-    title = _xml_text(participant.ae_title)
+    title, medium = _xml_text(participant.ae_title), _xml_text(participant.medium)
     attributes = {
-        "UserID": _xml_text(participant.person) or title or participant.address,
+        "UserID": _xml_text(participant.person) or title or medium or participant.address,
         "UserIsRequestor": "true" if participant.is_requestor else "false",
-        "NetworkAccessPointID": participant.address,
-        "NetworkAccessPointTypeCode": "2" if _is_ip_address(participant.address) else "1",
     }
+    if not medium:
+        attributes["NetworkAccessPointID"] = participant.address
+        kind = "2" if _is_ip_address(participant.address) else "1"
+        attributes["NetworkAccessPointTypeCode"] = kind
     if title:
         attributes["AlternativeUserID"] = f"AETITLES={title}"  # A.5.2.2
     element = ET.SubElement(root, "ActiveParticipant", attributes)
     for role in participant.roles:
         _coded(element, "RoleIDCode", role)
+    if medium:
+        _coded(ET.SubElement(element, "MediaIdentifier"), "MediaType", URI)
 
 
 def _add_object(root: ET.Element, involved: Involved) -> None:
@@ -387,6 +446,8 @@ def _add_object(root: ET.Element, involved: Involved) -> None:
         ET.SubElement(element, "ParticipantObjectDetail", type=kind, value=_base64(value))
     if involved.instances:
         description = ET.SubElement(element, "ParticipantObjectDescription")
+        if involved.procedure:
+            ET.SubElement(description, "MPPS", UID=involved.procedure)
         for uid, count in sorted(involved.instances.items()):
             ET.SubElement(description, "SOPClass", UID=uid, NumberOfInstances=str(count))
 

@@ -1,27 +1,44 @@
-"""Where audit messages are written down: a file, or a log group of CloudWatch Logs.
+"""Where audit messages go: a file, a log group of CloudWatch Logs, and a repository by syslog.
 
 The gateway's trail puts a queue and a thread before each (`gateway.audit`), commands write as they
 go. A log group has a retention and readers of its own. A container has one stream of logs, and who
 may read in it what goes wrong need not know who was a patient: so these lines do not go through
 stdout, our own requests put them.
+
+Syslog over TLS is PS3.15 A.6: RFC 5424 in the frames of RFC 5425. It has no acknowledgement: what
+was on its way when a connection broke may be lost, and nobody can tell. So it passes copies on, for
+repositories that take nothing else; the log group or the file is the record.
 """
 
+import contextlib
 import fcntl
 import os
 import socket
+import ssl
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from .audit import AuditMessage
-from .errors import LenticularError
+from .audit import AuditMessage, Outcome
+from .aws import logs_client
+from .errors import LenticularError, OperatorError
 
 #: What PutLogEvents takes at a time: bytes, where each event counts 26 more than it has, and span.
 _MOST_BYTES: Final = 1_048_576
 _EVENT_BYTES: Final = 26
 _LONGEST_SPAN_MILLISECONDS: Final = 86_000_000
+
+#: "Security/authorization messages", PS3.15 A.6.1.
+_FACILITY: Final = 10
+_WARNING: Final = 4
+_NOTICE: Final = 5
+_MESSAGE_ID: Final = "DICOM+RFC3881"
+_APPLICATION: Final = "lenticular"
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_SECONDS: Final = 10.0
+_GOODBYE_SECONDS: Final = 2.0
 
 _Event = dict[str, Any]
 
@@ -151,3 +168,100 @@ def _batches(messages: Sequence[AuditMessage]) -> Iterator[list[_Event]]:
         room -= needed
     if batch:
         yield batch
+
+
+def tls_context(authority: Path | None) -> ssl.SSLContext:
+    """Trust who `authority` names, by default whom the system trusts; TLS 1.2 at least."""
+    context = ssl.create_default_context(cafile=authority)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+class Syslog:
+    """Passes messages on over one connection, which is made again when it has ended."""
+
+    gather_seconds = 0.0
+
+    def __init__(self, host: str, port: int, context: ssl.SSLContext) -> None:
+        """Connect to `host` when there is something to say."""
+        self.name = "syslog"
+        self._host = host
+        self._port = port
+        self._context = context
+        self._sock: ssl.SSLSocket | None = None
+        self._here = socket.gethostname() or "-"
+
+    def send(self, messages: Sequence[AuditMessage]) -> int:
+        """Send every message, or raise `OutletFailed`."""
+        try:
+            if self._sock is not None and self._has_ended(self._sock):
+                self._drop()
+            if self._sock is None:
+                self._sock = self._connect()
+            self._sock.sendall(b"".join(map(self._framed, messages)))
+        except OSError as error:
+            self._drop()
+            raise OutletFailed(f"syslog: {type(error).__name__}") from error
+        return 0
+
+    def close(self) -> None:
+        """End the connection when all that was sent has arrived."""
+        if self._sock is not None:
+            # Closed with something of TLS unread, a ticket say, TCP takes back what is under way.
+            with contextlib.suppress(OSError):
+                self._sock.settimeout(_GOODBYE_SECONDS)
+                self._sock.unwrap()
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+
+    def _connect(self) -> ssl.SSLSocket:
+        plain = socket.create_connection((self._host, self._port), timeout=_SECONDS)
+        try:
+            return self._context.wrap_socket(plain, server_hostname=self._host)
+        except OSError:
+            plain.close()
+            raise
+
+    def _has_ended(self, sock: ssl.SSLSocket) -> bool:
+        """Look whether the repository has closed the connection; it has nothing else to say."""
+        sock.settimeout(0)
+        try:
+            return sock.recv(1) == b""
+        except (ssl.SSLWantReadError, BlockingIOError):
+            return False
+        finally:
+            sock.settimeout(_SECONDS)
+
+    def _framed(self, message: AuditMessage) -> bytes:
+        severity = _NOTICE if message.outcome is Outcome.SUCCESS else _WARNING
+        header = (
+            f"<{_FACILITY * 8 + severity}>1 {message.moment} {self._here} {_APPLICATION} "
+            f"{os.getpid()} {_MESSAGE_ID} - "
+        )
+        text = header.encode("ascii", "replace") + _BYTE_ORDER_MARK + message.to_xml().encode()
+        return b"%d " % len(text) + text
+
+
+def open_outlets(
+    log_group: str | None,
+    file: Path | None,
+    syslog: tuple[str, int] | None,
+    syslog_authority: Path | None,
+) -> list[Outlet]:
+    """Return the places that are named, the record before its copy, or raise `OperatorError`."""
+    outlets: list[Outlet] = []
+    if log_group is not None:
+        outlets.append(LogGroup(logs_client(), log_group))
+    if file is not None:
+        outlets.append(AuditFile(file))
+    if syslog is not None:
+        try:
+            context = tls_context(syslog_authority)
+        except (OSError, ValueError) as error:
+            raise OperatorError(f"LENTICULAR_AUDIT_SYSLOG_CA cannot be used: {error}") from error
+        outlets.append(Syslog(*syslog, context))
+    return outlets

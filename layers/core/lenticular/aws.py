@@ -100,7 +100,7 @@ def logs_client() -> Any:  # noqa: ANN401 - no stubs for the two calls that are 
         return boto3.client("logs", config=_SOON)
 
 
-def error_code(error: ClientError | BotoCoreError) -> str:
+def error_code(error: Exception) -> str:
     """Name what AWS refused by its error code, and what never reached it by the exception's name.
 
     The library's own sentence goes on with URLs and values, which no log is to have.

@@ -1,6 +1,8 @@
 """Writing forms into the bucket, and retiring the originals that they restore to.
 
-A form is written once under its natural key, and S3 checks the SHA-256 of what arrives. Retiring
+A form is written once under its natural key, and S3 checks the SHA-256 of what arrives. It may go
+into a class that costs less to keep and more to read: where the original stays, that is what is
+read. Retiring
 tags the original and puts a delete marker on it: nothing here may destroy a version, the bucket's
 lifecycle does that, by the tag, when the time for second thoughts has passed.
 """
@@ -27,6 +29,8 @@ _CONTENT_TYPE: Final = "application/dicom"
 _PART_BYTES: Final = 16 << 20
 _MOST_PARTS: Final = 10_000
 _READ_BYTES: Final = 1 << 20
+#: A shorter object costs in a colder class what one of this length does.
+_LEAST_COLD_BYTES: Final = 128 << 10
 #: What S3 says of tagging where there is nothing, or where the newest version is a delete marker.
 _GONE_CODES: Final = frozenset({"NoSuchKey", "404", "MethodNotAllowed", "405"})
 _EXISTS_CODES: Final = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict"})
@@ -35,10 +39,11 @@ _EXISTS_CODES: Final = frozenset({"PreconditionFailed", "412", "ConditionalReque
 class FormStore:
     """Writes below `transcoded/`. Safe to share between threads."""
 
-    def __init__(self, client: "S3Client", bucket: str) -> None:
-        """Write to `bucket` through `client`."""
+    def __init__(self, client: "S3Client", bucket: str, storage_class: str | None = None) -> None:
+        """Write to `bucket` through `client`, into a class of S3's that is read at once."""
         self._client = client
         self.bucket = bucket
+        self._storage_class = storage_class
 
     def keep(
         self, key: str, file: IO[bytes], metadata: Mapping[str, str], *, replace: bool = False
@@ -56,6 +61,8 @@ class FormStore:
             "ContentType": _CONTENT_TYPE,
             "Metadata": dict(metadata),
         }
+        if self._storage_class is not None and size >= _LEAST_COLD_BYTES:
+            common["StorageClass"] = self._storage_class
         try:
             if size <= _PART_BYTES:
                 file.seek(0)

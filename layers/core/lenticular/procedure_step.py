@@ -75,6 +75,7 @@ _END_TIME: Final = 0x00400251
 _STATION_AE_TITLE: Final = 0x00400241
 _MODALITY: Final = 0x00080060
 _ACCESSION_NUMBER: Final = 0x00080050
+_PATIENT_ID: Final = 0x00100020
 
 
 class Rule(NamedTuple):
@@ -91,7 +92,7 @@ class Rule(NamedTuple):
 ATTRIBUTES: Final[Mapping[int, Rule]] = {
     _SCHEDULED_STEPS: Rule(1),
     0x00100010: Rule(2),  # Patient's Name
-    0x00100020: Rule(2),  # Patient ID
+    _PATIENT_ID: Rule(2),
     0x00100021: Rule(3),  # Issuer of Patient ID
     0x00100024: Rule(3),  # Issuer of Patient ID Qualifiers Sequence
     0x00101002: Rule(3),  # Other Patient IDs Sequence
@@ -178,6 +179,11 @@ class Step:
     def station_ae_title(self) -> str:
         """Performed Station AE Title."""
         return self._first(_STATION_AE_TITLE)
+
+    @property
+    def patient_id(self) -> str:
+        """Patient ID; empty where there is none."""
+        return self._first(_PATIENT_ID)
 
     @property
     def modality(self) -> str:

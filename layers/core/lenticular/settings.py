@@ -158,6 +158,25 @@ def _audit_file() -> Any:  # noqa: ANN401 - as _setting
     )
 
 
+def _audit_syslog() -> Any:  # noqa: ANN401 - as _setting
+    return _setting(
+        "LENTICULAR_AUDIT_SYSLOG",
+        _host_and_port,
+        "`host:port` of a repository that gets a copy of the audit trail by syslog over TLS "
+        "(PS3.15 A.6)",
+        None,
+    )
+
+
+def _audit_syslog_ca() -> Any:  # noqa: ANN401 - as _setting
+    return _setting(
+        "LENTICULAR_AUDIT_SYSLOG_CA",
+        _file,
+        "PEM file of who issued the repository's certificate; default whom the system trusts",
+        None,
+    )
+
+
 class _FromEnvironment:
     """The reading shared by the settings of the gateway and of the functions."""
 
@@ -362,6 +381,8 @@ class AuditSettings(_FromEnvironment):
 
     log_group: str | None = _audit_log_group()
     file: Path | None = _audit_file()
+    syslog: tuple[str, int] | None = _audit_syslog()
+    syslog_ca: Path | None = _audit_syslog_ca()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -376,6 +397,11 @@ class TranscodeSettings(_Shared):
         _yes_or_no,
         "whether an original goes when a form is proven from which it can be restored",
         default=False,
+    )
+    forms_class: str = _setting(
+        "LENTICULAR_FORMS_CLASS",
+        _one_of("STANDARD", "STANDARD_IA", "GLACIER_IR"),
+        "storage class of S3 that forms are put into",
     )
 
 
@@ -529,19 +555,8 @@ class GatewaySettings(_Shared):
     )
     audit_log_group: str | None = _audit_log_group()
     audit_file: Path | None = _audit_file()
-    audit_syslog: tuple[str, int] | None = _setting(
-        "LENTICULAR_AUDIT_SYSLOG",
-        _host_and_port,
-        "`host:port` of a repository that gets a copy of the audit trail by syslog over TLS "
-        "(PS3.15 A.6)",
-        None,
-    )
-    audit_syslog_ca: Path | None = _setting(
-        "LENTICULAR_AUDIT_SYSLOG_CA",
-        _file,
-        "PEM file of who issued the repository's certificate; default whom the system trusts",
-        None,
-    )
+    audit_syslog: tuple[str, int] | None = _audit_syslog()
+    audit_syslog_ca: Path | None = _audit_syslog_ca()
     drain_seconds: int = _setting(
         "LENTICULAR_DRAIN_SECONDS",
         _whole(0, 3600),

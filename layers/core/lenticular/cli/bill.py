@@ -43,6 +43,7 @@ class Clinic:
 
     Attributes:
         retrieved: how often an instance is got back, on average, in the month in which it came
+        retrieved_later: how often a year, once it is in a colder class
         vpn: whether the node has a VPN of its own
         data_out: whether what is got back goes to the clinic by the internet, as in any VPN; by
             Direct Connect it has other prices, which are not in the list
@@ -52,6 +53,8 @@ class Clinic:
         item_bytes: of an instance in the table, its index entries included
         log_bytes: an instance, in all logs, audit trail and metrics included
         metrics: names and dimensions of custom metrics
+        traced: of the calls of functions, what X-Ray records: the first of a second and a twentieth
+            of the others
         free_allowances: whether nothing else in the account uses up what AWS gives for nothing
     """
 
@@ -59,6 +62,7 @@ class Clinic:
     instances: float
     mb: float
     retrieved: float = 0.5
+    retrieved_later: float = 0.1
     tasks: int = 1
     vcpus: float = 0.5
     memory_gib: float = 1.0
@@ -69,11 +73,12 @@ class Clinic:
     transcode: bool = True
     retire_originals: bool = False
     retired_days: int = 30
-    infrequent_days: int = 90
-    glacier_days: int = 365
+    infrequent_days: int = 0
+    glacier_days: int = 120
     kms_key: bool = False
-    alarms: int = 30
+    alarms: int = 28
     metrics: int = 30
+    traced: float = 0.1
     dashboard: bool = True
     free_allowances: bool = False
     form_ratio: float = 0.45
@@ -83,6 +88,11 @@ class Clinic:
     transcode_gib: float = 1769 / 1024
     item_bytes: int = 2_000
     log_bytes: int = 1_500
+
+    @property
+    def forms_go_at_once(self) -> bool:
+        """Whether forms are put into the coldest class, for originals stay and are what is read."""
+        return self.transcode and not self.retire_originals and self.glacier_days > 0
 
     @property
     def instances_per_month(self) -> float:
@@ -102,13 +112,21 @@ class Clinic:
 
 @dataclass(slots=True)
 class _Stored:
-    """GiB in each class of S3, and objects that move into the colder two, in a month."""
+    """GiB in each class of S3, and objects that come into the colder two, in a month.
+
+    And what is read from those, in GiB and in objects.
+    """
 
     standard: float = 0.0
     infrequent: float = 0.0
     glacier: float = 0.0
     to_infrequent: float = 0.0
     to_glacier: float = 0.0
+    put_to_glacier: float = 0.0
+    infrequent_read_gib: float = 0.0
+    infrequent_reads: float = 0.0
+    glacier_read_gib: float = 0.0
+    glacier_reads: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,13 +274,21 @@ def _month(clinic: Clinic, prices: Prices, month: int) -> dict[str, float]:
         "S3 Glacier Instant Retrieval": stored.glacier * s3["glacier_ir_gib"],
         "S3 lifecycle transitions": stored.to_infrequent * s3["to_standard_ia"]
         + stored.to_glacier * s3["to_glacier_ir"],
-        "S3 requests": writes * s3["writes"] + reads * s3["reads"],
+        "S3 retrieval from them": stored.infrequent_read_gib * s3["standard_ia_read_gib"]
+        + stored.infrequent_reads * s3["standard_ia_reads"]
+        + stored.glacier_read_gib * s3["glacier_ir_read_gib"]
+        + stored.glacier_reads * s3["glacier_ir_reads"],
+        "S3 requests": (writes - stored.put_to_glacier) * s3["writes"]
+        + stored.put_to_glacier * s3["glacier_ir_writes"]
+        + reads * s3["reads"],
         "DynamoDB requests": asked.get("dynamodb:write-units", 0.0) * dynamodb["write_unit"]
         + asked.get("dynamodb:read-units", 0.0) * dynamodb["read_unit"],
         "DynamoDB storage, recovery": max(0.0, table_gib - free["dynamodb_gib"]) * dynamodb["gib"]
         + table_gib * dynamodb["recovery_gib"],
         "Lambda": _functions(clinic, prices["lambda"], free),
         "SQS": prices["sqs"]["request"] * max(0.0, _messages(clinic, asked) - free["sqs_requests"]),
+        "traces (X-Ray)": prices["xray"]["trace"]
+        * max(0.0, clinic.traced * _calls(clinic) - free["xray_traces"]),
         "logs": (log_gib - log_gib_free) * prices["logs"]["ingested_gib"]
         + max(0.0, 3 * log_gib - (free["logs_gib"] - log_gib_free)) * prices["logs"]["stored_gib"],
         "alarms, metrics, dashboard": max(0.0, clinic.alarms - free["alarms"])
@@ -297,12 +323,15 @@ def _task_hour(clinic: Clinic, fargate: Mapping[str, float]) -> float:
     return clinic.vcpus * fargate["vcpu_hour"] + clinic.memory_gib * fargate["gib_hour"]
 
 
-def _functions(clinic: Clinic, price: Mapping[str, float], free: Mapping[str, float]) -> float:
+def _calls(clinic: Clinic) -> float:
     """Index a batch of ten a call, transcode an instance a call."""
-    batches = clinic.instances_per_month / 10
-    calls, gib_seconds = batches, batches * clinic.index_seconds * clinic.index_gib
+    return clinic.instances_per_month * (0.1 + clinic.transcode)
+
+
+def _functions(clinic: Clinic, price: Mapping[str, float], free: Mapping[str, float]) -> float:
+    calls = _calls(clinic)
+    gib_seconds = clinic.instances_per_month / 10 * clinic.index_seconds * clinic.index_gib
     if clinic.transcode:
-        calls += clinic.instances_per_month
         gib_seconds += clinic.instances_per_month * clinic.transcode_seconds * clinic.transcode_gib
     return (
         max(0.0, calls - free["lambda_requests"]) * price["request"]
@@ -322,32 +351,41 @@ def _messages(clinic: Clinic, asked: Mapping[str, float]) -> float:
 def _stored(clinic: Clinic, month: int) -> _Stored:
     """Add up what came in each month so far, by the class that its age has it in."""
     stored = _Stored()
-    kinds = [] if clinic.transcode and clinic.retire_originals else [1.0]
+    if not (clinic.transcode and clinic.retire_originals):
+        _add_months(stored, clinic, month, 1.0, is_read=True)
     if clinic.transcode:
-        kinds.append(clinic.form_ratio)
+        _add_months(stored, clinic, month, clinic.form_ratio, is_read=clinic.retire_originals)
         if clinic.retire_originals:
             # Hidden behind its mark an original stays where it is, for so many days.
             months = min(month + 0.5, clinic.retired_days / _DAYS)
             stored.standard += clinic.gib_per_month * months
-    for ratio in kinds:
-        _add_months(stored, clinic, month, ratio)
     return stored
 
 
-def _add_months(stored: _Stored, clinic: Clinic, month: int, ratio: float) -> None:
+def _add_months(
+    stored: _Stored, clinic: Clinic, month: int, ratio: float, *, is_read: bool
+) -> None:
     gib = clinic.gib_per_month * ratio
     moves = gib * _GIB / clinic.instances_per_month >= _LEAST_MOVED_BYTES
+    at_once = moves and clinic.forms_go_at_once and not is_read
+    if at_once:
+        stored.put_to_glacier += clinic.instances_per_month
+    reads = clinic.retrieved_later / _MONTHS if is_read else 0.0
     for age in range(month + 1):
         # What comes in a month is half a month old on average at its end.
         days = (age + 0.5) * _DAYS
         amount = gib if age else gib / 2
         days_before = days - _DAYS
-        if moves and clinic.glacier_days and days >= clinic.glacier_days:
+        if at_once or (moves and clinic.glacier_days and days >= clinic.glacier_days):
             stored.glacier += amount
-            if days_before < clinic.glacier_days:
+            stored.glacier_read_gib += reads * amount
+            stored.glacier_reads += reads * clinic.instances_per_month * amount / gib
+            if not at_once and days_before < clinic.glacier_days:
                 stored.to_glacier += clinic.instances_per_month
         elif moves and clinic.infrequent_days and days >= clinic.infrequent_days:
             stored.infrequent += amount
+            stored.infrequent_read_gib += reads * amount
+            stored.infrequent_reads += reads * clinic.instances_per_month * amount / gib
             if days_before < clinic.infrequent_days:
                 stored.to_infrequent += clinic.instances_per_month
         else:

@@ -31,6 +31,13 @@ _LEVERS_SHOWN: Final = 3
     show_default=True,
     help="How often a study is got back, on average.",
 )
+@click.option(
+    "--retrieved-later",
+    type=click.FloatRange(min=0),
+    default=_DEFAULTS.retrieved_later,
+    show_default=True,
+    help="How often a year, once it is in a colder class of S3.",
+)
 @click.option("--tasks", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--vpn/--no-vpn", default=_DEFAULTS.vpn, show_default=True, help="A VPN of its own.")
 @click.option(

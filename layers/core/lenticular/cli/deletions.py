@@ -1,7 +1,5 @@
 """`lenticular delete`, `restore` and `deletions`: studies that go, and may come back."""
 
-import getpass
-import socket
 from datetime import UTC, datetime, timedelta
 from os import environ
 from typing import Final
@@ -16,7 +14,7 @@ from lenticular.identifiers import is_uid
 from lenticular.moments import moment
 from lenticular.settings import RetentionSettings
 
-from . import printing, stores
+from . import printing, stores, trail
 from .exit_codes import NotAllIsWell
 
 _UNTOLD: Final = "not in the audit trail yet ({}): `lenticular {}` once it can be written"
@@ -41,7 +39,8 @@ def delete(
     A study is held for LENTICULAR_RETENTION_DAYS after its last instance came. What is deleted can
     be brought back by `lenticular restore` for LENTICULAR_DELETED_DAYS; the bucket's lifecycle
     ends it then, by the template's DeletedDays. A record of it stays in the bucket, and one in the
-    audit trail where LENTICULAR_AUDIT_LOG_GROUP or LENTICULAR_AUDIT_FILE says where that is.
+    audit trail where LENTICULAR_AUDIT_LOG_GROUP or LENTICULAR_AUDIT_FILE says where that is, with a
+    copy to LENTICULAR_AUDIT_SYSLOG.
     """
     if yes and not (reason and reason.strip()):
         raise OperatorError("say why, by --reason, for the record that stays")
@@ -74,7 +73,7 @@ def delete(
         kept = timedelta(days=settings.deleted_days)
         for plan in plans:
             try:
-                deletions.delete(plan, by=_who(), reason=str(reason), kept=kept, now=now)
+                deletions.delete(plan, by=trail.person(), reason=str(reason), kept=kept, now=now)
             except OutletFailed as error:
                 untold.append(str(error))
     printing.print_rows(rows, as_json=as_json)
@@ -93,7 +92,7 @@ def restore(studies: tuple[str, ...], *, as_json: bool) -> None:
     rows, untold, lost = [], list[str](), 0
     for record in [deletions.newest(study) for study in dict.fromkeys(studies)]:
         try:
-            back = deletions.restore(record, by=_who())
+            back = deletions.restore(record, by=trail.person())
         except OutletFailed as error:
             untold.append(str(error))
             continue
@@ -149,7 +148,7 @@ def deletions(*, finish: bool, as_json: bool) -> None:
 
 
 def _deletions() -> Deletions:
-    return Deletions(s3_client(), stores.archive(), stores.index(), stores.audit_outlets())
+    return Deletions(s3_client(), stores.archive(), stores.index(), trail.outlets())
 
 
 def _require_told(untold: list[str], command: str) -> None:
@@ -161,10 +160,3 @@ def _require_uids(studies: tuple[str, ...]) -> None:
     for study in studies:
         if not is_uid(study):
             raise OperatorError(f"{study!r} is not a UID")
-
-
-def _who() -> str:
-    try:
-        return f"{getpass.getuser()}@{socket.gethostname()}"
-    except (KeyError, OSError):
-        return socket.gethostname()

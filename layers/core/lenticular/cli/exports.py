@@ -1,21 +1,27 @@
 """`lenticular export`: stored studies as a file-set, a folder with a DICOMDIR (PS3.10 8)."""
 
 import contextlib
+import socket
 import tempfile
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
+from lenticular.answers import patient_id_of
 from lenticular.archive import Archive
+from lenticular.audit import AuditSource, Outcome, Study
+from lenticular.audit_outlets import Outlet, OutletFailed
 from lenticular.errors import InstanceMissing, OperatorError
 from lenticular.identifiers import is_uid
 from lenticular.index import Index
+from lenticular.index_items import Item
 from lenticular.originals import read_original
 
-from . import printing, stores
+from . import printing, stores, trail
 from .exit_codes import NotAllIsWell
 from .pace import progress_bar
 
@@ -44,52 +50,103 @@ def export(studies: tuple[str, ...], folder: Path, *, as_json: bool) -> None:
     """Write the studies with these Study Instance UIDs into FOLDER, which must be empty or new.
 
     Files are the bytes that were received, from the bucket; FOLDER/DICOMDIR lists them. What a
-    record there must say and an instance does not (a Study ID, say) is invented in it.
+    record there must say and an instance does not (a Study ID, say) is invented in it. The audit
+    trail is told, where LENTICULAR_AUDIT_LOG_GROUP, _FILE or _SYSLOG says where that is.
     """
     if folder.exists() and any(folder.iterdir()):
         raise OperatorError(f"{folder} is not empty")
-    for uid in studies:
-        if not is_uid(uid):
-            raise OperatorError(f"{uid!r} is not a UID")
-    index, archive = stores.index(), stores.archive()
+    index, archive, outlets = stores.index(), stores.archive(), trail.outlets()
+    found = _found(index, studies)
     folder.mkdir(parents=True, exist_ok=True)
-    total = 0
-    for uid in studies:
-        item = index.study(uid)
-        if item is None:
-            raise OperatorError(f"there is no study {uid}")
-        total += int(str(item["instances"]))
-    with (
-        progress_bar(total, "instances") as bar,
-        # Beside the files, so that each is moved and not copied.
-        tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch,
-    ):
-        missing: list[str] = []
-        exported = _FileSet(folder)
-        for number, (uid, file) in enumerate(_originals(index, archive, studies, missing)):
-            bar.update(1)
-            path = Path(scratch) / str(number)
-            path.write_bytes(file)
-            exported.add(uid, path)
-        exported.write()
+    total = sum(int(str(item["instances"])) for item in found.values())
+    missing: list[str] = []
+    exported = _FileSet(folder)
+    told = _Told({uid: patient_id_of(item) for uid, item in found.items()})
+    try:
+        with (
+            progress_bar(total, "instances") as bar,
+            # Beside the files, so that each is moved and not copied.
+            tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch,
+        ):
+            for study in found:
+                for item, file in _originals(index, archive, study):
+                    bar.update(1)
+                    uid = str(item["uid"])
+                    told.count(study, item, is_there=file is not None)
+                    if file is None:
+                        missing.append(uid)
+                        continue
+                    path = Path(scratch) / str(exported.files)
+                    path.write_bytes(file)
+                    exported.add(uid, path)
+            exported.write()
+    finally:
+        # Also of what was read before it broke off.
+        untold = told.tell(outlets, folder.absolute().as_uri())
     for uid in missing:
         click.echo(f"{uid}: the bucket does not hold it", err=True)
     facts = {"files": exported.files, "not_in_dicomdir": exported.others, "missing": len(missing)}
     printing.print_facts(facts, as_json=as_json)
+    if untold:
+        raise NotAllIsWell(f"the export is not in the audit trail ({untold}): export once more")
     if missing or exported.others:
         raise NotAllIsWell("not everything is in the folder and its DICOMDIR")
 
 
+def _found(index: Index, studies: tuple[str, ...]) -> dict[str, Item]:
+    """Return the items of the studies by UID, or raise `OperatorError`."""
+    for uid in studies:
+        if not is_uid(uid):
+            raise OperatorError(f"{uid!r} is not a UID")
+    found = {}
+    for uid in dict.fromkeys(studies):
+        item = index.study(uid)
+        if item is None:
+            raise OperatorError(f"there is no study {uid}")
+        found[uid] = item
+    return found
+
+
 def _originals(
-    index: Index, archive: Archive, studies: tuple[str, ...], missing: list[str]
-) -> Iterator[tuple[str, memoryview]]:
-    for study in dict.fromkeys(studies):
-        for item in index.instances(study):
-            uid = str(item["uid"])
+    index: Index, archive: Archive, study: str
+) -> Iterator[tuple[Item, memoryview | None]]:
+    """Yield each instance with its file, None where the bucket does not hold it."""
+    for item in index.instances(study):
+        try:
+            file = read_original(lambda key: memoryview(archive.read(key)), item)
+        except InstanceMissing:
+            yield item, None
+        else:
+            yield item, file
+
+
+class _Told:
+    """What the audit trail is told of an export: instances by study, and those that failed."""
+
+    def __init__(self, patients: Mapping[str, str]) -> None:
+        self._patients = patients
+        self._instances: defaultdict[tuple[str, Outcome], Counter[str]] = defaultdict(Counter)
+
+    def count(self, study: str, item: Item, *, is_there: bool) -> None:
+        outcome = Outcome.SUCCESS if is_there else Outcome.MINOR_FAILURE
+        self._instances[study, outcome][str(item["sop_class_uid"])] += 1
+
+    def tell(self, outlets: Sequence[Outlet], uri: str) -> str:
+        """Tell every outlet; return why one did not take it."""
+        source = AuditSource("lenticular", socket.gethostname())
+        messages = [
+            source.exported(
+                Study(study, self._patients[study], instances), trail.person(), uri, outcome
+            )
+            for (study, outcome), instances in self._instances.items()
+        ]
+        reasons = []
+        for outlet in outlets if messages else ():
             try:
-                yield uid, read_original(lambda key: memoryview(archive.read(key)), item)
-            except InstanceMissing:
-                missing.append(uid)
+                outlet.send(messages)
+            except OutletFailed as error:
+                reasons.append(str(error))
+        return ", ".join(reasons)
 
 
 class _FileSet:

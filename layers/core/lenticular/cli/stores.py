@@ -3,12 +3,11 @@
 from os import environ
 
 from lenticular.archive import Archive
-from lenticular.audit_outlets import AuditFile, LogGroup, Outlet
-from lenticular.aws import dynamodb_client, logs_client, s3_client, sqs_client
+from lenticular.aws import dynamodb_client, s3_client, sqs_client
 from lenticular.dead_letters import DeadLetters
 from lenticular.index import Index
 from lenticular.nodes import NodeTable
-from lenticular.settings import AuditSettings, IndexPolicySettings, StackSettings
+from lenticular.settings import IndexPolicySettings, StackSettings
 from lenticular.transactions import Transactions
 
 
@@ -37,14 +36,3 @@ def transactions() -> Transactions:
 def dead_letters() -> DeadLetters:
     """Return the queues of the stack that LENTICULAR_STACK names."""
     return DeadLetters(sqs_client(), StackSettings.from_environment(environ).stack)
-
-
-def audit_outlets() -> list[Outlet]:
-    """Return where the audit trail is, as far as the environment names it."""
-    settings = AuditSettings.from_environment(environ)
-    outlets: list[Outlet] = []
-    if settings.log_group is not None:
-        outlets.append(LogGroup(logs_client(), settings.log_group))
-    if settings.file is not None:
-        outlets.append(AuditFile(settings.file))
-    return outlets
