@@ -2,109 +2,26 @@
 
 import contextlib
 import json
-import logging
 import signal
-import socket
-import ssl
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from os import environ
 from types import FrameType
-from typing import Final
 
-from lenticular import sop_classes, transfer_syntaxes
-from lenticular.archive import Archive
-from lenticular.audit import AuditSource
-from lenticular.audit_outlets import open_outlets
-from lenticular.aws import dynamodb_client, s3_client
+from lenticular.aws import dynamodb_client
 from lenticular.errors import LenticularError, OperatorError
-from lenticular.index import Index
 from lenticular.nodes import NodeTable, read_nodes_file
-from lenticular.settings import GatewaySettings
-from lenticular.transactions import Transactions
-from lenticular.validation import Validator
+from lenticular.settings import GatewaySettings, warn_of_unknown_variables
 
-from .acceptance import AccessPolicy, Offer
-from .association import Limits, Service
-from .audit import AuditTrail
-from .command_set import CommandField
-from .commitment import CommitmentScp
-from .custody import Custody
-from .find import FindService
-from .get import GetService
+from .assembly import build_audit, build_metrics, build_server, build_spool
 from .health import Health, StoreLook
 from .logs import configure_logging
 from .metrics import Metrics
-from .move import MoveService
-from .negotiation import QueryOption
-from .normalized import NormalizedService, Operation
 from .ports import Ports
-from .procedure_steps import ProcedureSteps
-from .retrieval import Memory
-from .server import Server, Slots
+from .server import Server
 from .spool import Spool
-from .storage import StorageService
 from .supervisor import FAILED, USAGE_ERROR, Supervisor
-from .tls import Certificates, TlsFiles, expiry
-from .verification import VerificationService
-
-_log: Final = logging.getLogger(__name__)
-
-_UNCOMPRESSED: Final = frozenset(
-    {
-        transfer_syntaxes.IMPLICIT_VR_LITTLE_ENDIAN.uid,
-        transfer_syntaxes.EXPLICIT_VR_LITTLE_ENDIAN.uid,
-        transfer_syntaxes.EXPLICIT_VR_BIG_ENDIAN.uid,
-    }
-)
-_FIND: Final = (
-    sop_classes.PATIENT_ROOT_FIND,
-    sop_classes.STUDY_ROOT_FIND,
-    sop_classes.PATIENT_STUDY_ONLY_FIND,
-)
-_MOVE: Final = (
-    sop_classes.PATIENT_ROOT_MOVE,
-    sop_classes.STUDY_ROOT_MOVE,
-    sop_classes.PATIENT_STUDY_ONLY_MOVE,
-)
-_GET: Final = (
-    sop_classes.PATIENT_ROOT_GET,
-    sop_classes.STUDY_ROOT_GET,
-    sop_classes.PATIENT_STUDY_ONLY_GET,
-)
-_PROCEDURE_STEP: Final = (
-    sop_classes.MODALITY_PERFORMED_PROCEDURE_STEP,
-    sop_classes.MODALITY_PERFORMED_PROCEDURE_STEP_RETRIEVE,
-)
-#: Names are matched without case and accents for everyone, which is not the fuzziness meant there.
-_QUERY_OPTIONS: Final = frozenset({QueryOption.RELATIONAL, QueryOption.COMBINED_DATE_TIME})
-_RETRIEVE_OPTIONS: Final = frozenset({QueryOption.RELATIONAL})
-
-
-#: By C-GET a node receives as the SCP, so that takes what retrieving takes.
-_STORAGE_OFFER: Final = Offer(
-    frozenset(transfer_syntaxes.BY_UID), permission="store", scp_permission="move"
-)
-
-
-def offers() -> dict[str, Offer]:
-    """Return what the gateway accepts, by abstract syntax."""
-    # Deflated Explicit VR belongs to messages with long data sets, but some peers offer nothing
-    # else beside Implicit VR, and Verification has no data set at all.
-    spoken = _UNCOMPRESSED | {transfer_syntaxes.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN.uid}
-    return {
-        sop_classes.VERIFICATION: Offer(spoken),
-        **dict.fromkeys(sop_classes.STORAGE, _STORAGE_OFFER),
-        **{uid: Offer(_UNCOMPRESSED, permission="find", options=_QUERY_OPTIONS) for uid in _FIND},
-        **{
-            uid: Offer(_UNCOMPRESSED, permission="move", options=_RETRIEVE_OPTIONS)
-            for uid in (*_MOVE, *_GET)
-        },
-        # A request for thousands of instances is a long data set, so these may be deflated.
-        **{uid: Offer(spoken, permission="mpps") for uid in _PROCEDURE_STEP},
-        sop_classes.STORAGE_COMMITMENT_PUSH: Offer(spoken, permission="commit"),
-    }
+from .tls import expiry
 
 
 def load_nodes(settings: GatewaySettings) -> None:
@@ -112,39 +29,6 @@ def load_nodes(settings: GatewaySettings) -> None:
     if settings.nodes_file is not None:
         nodes = NodeTable(dynamodb_client(), settings.table)
         nodes.replace_all(read_nodes_file(settings.nodes_file))
-
-
-def build_metrics(settings: GatewaySettings) -> Metrics | None:
-    """Make what writes metrics, if they are wanted."""
-    if settings.metrics != "emf":
-        return None
-    return Metrics(settings.ae_title, settings.metrics_namespace)
-
-
-def build_spool(settings: GatewaySettings) -> Spool | None:
-    """Begin this process's journal, if that is wanted, or raise `OperatorError`."""
-    if settings.custody != "spool":
-        return None
-    assert settings.spool_dir is not None
-    return Spool(
-        settings.spool_dir,
-        # The spool itself tries again, for as long as it takes.
-        Custody(settings.bucket, retry_seconds=0, memory_bytes=settings.memory_bytes),
-        max_bytes=settings.spool_bytes,
-        uploads=settings.spool_uploads,
-        memory_bytes=settings.memory_bytes,
-    )
-
-
-def build_audit(settings: GatewaySettings) -> AuditTrail:
-    """Make this process's audit trail to where it is wanted, or raise `OperatorError`."""
-    outlets = open_outlets(
-        settings.audit_log_group,
-        settings.audit_file,
-        settings.audit_syslog,
-        settings.audit_syslog_ca,
-    )
-    return AuditTrail(AuditSource(settings.ae_title, socket.gethostname()), outlets)
 
 
 def open_ports(settings: GatewaySettings) -> Ports:
@@ -159,116 +43,9 @@ def open_ports(settings: GatewaySettings) -> Ports:
         ) from error
 
 
-def build(  # noqa: PLR0913 - each is there or not, by the settings and the kind of process
-    settings: GatewaySettings,
-    ports: Ports,
-    metrics: Metrics | None = None,
-    *,
-    spool: Spool | None = None,
-    slots: Slots | None = None,
-    audit: AuditTrail | None = None,
-) -> Server:
-    """Connect the services to bucket, table and spool, and the ports to the services.
-
-    A worker process has no ports, and `slots` that it shares. Raises `OperatorError` when AWS is
-    not configured or TLS cannot be spoken.
-    """
-    if audit is not None and not audit.has_outlets:
-        audit = None
-    dynamodb = dynamodb_client()
-    nodes = NodeTable(dynamodb, settings.table)
-    custody = Custody(
-        settings.bucket,
-        retry_seconds=settings.retry_seconds,
-        memory_bytes=settings.memory_bytes,
-        scratch_dir=settings.scratch_dir,
-    )
-    index = Index(dynamodb, settings.table)
-    archive = Archive(s3_client(), settings.bucket)
-    commitment = CommitmentScp(
-        Transactions(archive, dynamodb, settings.table),
-        nodes.find,
-        arriving=(lambda _: ()) if spool is None else spool.arriving,
-    )
-    memory = Memory(settings.read_ahead_bytes, settings.scratch_dir)
-    services: dict[int, Service] = {
-        CommandField.C_ECHO_RQ: VerificationService(),
-        CommandField.C_STORE_RQ: StorageService(
-            custody if spool is None else spool,
-            memory_bytes=settings.memory_bytes,
-            scratch_dir=settings.scratch_dir,
-            validator=None if settings.validation == "none" else Validator(),
-            reject_invalid=settings.validation == "reject",
-            audit=audit,
-        ),
-        CommandField.C_FIND_RQ: FindService(
-            index,
-            settings.ae_title,
-            max_responses=settings.max_responses,
-            report=None if metrics is None else metrics.query_ended,
-            audit=audit,
-        ),
-        CommandField.C_MOVE_RQ: MoveService(
-            index,
-            custody,
-            nodes.find,
-            memory,
-            ae_title=settings.ae_title,
-            max_pdu_bytes=settings.max_pdu_bytes,
-            dimse_seconds=settings.dimse_seconds,
-            audit=audit,
-        ),
-        CommandField.C_GET_RQ: GetService(index, custody, memory, audit),
-        CommandField.N_ACTION_RQ: NormalizedService(
-            {sop_classes.STORAGE_COMMITMENT_PUSH: Operation("commit", commitment.perform)}
-        ),
-        **ProcedureSteps(custody, archive, audit).services(),
-    }
-    acceptance = AccessPolicy(
-        ae_title=settings.ae_title,
-        access=settings.access,
-        find_node=nodes.find,
-        offers=offers(),
-        transfer_syntax_policy=settings.transfer_syntaxes,
-        offer_for_unknown=_STORAGE_OFFER if settings.unknown_classes == "accept" else None,
-    )
-    limits = Limits(
-        max_associations=settings.max_associations,
-        max_pdu_bytes=settings.max_pdu_bytes,
-        artim_seconds=settings.artim_seconds,
-        idle_seconds=settings.idle_seconds,
-        idle_end=settings.idle_end,
-        dimse_seconds=settings.dimse_seconds,
-    )
-    return Server(
-        ports,
-        acceptance=acceptance,
-        services=services,
-        limits=limits,
-        tls_context=_tls_context(settings),
-        slots=slots,
-        report=None if metrics is None else metrics.association_ended,
-        on_refusal=None if audit is None else audit.turned_away,
-    )
-
-
-def _tls_context(settings: GatewaySettings) -> Callable[[], ssl.SSLContext] | None:
-    if settings.tls_port is None:
-        return None
-    assert settings.tls_certificate is not None
-    assert settings.tls_key is not None
-    certificates = Certificates(
-        TlsFiles(
-            certificate=settings.tls_certificate,
-            key=settings.tls_key,
-            client_ca=settings.tls_client_ca,
-        ),
-        settings.tls_profile,
-    )
-    return certificates.context
-
-
-def build_supervisor(settings: GatewaySettings, ports: Ports) -> Supervisor:
+def build_supervisor(
+    settings: GatewaySettings, ports: Ports, metrics: Metrics | None
+) -> Supervisor:
     """Start worker processes behind the ports, or raise `LenticularError`."""
     supervisor = Supervisor(
         ports,
@@ -276,6 +53,7 @@ def build_supervisor(settings: GatewaySettings, ports: Ports) -> Supervisor:
         command=[sys.executable, "-m", "gateway.worker"],
         max_associations=settings.max_associations,
         artim_seconds=settings.artim_seconds,
+        on_rejection=None if metrics is None else metrics.association_rejected,
     )
     supervisor.start()
     return supervisor
@@ -336,6 +114,7 @@ def main() -> int:
     try:
         settings = GatewaySettings.from_environment(environ)
         configure_logging(settings.log_level)
+        warn_of_unknown_variables(environ)
         metrics = build_metrics(settings)
         load_nodes(settings)
         ports = open_ports(settings)
@@ -344,9 +123,9 @@ def main() -> int:
         audit = build_audit(settings)
         if settings.workers == 1:
             spool = build_spool(settings)
-            server = build(settings, ports, metrics, spool=spool, audit=audit)
+            server = build_server(settings, ports, metrics, spool=spool, audit=audit)
         else:
-            server = build_supervisor(settings, ports)
+            server = build_supervisor(settings, ports, metrics)
         health = build_health(settings, server, spool)
     except LenticularError as error:
         print(error, file=sys.stderr)  # noqa: T201 - for the person who started it

@@ -8,13 +8,15 @@ the transfer syntaxes both sides know.
 import ipaddress
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+from lenticular.errors import StoreUnavailable
 from lenticular.nodes import PERMISSIONS, Node
 from lenticular.settings import Access
+from lenticular.sop_classes import VIDEO as VIDEO_CLASSES
 from lenticular.sop_classes import may_be_storage
 from lenticular.transfer_syntaxes import EXPLICIT_VR_LITTLE_ENDIAN
+from lenticular.transfer_syntaxes import VIDEO as VIDEO_SYNTAXES
 
 from .negotiation import (
     ADDRESS_NOT_RECOGNIZED,
@@ -30,6 +32,7 @@ from .negotiation import (
     Rejected,
     Roles,
 )
+from .offers import Offer
 
 #: The policies with a name, as transfer syntaxes to take before the first offered one.
 _PREFERRED: Final[Mapping[str, tuple[str, ...]]] = {
@@ -38,22 +41,6 @@ _PREFERRED: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """What we accept for one abstract syntax.
-
-    `permission` is what a node needs in its `may` to be the SCU; `None` lets everyone who may
-    connect. `scp_permission` is what it needs to be granted the SCP role when it asks, as C-GET
-    takes for storage classes; `None` grants it to nobody. `options` are those of extended
-    negotiation that we can do.
-    """
-
-    transfer_syntaxes: frozenset[str]
-    permission: str | None = None
-    scp_permission: str | None = None
-    options: frozenset[QueryOption] = frozenset()
 
 
 class AccessPolicy:
@@ -72,7 +59,8 @@ class AccessPolicy:
     ) -> None:
         """Decide by `access` and `offers`.
 
-        `find_node` may be slow or raise: the transport then refuses for the moment.
+        `find_node` may be slow or raise: the transport then refuses for the moment. But where
+        access is `open`, who cannot be looked up (`StoreUnavailable`) is an unknown node.
         `transfer_syntax_policy` is `prefer-explicit`, `first-offered` or UIDs in order of
         preference; where none of those is offered, the first offered that we accept is taken.
         `offer_for_unknown` accepts abstract syntaxes that `offers` does not name and that can be
@@ -93,7 +81,7 @@ class AccessPolicy:
 
     def decide(self, request: AssociationRequest) -> Accepted | Rejected:
         """Answer one request."""
-        node = self._find_node(request.calling_aet)
+        node = self._node(request.calling_aet)
         if self._access != "open":
             if request.called_aet != self._ae_title:
                 return CALLED_AET_NOT_RECOGNIZED
@@ -121,6 +109,15 @@ class AccessPolicy:
             permissions=permissions,
         )
 
+    def _node(self, aet: str) -> Node | None:
+        try:
+            return self._find_node(aet)
+        except StoreUnavailable:
+            # Under another title anybody may do what strangers may, so nothing is given away.
+            if self._access == "open":
+                return None
+            raise
+
     def _offer(self, abstract_syntax: str) -> Offer | None:
         offer = self._offers.get(abstract_syntax)
         if offer is None and may_be_storage(abstract_syntax):
@@ -136,13 +133,22 @@ class AccessPolicy:
         granted = roles or _granted(offer, DEFAULT_ROLES, permissions)
         if not (granted.scu or granted.scp):
             return ContextAnswer(context.context_id, ContextResult.USER_REJECTION)
-        chosen = self._choose(context.transfer_syntaxes, offer.transfer_syntaxes)
+        first: frozenset[str] = frozenset()
+        if granted.scp and context.abstract_syntax in VIDEO_CLASSES:
+            # By C-GET a video goes as it is or not at all.
+            first = VIDEO_SYNTAXES
+        chosen = self._choose(context.transfer_syntaxes, offer.transfer_syntaxes, first)
         if chosen is None:
             return ContextAnswer(context.context_id, ContextResult.TRANSFER_SYNTAXES_NOT_SUPPORTED)
         return ContextAnswer(context.context_id, ContextResult.ACCEPTANCE, chosen)
 
-    def _choose(self, offered: Sequence[str], accepted: frozenset[str]) -> str | None:
-        preferred = (uid for uid in self._preferred if uid in offered)
+    def _choose(
+        self, offered: Sequence[str], accepted: frozenset[str], first: frozenset[str]
+    ) -> str | None:
+        preferred = (
+            *(uid for uid in offered if uid in first),
+            *(uid for uid in self._preferred if uid in offered),
+        )
         return next((uid for uid in (*preferred, *offered) if uid in accepted), None)
 
 

@@ -55,7 +55,8 @@ from .negotiation import (
     encode_acceptance,
     encode_rejection,
 )
-from .wire import AbortReason, AssociationAborted, Outcome, Pdu, State, Wire, tune
+from .pdu import AbortReason, Pdu, State
+from .wire import AssociationAborted, Outcome, Wire, tune
 
 _log: Final = logging.getLogger(__name__)
 #: After these more responses to the same request follow, PS3.7 C.3.
@@ -198,17 +199,19 @@ class Association:
         on_end: Callable[[], None] = lambda: None,
         report: Callable[[Ended], None] | None = None,
         on_refusal: Callable[[TurnedAway], None] | None = None,
+        on_rejection: Callable[[Rejected], None] | None = None,
     ) -> None:
         """Take over a connection whose A-ASSOCIATE-RQ has been read.
 
         `drain_wake` is a file descriptor that becomes readable when the server drains. `on_end` is
         called once, when the association no longer counts and before the peer can know it.
         `report` gets what it did, if it was ever established. `on_refusal` is told of a peer that
-        is refused for good.
+        is refused for good, `on_rejection` of each A-ASSOCIATE-RJ.
         """
         self.id = secrets.token_hex(4)
         self.at_end: list[Callable[[], None]] = []
         self._on_refusal = on_refusal
+        self._on_rejection = on_rejection
         self.contexts: dict[int, PresentationContext] = {}
         self.fate = Fate()
         self.log = _FactsOnEachLine(_log, {"association": self.id, "address": address[0]})
@@ -292,9 +295,9 @@ class Association:
 
     # For the server
 
-    def cut(self, because: str) -> None:
-        """End the association from another thread."""
-        self._wire.cut(because)
+    def cut(self, because: str, patience_seconds: float) -> None:
+        """End the association from another thread; a write that runs has so long to end."""
+        self._wire.cut(because, patience_seconds)
 
     def run(self, encoded_request: bytes) -> socket.socket | None:
         """Negotiate and serve until the association ends.
@@ -367,6 +370,8 @@ class Association:
                 self._accept(request, verdict)
                 return True
             self.log.warning("association rejected", extra={"reason": verdict.why})
+            if self._on_rejection is not None:
+                self._on_rejection(verdict)
             if self._on_refusal is not None and verdict.result is RejectResult.PERMANENT:
                 self._on_refusal(TurnedAway(request.address, verdict.why, **titles))
             self._no_longer_counts()

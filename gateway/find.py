@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
 
+from lenticular import sop_classes
 from lenticular.answers import find
 from lenticular.dicom_json import JsonElement
 from lenticular.errors import InvalidIdentifier, StoreUnavailable
@@ -15,10 +16,11 @@ from lenticular.status import FindStatus, Status
 
 from .association import Association
 from .audit import AuditTrail
-from .identifier import IDENTIFIER_MAX_BYTES, read_identifier
+from .identifier import IDENTIFIER_MAX_BYTES, is_refused, read_identifier
 from .messages import BufferSink, DataSetSink, Message
 from .negotiation import QueryOption
 from .response_identifier import ResponseIdentifiers, asks_for_more
+from .wire import AssociationAborted
 
 #: Responses wait for each other until they are about this long, which saves most calls of the
 #: kernel; the first one waits for none, and none waits while the table is read.
@@ -134,6 +136,8 @@ class FindService:
         sink: DataSetSink | None,  # noqa: ARG002 - the identifier is in the message
     ) -> None:
         """Send a pending response for each match, then the final one."""
+        if is_refused(association, message, sop_classes.FIND, "find"):
+            return
         context = message.context
         keys: Mapping[int, JsonElement] = {}
         answering: _Answering | None = None
@@ -181,6 +185,10 @@ class FindService:
         except InvalidIdentifier:
             status = FindStatus.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS
             raise
+        except AssociationAborted:
+            # Nobody is left to be answered, which is no failure of ours.
+            status = FindStatus.CANCELLED
+            raise
         finally:
             self._note(
                 association,
@@ -211,7 +219,7 @@ class FindService:
             transfer_syntax_uid=answering.message.context.transfer_syntax,
         )
         try:
-            for match in find(index, answering.query):
+            for match in find(index, answering.query, ae_title=self._ae_title):
                 if answering.matches == self._max_responses > 0:
                     raise _TooMany
                 answering.add(identifiers.encode(match))

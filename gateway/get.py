@@ -4,17 +4,18 @@ The C-STORE sub-operations go over the association that the request came by, on 
 for which role selection (PS3.7 D.3.3.4) made the requestor the SCP.
 """
 
+from lenticular import sop_classes
 from lenticular.index import Index
 from lenticular.status import MoveStatus
 
 from .association import Association
 from .audit import AuditTrail, participant_of
-from .command_set import CommandField, CommandSet, Priority
+from .command_set import CommandField, CommandSet
 from .custody import Custody
-from .identifier import IDENTIFIER_MAX_BYTES
+from .identifier import IDENTIFIER_MAX_BYTES, is_refused
 from .messages import BufferSink, DataSetSink, Message
 from .read_ahead import OutgoingFile, ReadAhead
-from .retrieval import Contexts, Memory, Progress, Retrieval, context_for
+from .retrieval import Contexts, Memory, Progress, Retrieval, Unsendable, context_for
 from .wire import Interrupted
 
 
@@ -43,6 +44,8 @@ class GetService:
         sink: DataSetSink | None,  # noqa: ARG002 - the identifier is in the message
     ) -> None:
         """Find the instances, send them, and count."""
+        if is_refused(association, message, sop_classes.GET, "move"):
+            return
         retrieval = Retrieval(association, message, self._custody, self._memory)
         found = retrieval.find(self._index)
         if found is None:
@@ -92,10 +95,10 @@ def _storage_contexts(association: Association) -> Contexts:
 
 def _send(retrieval: Retrieval, file: OutgoingFile, contexts: Contexts) -> int | None:
     """Send one instance; return the requestor's status, None when it could not be sent."""
-    sendable = retrieval.data_set(file, contexts)
-    if sendable is None:
+    try:
+        context, data_set = retrieval.data_set(file, contexts)
+    except Unsendable:
         return None
-    context, data_set = sendable
     # No Move Originator: C-GET has none (PS3.7 9.1.1.1.6).
     response, _ = retrieval.association.request(
         context,
@@ -103,7 +106,7 @@ def _send(retrieval: Retrieval, file: OutgoingFile, contexts: Contexts) -> int |
             CommandField.C_STORE_RQ,
             affected_sop_class_uid=file.stored.sop_class_uid,
             affected_sop_instance_uid=file.stored.sop_instance_uid,
-            priority=Priority.MEDIUM,
+            priority=retrieval.priority,
         ),
         data_set,
     )

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, Self
 
-from .wire import ASSOCIATE_PDU_MAX_BYTES
+from .pdu import ASSOCIATE_PDU_MAX_BYTES
 
 
 class Kind(IntEnum):
@@ -90,7 +90,7 @@ class Channel:
         wait: bool = False,
     ) -> None:
         """Say something; raises `OSError` when the other side has ended, or unless we `wait`,
-        when it does not listen.
+        `BlockingIOError` when what it has not read yet leaves no room.
         """
         descriptors = [] if connection is None else [connection.fileno()]
         self.sock.sendmsg(

@@ -1,15 +1,17 @@
 """Health checks over HTTP on a port of their own: `GET /alive` and `GET /ready`.
 
 Alive is asked by whoever would start the process anew (ECS): 200 as long as it serves, also while
-it drains; 503 when the thread that accepts connections has stopped turning. Ready is asked by
-whoever sends connections (NLB): 200 while a new association would be of use, otherwise 503 and one
-line that says why.
+it drains; 503 when the thread that accepts connections has stopped turning. The load balancer of
+infra/gateway.yaml asks it as well: it says there why. Ready is for people, and for whoever would
+rather send nobody here: 200 while a new association would be of use, otherwise 503 and one line
+that says why.
 
 Whether bucket and table can be reached is looked at every `LOOK_SECONDS` by a thread, not for each
 probe: probes cost nothing however many there are, and are answered at once however slow S3 is.
 
 Another thread answers probes, all of them in one loop: a client that is slow, silent or one of a
-crowd holds up nobody, and what it may cost is bounded. Probes are not logged, changes are.
+crowd holds up nobody, and what it may cost is bounded. Probes are not logged. Each look that finds
+the process not ready is, when that changes and every minute while it lasts: an alarm counts those.
 """
 
 import contextlib
@@ -40,6 +42,8 @@ _REQUEST_MAX_BYTES: Final = 8 * 1024
 _BACKLOG: Final = 64
 #: A thread that accepts connections and has not turned so long after it was asked to is stuck.
 _STUCK_SECONDS: Final = 15.0
+#: A process that stays not ready is said to be so often.
+_SAY_AGAIN_SECONDS: Final = 60.0
 
 _STUCK: Final = "the thread that accepts connections is stuck"
 _DRAINING: Final = "draining"
@@ -102,6 +106,7 @@ class Health:
         look_seconds: float = LOOK_SECONDS,
         probe_seconds: float = _PROBE_SECONDS,
         stuck_seconds: float = _STUCK_SECONDS,
+        say_again_seconds: float = _SAY_AGAIN_SECONDS,
     ) -> None:
         """Listen at once; raises `OSError` when it cannot.
 
@@ -117,6 +122,9 @@ class Health:
         self._trouble = trouble
         self._look_seconds = look_seconds
         self._probe_seconds = probe_seconds
+        self._say_again_seconds = say_again_seconds
+        self._said: str | None = _NOT_LOOKED_YET
+        self._say_again_at = 0.0
         self._listener = socket.create_server(
             (bind, port),
             family=socket.AF_INET6 if ":" in bind else socket.AF_INET,
@@ -186,14 +194,23 @@ class Health:
                 _log.exception("the look at bucket and table failed")
                 found = "the look at bucket and table failed"
             # In this order, so that whoever hears a reason finds it in the log.
-            if found != self._found and found is not None:
-                _log.warning("not ready", extra={"reason": found})
-            elif found != self._found:
-                _log.info("bucket and table can be reached")
+            if not self._is_draining():
+                self._say(self._trouble() or found)
             self._found = found
             self._looked_at = monotonic()
             if self._closing.wait(self._look_seconds):
                 return
+
+    def _say(self, reason: str | None) -> None:
+        """Log why this process is not ready, if there is something to say anew."""
+        now = monotonic()
+        if reason is None:
+            if self._said is not None:
+                _log.info("ready")
+        elif reason != self._said or now >= self._say_again_at:
+            _log.warning("not ready", extra={"reason": reason})
+            self._say_again_at = now + self._say_again_seconds
+        self._said = reason
 
     # In the thread that answers
 

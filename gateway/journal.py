@@ -2,11 +2,13 @@
 
     {root}/{journal}.lock                 flock'ed by the process that the journal belongs to
     {root}/{journal}/{number}.part        is being written, and was acknowledged to nobody
-    {root}/{journal}/{number}.entry       is whole and durable
-    {root}/{journal}-{number}.unreadable  cannot be read, and waits for a person
+    {root}/{journal}/{entry}.entry        is whole and durable; {entry} is {number}-{mark}
+    {root}/{journal}-{entry}.unreadable   cannot be read, and waits for a person
 
 An entry is one file: the PS3.10 file as it goes into the bucket, then a trailer that says under
-which key and with which metadata. It is durable once these have returned, in this order:
+which key and with which metadata. The mark is a CRC of its SOP Instance UID: who looks for some
+among thousands of entries need not open them all. It is durable once these have returned, in this
+order:
 
     write    all of it into .part
     fsync    of the file         what .part holds survives a crash of the machine
@@ -42,12 +44,13 @@ import secrets
 import struct
 import threading
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Final, Self
 
-from lenticular.archive import content_sha256
+from lenticular.archive import InstanceKey, content_sha256
 
 from .custody import Buffered
 
@@ -58,6 +61,9 @@ _PART: Final = ".part"
 _ENTRY: Final = ".entry"
 _LOCK: Final = ".lock"
 _UNREADABLE: Final = ".unreadable"
+_BEFORE_MARK: Final = "-"
+#: Of what has a place in quarantine, whatever its UID.
+_NO_MARK: Final = "quarantine"
 #: At the very end of an entry: length of the PS3.10 file, length of the text before, CRC-32 of text
 #: and lengths, and what this is.
 _LENGTHS: Final = struct.Struct(">QL")
@@ -69,6 +75,8 @@ _TEXT_MAX_BYTES: Final = 16 << 10
 _PROBE_BYTES: Final = 1 << 20
 #: Below this share of the limit a full spool counts as having room again.
 _ROOM_AGAIN: Final = 0.9
+#: A spool that goes on turning instances away is said to do so this often.
+_SAY_AGAIN_SECONDS: Final = 60.0
 
 
 def is_gone(error: Exception) -> bool:
@@ -132,6 +140,15 @@ class Trailer:
         return cls(key, metadata, file_bytes)
 
 
+def _mark(key: str) -> str:
+    placed = InstanceKey.parse(key)
+    return _NO_MARK if placed is None else _mark_of(placed.sop_instance_uid)
+
+
+def _mark_of(sop_instance_uid: str) -> str:
+    return f"{zlib.crc32(sop_instance_uid.encode()):08x}"
+
+
 def _crc(text: bytes, lengths: bytes) -> int:
     return zlib.crc32(lengths, zlib.crc32(text))
 
@@ -139,7 +156,8 @@ def _crc(text: bytes, lengths: bytes) -> int:
 class Room:
     """How many bytes may be in the spool, and whether there is no room now.
 
-    Tells in one log line each when the spool begins and when it ceases to turn instances away.
+    Tells in one log line each when the spool begins and when it ceases to turn instances away, and
+    once a minute when one is turned away meanwhile, which an alarm counts.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -149,6 +167,7 @@ class Room:
         self._held = 0
         self._full = False
         self._disk_fault: str | None = None
+        self._say_again_at = 0.0
 
     @property
     def held(self) -> int:
@@ -170,9 +189,8 @@ class Room:
             if beyond + count > self._max_bytes:
                 raise NoRoom("the instance is longer than all of the spool may be")
             if self._held + count > self._max_bytes:
-                if not self._full:
-                    self._full = True
-                    self._tell_shortage("the spool is full")
+                begins, self._full = not self._full, True
+                self._tell_shortage("the spool is full", begins=begins)
                 raise NoRoom("the spool is full")
             self._held += count
 
@@ -196,12 +214,16 @@ class Room:
         with self._lock:
             before = self._disk_fault
             self._disk_fault = None if error is None else f"the disk failed: {error.strerror}"
-            if before is None and self._disk_fault is not None:
-                self._tell_shortage(self._disk_fault)
-            elif before is not None and self._disk_fault is None:
+            if self._disk_fault is not None:
+                self._tell_shortage(self._disk_fault, begins=before is None)
+            elif before is not None:
                 self._tell_room()
 
-    def _tell_shortage(self, reason: str) -> None:
+    def _tell_shortage(self, reason: str, *, begins: bool) -> None:
+        now = monotonic()
+        if not begins and now < self._say_again_at:
+            return
+        self._say_again_at = now + _SAY_AGAIN_SECONDS
         _log.warning(
             "the spool takes no more", extra={"reason": reason, "bytes_in_spool": self._held}
         )
@@ -306,7 +328,7 @@ class Journal:
 
     # Writing
 
-    def add(self, file: Buffered, trailer: bytes) -> "Entry":
+    def add(self, file: Buffered, key: str, trailer: bytes) -> "Entry":
         """Write an entry; it is durable when this returns. Raises `OSError`: there is none."""
         name = self._next_name()
         part = self.create_part(name)
@@ -321,22 +343,22 @@ class Journal:
                 os.fsync(part)
             finally:
                 os.close(part)
-            self._publish(name)
+            entry = self._publish(name, key)
         except OSError:
             self.remove(f"{name}{_PART}")
             raise
-        return Entry(self, name, length)
+        return Entry(self, entry, length)
 
     def draft(self, room: Room) -> Draft:
         """Begin an entry that is written piece by piece, or raise `OSError`."""
         return Draft(self, self._next_name(), room)
 
-    def commit(self, draft: Draft) -> "Entry":
+    def commit(self, draft: Draft, key: str) -> "Entry":
         """Make an entry of a draft of this journal, its trailer included; as `add` otherwise."""
         os.fsync(draft.fileno())
-        self._publish(draft.name_in_journal)
+        entry = self._publish(draft.name_in_journal, key)
         draft.became_entry()
-        return Entry(self, draft.name_in_journal, draft.taken)
+        return Entry(self, entry, draft.taken)
 
     def create_part(self, name: str) -> int:
         """Open a new file to be written and read."""
@@ -357,15 +379,17 @@ class Journal:
     def _next_name(self) -> str:
         return f"{next(self._numbers):012d}"
 
-    def _publish(self, name: str) -> None:
+    def _publish(self, name: str, key: str) -> str:
         directory = self._directory
-        os.rename(f"{name}{_PART}", f"{name}{_ENTRY}", src_dir_fd=directory, dst_dir_fd=directory)
+        entry = f"{name}{_BEFORE_MARK}{_mark(key)}"
+        os.rename(f"{name}{_PART}", f"{entry}{_ENTRY}", src_dir_fd=directory, dst_dir_fd=directory)
         try:
             os.fsync(directory)
         except OSError:
             # Acknowledged to nobody; and what cannot be removed either is whole all the same.
-            self.remove(f"{name}{_ENTRY}")
+            self.remove(f"{entry}{_ENTRY}")
             raise
+        return entry
 
     # Reading
 
@@ -437,20 +461,26 @@ def journals(root: Path) -> list[str]:
     return sorted({name for name in found if "." not in name})
 
 
-def trailers(root: Path) -> Iterator[Trailer]:
-    """Read what is in every journal, whoever's it is; what cannot be read is left out.
+def trailers(root: Path, sop_instance_uids: Collection[str]) -> Iterator[Trailer]:
+    """Read what may have one of these UIDs in any journal; what cannot be read is left out.
 
     Raises `OSError`. An entry that goes meanwhile is in the bucket.
     """
+    marks = set(map(_mark_of, sop_instance_uids))
     for name in journals(root):
         with _gone_or_not(), os.scandir(root / name) as found:
             for each in found:
-                if each.name.endswith(_ENTRY):
-                    # Whoever uploads it sets it aside, and tells of it.
-                    with _gone_or_not(), contextlib.suppress(EntryUnreadable):
-                        descriptor = os.open(each.path, os.O_RDONLY)
-                        with EntryFile(descriptor, os.fstat(descriptor).st_size) as file:
-                            yield file.trailer
+                if not each.name.endswith(_ENTRY):
+                    continue
+                _, marked, mark = each.name.removesuffix(_ENTRY).partition(_BEFORE_MARK)
+                # Those of earlier versions have none.
+                if marked and mark not in marks:
+                    continue
+                # Whoever uploads it sets it aside, and tells of it.
+                with _gone_or_not(), contextlib.suppress(EntryUnreadable):
+                    descriptor = os.open(each.path, os.O_RDONLY)
+                    with EntryFile(descriptor, os.fstat(descriptor).st_size) as file:
+                        yield file.trailer
 
 
 def _acquire(root: Path, name: str, create: int) -> int | None:

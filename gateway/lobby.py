@@ -15,15 +15,16 @@ import logging
 import selectors
 import socket
 import ssl
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
 
+from lenticular.tls import why
+
 from .negotiation import TurnedAway
-from .tls import beneath, why
-from .wire import (
+from .pdu import (
     ASSOCIATE_PDU_MAX_BYTES,
     PDU_HEADER,
     AbortReason,
@@ -31,11 +32,13 @@ from .wire import (
     Pdu,
     abort_pdu,
 )
+from .tls import beneath
 
 _log: Final = logging.getLogger(__name__)
 
-#: Connections that wait at a time. The oldest leaves for the newest: whoever means it sends its
-#: request at once, so a flood of silent connections pushes out nobody but itself.
+#: Connections that wait at a time. The oldest of the address that has most of them leaves for the
+#: newest: a flood of silent connections pushes out nobody but itself, however long a modality's
+#: request takes from the other end of a VPN.
 _MAX_ARRIVALS: Final = 256
 _MAX_DEPARTURES: Final = 256
 #: What a peer may still send after its end without having read of it.
@@ -173,9 +176,15 @@ class Lobby:
         if max_seconds is not None:
             deadlines.append(max_seconds)
         for key, _ in self._selector.select(max(0.0, min(deadlines)) if deadlines else None):
-            key.data()
+            sock = key.fileobj
+            assert isinstance(sock, socket.socket)
+            is_peer = sock in self._arrivals or sock in self._departures
+            with self._at_the_cost_of(sock if is_peer else None):
+                key.data()
         while self._leaving:
-            self._begin_departure(self._leaving.popleft())
+            sock = self._leaving.popleft()
+            with self._at_the_cost_of(sock):
+                self._begin_departure(sock)
         self.turned_at = monotonic()
         self._expire(self.turned_at)
 
@@ -200,6 +209,16 @@ class Lobby:
         self._selector.close()
         self._wake_read.close()
         self._wake_write.close()
+
+    @contextlib.contextmanager
+    def _at_the_cost_of(self, sock: socket.socket | None) -> Iterator[None]:
+        """Let a mistake of ours in the block end one connection, if any, and not the gateway."""
+        try:
+            yield
+        except Exception:  # noqa: BLE001 - whatever it is, others are not to pay for it
+            _log.exception("connection failed")
+            if sock is not None:
+                self._close(sock)
 
     def _on_wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -230,7 +249,8 @@ class Lobby:
                 self._stop_accepting()
                 self._door_opens = monotonic() + _EXHAUSTED_SECONDS
                 return
-            self._let_in(door, sock, address[:2])
+            with self._at_the_cost_of(sock):
+                self._let_in(door, sock, address[:2])
 
     def _let_in(self, door: Door, sock: socket.socket, address: tuple[str, int]) -> None:
         if door.pass_on is None:
@@ -263,10 +283,15 @@ class Lobby:
     ) -> None:
         sock.setblocking(False)
         if len(self._arrivals) >= _MAX_ARRIVALS:
-            self._push_out(next(iter(self._arrivals.values())))
+            self._push_out(self._oldest_of_the_largest_crowd())
         arrival = _Arrival(sock, address, monotonic() + self._artim_seconds, proceed)
         self._arrivals[sock] = arrival
         self._selector.register(sock, selectors.EVENT_READ, lambda: arrival.proceed(arrival))
+
+    def _oldest_of_the_largest_crowd(self) -> _Arrival:
+        hosts = Counter(arrival.address[0] for arrival in self._arrivals.values())
+        most = max(hosts.values())
+        return next(each for each in self._arrivals.values() if hosts[each.address[0]] == most)
 
     def _pass_on(
         self, arrival: _Arrival, pass_on: Callable[[socket.socket, tuple[str, int]], None]
@@ -333,7 +358,8 @@ class Lobby:
 
     def _push_out(self, arrival: _Arrival) -> None:
         # A flood may come in faster than we turn: who is pushed out may have asked already.
-        arrival.proceed(arrival)
+        with self._at_the_cost_of(arrival.sock):
+            arrival.proceed(arrival)
         if arrival.sock not in self._arrivals:
             return
         now = monotonic()
@@ -437,7 +463,8 @@ class Lobby:
 
     def _forget(self, sock: socket.socket) -> None:
         if self._arrivals.pop(sock, None) or self._departures.pop(sock, None):
-            self._selector.unregister(sock)
+            with contextlib.suppress(KeyError):  # it could not be registered
+                self._selector.unregister(sock)
 
     def _close(self, sock: socket.socket) -> None:
         self._forget(sock)

@@ -23,16 +23,8 @@ from .command_set import (
     decode,
     encode,
 )
-from .wire import (
-    COMMAND_FRAGMENT,
-    DATA_SET_FRAGMENT,
-    LAST_FRAGMENT,
-    AbortReason,
-    AssociationAborted,
-    Outcome,
-    Pdv,
-    Wire,
-)
+from .pdu import COMMAND_FRAGMENT, DATA_SET_FRAGMENT, LAST_FRAGMENT, AbortReason, Pdv
+from .wire import AssociationAborted, Outcome, Wire
 
 #: Data sets of ordinary services (identifiers, action information) stay below this.
 BUFFERED_DATA_SET_MAX_BYTES: Final = 16 << 20

@@ -1,10 +1,10 @@
 """Metrics as CloudWatch reads them from logs: the embedded metric format, one JSON line on stdout.
 
-One line at the end of each association, one for each kind of failure in it, one for each query,
-and one a minute for how many associations are open, how much is in the spool and how long the
-certificate is still good. Numbers, statuses,
-the names of models, levels and plans, and our own AE title are all there is in them: no patient
-data can get there, and no peer can make new metrics by giving itself new names.
+One line at the end of each association, one for each kind of failure in it, one for each that is
+rejected, one for each query, and one a minute and at the end for how many associations are open,
+how much is in the spool and how long the certificate is still good. Numbers, statuses, the names of
+models, levels and plans, and our own AE title are all there is in them: no patient data can get
+there, and no peer can make new metrics by giving itself new names.
 
 The lines are written by a thread of their own. A stdout that nobody reads costs metrics, never an
 association.
@@ -23,6 +23,7 @@ from typing import Final
 from .association import Ended
 from .command_set import RESPONSE, CommandField
 from .find import QueryEnded
+from .negotiation import Rejected
 
 _log: Final = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ _WARNING_CLASS: Final = 0xB
 _UNITS: Final[Mapping[str, str]] = {
     "Associations": "Count",
     "AssociationsOpen": "Count",
+    "AssociationsRejected": "Count",
     "BytesReceived": "Bytes",
     "BytesSent": "Bytes",
     "CertificateDaysLeft": "Count",
@@ -87,7 +89,7 @@ class Metrics:
         open_associations: Callable[[], int] | None,
         more_gauges: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
-        """Write from now on; gauges are asked for once a minute.
+        """Write from now on; gauges are asked for once a minute, and by `close`.
 
         `open_associations` is `None` where another process knows how many are open.
         """
@@ -113,6 +115,10 @@ class Metrics:
     def association_ended(self, ended: Ended) -> None:
         """Note what an association did; any thread may call it, and none waits here."""
         self._note(self._lines(ended))
+
+    def association_rejected(self, rejected: Rejected) -> None:
+        """Note that a peer was turned away and why; any thread may call it, and none waits here."""
+        self._note([self._line({"AssociationsRejected": 1}, dimensions={"Reason": rejected.why})])
 
     def query_ended(self, ended: QueryEnded) -> None:
         """Note what a query cost; any thread may call it, and none waits here."""
@@ -200,6 +206,8 @@ class Metrics:
                 with contextlib.suppress(queue.Empty):
                     line = self._waiting.get(timeout=wait)
                     if line is None:
+                        # What a process leaves behind, and what it has lost since the last minute.
+                        self._put(self._gauges(gauges()))
                         return
                     self._put(line)
         except OSError as error:

@@ -4,14 +4,20 @@ One association carries every presentation context that is needed, as far as it 
 instance that needs another one gets a further association. To a node that takes `one-per-instance`
 each instance goes over an association of its own.
 
-A sub-operation that fails at the destination, or on which the association breaks, is tried once
-more on a fresh association, after all others. A destination that answers no more is given up.
-While it keeps us waiting we look for C-CANCEL; a sub-operation that is broken off then remains.
+A sub-operation that fails at the destination, on which the association breaks, or whose file S3
+does not give, is tried once more on a fresh association, after all others. One that nothing can be
+sent for is not: the same contexts would be answered the same. A destination that answers no more is
+given up. While it keeps us waiting we look for C-CANCEL; a sub-operation that is broken off then
+remains.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
+from time import monotonic, sleep
 from typing import Final, TypeAlias
 
+from lenticular import sop_classes
 from lenticular.audit import Participant
 from lenticular.errors import StoreUnavailable
 from lenticular.index import Index
@@ -22,16 +28,35 @@ from lenticular.transfer_syntaxes import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_
 from .association import Association
 from .audit import AuditTrail
 from .custody import Custody
-from .identifier import IDENTIFIER_MAX_BYTES
+from .identifier import IDENTIFIER_MAX_BYTES, is_refused
 from .messages import BufferSink, DataSetSink, Message
-from .negotiation import MAX_CONTEXTS
+from .negotiation import MAX_CONTEXTS, RejectResult
 from .read_ahead import OutgoingFile, ReadAhead, Stored
 from .requestor import RequestedAssociation, open_association
-from .retrieval import Found, Memory, Progress, Retrieval, context_for, is_warning
-from .wire import AssociationAborted, AssociationRefused, ConnectionFailed, Interrupted
+from .retrieval import Found, Memory, Progress, Retrieval, Unsendable, context_for, is_warning
+from .wire import (
+    LOOK_SECONDS,
+    AssociationAborted,
+    AssociationRefused,
+    ConnectionFailed,
+    Interrupted,
+    PeerTimeout,
+)
 
-#: Associations in a row on which nothing was answered, after which the destination counts as gone.
-_FRUITLESS_ASSOCIATIONS: Final = 3
+
+class _Trouble(Enum):
+    """How an association comes to nothing, and how often in a row until the destination is gone."""
+
+    #: It refuses for the moment, or nobody listens: it may have one slot, or be starting.
+    BUSY = 4
+    #: It refuses for good, or keeps us waiting until our time is up.
+    SILENT = 3
+    #: It ends an association that it took: for what it was sent then, and not for what comes next.
+    BROKEN = 20
+
+
+#: How long we wait after each time that the destination was busy.
+_PAUSES_SECONDS: Final = (0.3, 1.0, 3.0)
 #: Proposed for every SOP class. The second of them is every receiver's (PS3.5 10.1).
 _UNCOMPRESSED: Final = (EXPLICIT_VR_LITTLE_ENDIAN.uid, IMPLICIT_VR_LITTLE_ENDIAN.uid)
 
@@ -77,6 +102,8 @@ class MoveService:
         sink: DataSetSink | None,  # noqa: ARG002 - the identifier is in the message
     ) -> None:
         """Find the instances, send them, and count."""
+        if is_refused(association, message, sop_classes.MOVE, "move"):
+            return
         retrieval = Retrieval(association, message, self._custody, self._memory)
         node = self._find_node(message.command.move_destination or "")
         if node is None or node.port is None:
@@ -136,7 +163,13 @@ class _Delivery:
         self._associate = associate
         self._needed: dict[tuple[str, str], None] = {}
         self._proposed: frozenset[tuple[str, str]] = frozenset()
-        self._fruitless = 0
+        #: Since a sub-operation was answered.
+        self._troubles: Counter[_Trouble] = Counter()
+        self._pause_seconds = 0.0
+
+    @property
+    def _is_gone(self) -> bool:
+        return any(times >= trouble.value for trouble, times in self._troubles.items())
 
     def run(self, pages: Iterator[list[Stored]]) -> bool:
         """Send everything, what failed once more; return whether the requestor cancelled."""
@@ -146,18 +179,24 @@ class _Delivery:
         self.failure = files.failure
         if cancelled or not failed:
             return cancelled
+        if not self._is_gone:
+            # What ended the associations of the last ones says nothing of these.
+            self._troubles.clear()
         with self._retrieval.read_ahead([failed], may_break_off=True) as files:
             return self._send_all(files, self._progress.count)
 
     def _send_all(self, files: ReadAhead, on_failure: Callable[[Stored, int | None], None]) -> bool:
         """Send every file over as few associations as it takes; tell whether it was cancelled."""
         while files.head() is not None:
-            if self._fruitless == _FRUITLESS_ASSOCIATIONS:
+            if self._is_gone:
                 for stored in files.rest():
                     self._progress.count(stored, None)
                 break
+            destination = None
             try:
-                with self._open(files) as destination:
+                self._pause()
+                destination = self._open(files)
+                with destination:
                     if self._send_over(destination, files, on_failure):
                         return True
             except Interrupted:
@@ -170,13 +209,36 @@ class _Delivery:
                 # It may also be the association that asked for the retrieval which ended.
                 if not self._retrieval.association.is_established:
                     raise
-                self._fruitless += 1
+                self._note(error, taken=destination is not None)
                 self._retrieval.log.warning(
                     "destination failed",
                     extra={"destination": self._node.aet, "reason": str(error)},
                 )
                 self._retrieval.pending(self._progress)
         return False
+
+    def _note(self, error: Exception, *, taken: bool) -> None:
+        """Count what went wrong with an association, which may have been `taken` before."""
+        if isinstance(error, ConnectionFailed) or (
+            isinstance(error, AssociationRefused) and error.result == RejectResult.TRANSIENT
+        ):
+            trouble = _Trouble.BUSY
+        elif taken and not isinstance(error, PeerTimeout):
+            trouble = _Trouble.BROKEN
+        else:
+            trouble = _Trouble.SILENT
+        self._troubles[trouble] += 1
+        if trouble is _Trouble.BUSY and not self._is_gone:
+            self._pause_seconds = _PAUSES_SECONDS[self._troubles[trouble] - 1]
+
+    def _pause(self) -> None:
+        """Leave a busy destination alone for a while; raise `Interrupted` on C-CANCEL."""
+        until = monotonic() + self._pause_seconds
+        self._pause_seconds = 0.0
+        while (left := until - monotonic()) > 0:
+            if self._retrieval.cancelled():
+                raise Interrupted
+            sleep(min(left, LOOK_SECONDS))
 
     def _send_over(
         self,
@@ -205,17 +267,21 @@ class _Delivery:
     ) -> None:
         """Send one instance and count it, or call `on_failure` where the destination failed."""
         stored = file.stored
-        sendable = self._retrieval.data_set(file, destination.accepted)
-        if sendable is None:
-            self._progress.count(stored, None)
+        try:
+            context, data_set = self._retrieval.data_set(file, destination.accepted)
+        except Unsendable as unsendable:
+            if unsendable.for_now:
+                on_failure(stored, None)
+            else:
+                self._progress.count(stored, None)
             return
-        context, data_set = sendable
         try:
             status = destination.store(
                 context,
                 sop_class_uid=stored.sop_class_uid,
                 sop_instance_uid=stored.sop_instance_uid,
                 data=data_set,
+                priority=self._retrieval.priority,
                 move_originator=(
                     self._retrieval.association.peer.calling_aet,
                     self._retrieval.message_id,
@@ -226,7 +292,7 @@ class _Delivery:
         except (AssociationAborted, StoreUnavailable):
             on_failure(stored, None)
             raise
-        self._fruitless = 0
+        self._troubles.clear()
         if status == Status.SUCCESS or (status is not None and is_warning(status)):
             self._progress.count(stored, status)
         else:

@@ -159,7 +159,10 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The association is refused, PS3.8 9.3.4; `why` is for our log, not for the peer."""
+    """The association is refused, PS3.8 9.3.4.
+
+    `why` is for our log and our metrics, not for the peer: one of few texts, none of a peer's.
+    """
 
     result: RejectResult
     source: RejectSource

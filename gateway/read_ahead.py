@@ -8,8 +8,9 @@ than the budget. One thread sends and asks for more; others only wait for S3 and
 
 A file of several parts is being sent before all of it is here, and half a data set on the wire can
 be taken back only by an abort. So nothing is sent before the first part is here, and a later one
-that S3 does not give, or keeps us waiting for, is asked for again, for a while. Where the object
-has gone meanwhile, as it does when an original is retired, `restore` may still have the file.
+that S3 does not give is asked for again, for a while. Any part that S3 keeps us waiting for is
+asked for a second time. Where the object has gone meanwhile, as it does when an original is
+retired, `restore` may still have the file.
 """
 
 import threading
@@ -99,13 +100,26 @@ class Stored:
         return key.study_instance_uid if key else ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Part:
-    """Bytes of a file that have been asked for."""
+    """Bytes of a file that have been asked for.
+
+    Of the first part `waited_since` is when its turn came, and `again` a second request for it.
+    """
 
     start: int
     length: int
     bytes: Future[memoryview]
+    waited_since: float | None = None
+    again: Future[memoryview] | None = None
+
+    @property
+    def came_by(self) -> Future[memoryview]:
+        """The request that was answered; the first one where none was, or the second one failed."""
+        again = self.again
+        if again is None or self.bytes.done() or not again.done() or again.exception() is not None:
+            return self.bytes
+        return again
 
 
 class OutgoingFile:
@@ -120,7 +134,7 @@ class OutgoingFile:
     def has_begun(self, seconds: float) -> bool:
         """Wait for its first bytes; tell whether they are here, or known not to come."""
         self._ahead.ask_for_more()
-        return not self.parts or bool(wait([self.parts[0].bytes], seconds).done)
+        return not self.parts or self._ahead.await_first(self.stored, self.parts[0], seconds)
 
     def pieces(self) -> Iterator[memoryview]:
         """Return the file in pieces, when the first of them is there.
@@ -163,8 +177,9 @@ class OutgoingFile:
         if part is None:
             return None
         try:
-            return part.bytes.result()
+            return part.came_by.result()
         finally:
+            part.bytes.cancel()
             self._ahead.release(part.length)
 
     def _later(self, part: _Part, *, may_break_off: bool) -> memoryview:
@@ -285,6 +300,21 @@ class ReadAhead:
             file.parts.append(_Part(start, length, asked))
             self._parts_ahead += 1
             self._bytes_ahead += length
+
+    def await_first(self, stored: Stored, part: _Part, seconds: float) -> bool:
+        """Wait for a first part, and ask for it a second time when that takes long.
+
+        Tell whether it is here, or known not to come.
+        """
+        if part.waited_since is None:
+            part.waited_since = monotonic()
+        if part.again is None and monotonic() > part.waited_since + _PATIENT_SECONDS:
+            key = stored.read_key
+            part.again = self._pool.submit(self._custody.get, key, part.start, part.length)
+        if not part.came_by.done():
+            asked = [part.bytes] if part.again is None else [part.bytes, part.again]
+            wait([each for each in asked if not each.done()], seconds, FIRST_COMPLETED)
+        return part.came_by.done()
 
     def insist(self, stored: Stored, part: _Part, *, may_break_off: bool) -> memoryview:
         """Return a part that must come, because what is before it has been taken.

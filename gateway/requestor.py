@@ -28,6 +28,7 @@ from .negotiation import (
     decode_acceptance,
     encode_request,
 )
+from .pdu import Pdu, State
 from .wire import (
     LOOK_SECONDS,
     AssociationAborted,
@@ -35,9 +36,7 @@ from .wire import (
     ConnectionFailed,
     Interrupted,
     Outcome,
-    Pdu,
     PeerTimeout,
-    State,
     Wire,
     tune,
 )

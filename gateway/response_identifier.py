@@ -18,7 +18,13 @@ from functools import cache
 from itertools import chain
 from typing import Any, Final
 
-from lenticular.answers import Entity, Match, patient_counts, texts
+from lenticular.answers import (
+    COMPUTED_IN_ITEM,
+    INSTANCE_AVAILABILITY,
+    Entity,
+    Match,
+    patient_counts,
+)
 from lenticular.attributes import BY_TAG, Attribute, Level, computed_of_level
 from lenticular.character_sets import UTF_8_TERM, CharacterSets, character_sets
 from lenticular.dicom_json import JsonElement, character_set_terms, element_encoder
@@ -30,24 +36,10 @@ from .data_set import deflate_data_set
 
 _RETRIEVE_AE_TITLE: Final = 0x00080054
 _INSTANCE_AVAILABILITY: Final = 0x00080056
-_MODALITIES_IN_STUDY: Final = 0x00080061
-_SOP_CLASSES_IN_STUDY: Final = 0x00080062
 _PATIENT_RELATED_STUDIES: Final = 0x00201200
 _PATIENT_RELATED_SERIES: Final = 0x00201202
 _PATIENT_RELATED_INSTANCES: Final = 0x00201204
-_STUDY_RELATED_SERIES: Final = 0x00201206
-_STUDY_RELATED_INSTANCES: Final = 0x00201208
-_SERIES_RELATED_INSTANCES: Final = 0x00201209
 _OF_PATIENT: Final = (_PATIENT_RELATED_STUDIES, _PATIENT_RELATED_SERIES, _PATIENT_RELATED_INSTANCES)
-
-#: Attributes whose values are in an item, and of which level that is.
-_IN_ITEM: Final[Mapping[int, tuple[Level, Callable[[Entity], list[str]]]]] = {
-    _MODALITIES_IN_STUDY: (Level.STUDY, lambda study: texts(study.item, "modalities")),
-    _SOP_CLASSES_IN_STUDY: (Level.STUDY, lambda study: texts(study.item, "sop_class_uids")),
-    _STUDY_RELATED_SERIES: (Level.STUDY, lambda study: [str(study.item["series"])]),
-    _STUDY_RELATED_INSTANCES: (Level.STUDY, lambda study: [str(study.item["instances"])]),
-    _SERIES_RELATED_INSTANCES: (Level.SERIES, lambda series: [str(series.item["instances"])]),
-}
 
 #: Encodes one attribute of an entity.
 _Field = Callable[[Entity], bytes]
@@ -130,7 +122,7 @@ class _Fields:
             fields[SPECIFIC_CHARACTER_SET] = self._constant(SPECIFIC_CHARACTER_SET, "CS", terms)
         for tag in query.keys.keys() - fields.keys():
             if tag == _INSTANCE_AVAILABILITY:
-                fields[tag] = self._constant(tag, "CS", ["ONLINE"])
+                fields[tag] = self._constant(tag, "CS", [INSTANCE_AVAILABILITY])
             elif (computed := _computed_up_to(query.level).get(tag)) is not None:
                 fields[tag] = self._computed(computed, of_patient)
             elif _is_catalogued(query, tag):
@@ -155,8 +147,8 @@ class _Fields:
         if tag in _OF_PATIENT:
             which = _OF_PATIENT.index(tag)
             return Level.STUDY, lambda study: encode({"vr": vr, "Value": of_patient(which, study)})
-        level, values = _IN_ITEM[tag]
-        return level, lambda entity: encode({"vr": vr, "Value": values(entity)})
+        level, values = COMPUTED_IN_ITEM[tag]
+        return level, lambda entity: encode({"vr": vr, "Value": values(entity.item)})
 
     def _catalogued(self, attribute: Attribute) -> _Field:
         tag, vr, name = attribute.tag, attribute.vr, f"{attribute.tag:08X}"

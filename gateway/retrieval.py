@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
+from traceback import extract_tb
 from typing import Final, TypeAlias
 
 from lenticular.answers import select
@@ -30,7 +31,7 @@ from lenticular.errors import (
     InvalidIdentifier,
     StoreUnavailable,
 )
-from lenticular.index import Index
+from lenticular.index import Index, Reading
 from lenticular.index_items import forms_of_content
 from lenticular.part10 import data_set_offset
 from lenticular.query import model_of, read_retrieval
@@ -48,13 +49,13 @@ from lenticular.transfer_syntaxes import (
 
 from .association import Association
 from .audit import AuditTrail, Tally
-from .command_set import RESPONSE, CommandSet
+from .command_set import RESPONSE, CommandSet, Priority
 from .custody import Custody
 from .identifier import read_identifier, write_identifier
 from .messages import Message, PresentationContext
 from .negotiation import QueryOption
 from .read_ahead import OutgoingFile, ReadAhead, Stored
-from .wire import LOOK_SECONDS
+from .wire import LOOK_SECONDS, AssociationAborted
 
 _FAILED_SOP_INSTANCE_UID_LIST: Final = 0x00080058
 #: The counts are of VR US (PS3.7 E.1); a patient may have more instances than that can say.
@@ -90,19 +91,26 @@ class Progress:
     """The sub-operations of one retrieval, PS3.4 C.4.2.1.6 and C.4.3.1.5.
 
     `total` is what studies and series say they hold. While instances are being indexed there may
-    be more. `sent` is what the audit trail is told.
+    be more. `failed` are SOP Instance UIDs, `not_found` counts what failed beside them: what the
+    index did not name. `sent` is what the audit trail is told.
     """
 
     total: int
     completed: int = 0
     warning: int = 0
     failed: list[str] = field(default_factory=list)
+    not_found: int = 0
     sent: Tally = field(default_factory=Tally)
 
     @property
     def remaining(self) -> int:
         """How many are still to be performed."""
-        return max(self.total - self.completed - self.warning - len(self.failed), 0)
+        return max(self.total - self.completed - self.warning - self.failures, 0)
+
+    @property
+    def failures(self) -> int:
+        """How many failed."""
+        return len(self.failed) + self.not_found
 
     def count(self, stored: Stored, status: int | None) -> None:
         """Count one sub-operation by the status of its C-STORE-RSP, None when there is none."""
@@ -119,7 +127,7 @@ class Progress:
 
     def final_status(self) -> Status | MoveStatus:
         """Return the status of the last response; PS3.4 tables C.4-2 and C.4-3."""
-        if not self.failed and not self.warning:
+        if not self.failures and not self.warning:
             return Status.SUCCESS
         if not self.completed and not self.warning:
             return MoveStatus.CANNOT_PERFORM_SUB_OPERATIONS
@@ -137,6 +145,19 @@ class Found:
     sop_class_uids: frozenset[str]
     pages: Iterator[list[Stored]]
     patients: Mapping[str, str]
+
+
+class Unsendable(Exception):
+    """An instance cannot be sent, as the log says; `for_now` where S3 may give it later."""
+
+    def __init__(self, *, for_now: bool) -> None:
+        """Say whether it is worth another try."""
+        super().__init__()
+        self.for_now = for_now
+
+
+class _Cancelled(Exception):
+    """The requestor sent C-CANCEL while we looked for what it asked for."""
 
 
 class Retrieval:
@@ -158,12 +179,19 @@ class Retrieval:
         self._custody = custody
         self._memory = memory
         self._index: Index | None = None
+        self._reading = Reading(on_page=self._stop_if_cancelled)
         self.log = association.log
 
     @property
     def message_id(self) -> int:
         """The request's Message ID."""
         return self._message.command.message_id or 0
+
+    @property
+    def priority(self) -> int:
+        """The request's priority, which is that of each of its sub-operations (C.4.2.1.2)."""
+        priority = self._message.command.priority
+        return priority if priority in (Priority.HIGH, Priority.LOW) else Priority.MEDIUM
 
     def find(self, index: Index) -> Found | None:
         """Return the instances that are asked for; `None` when the request has been refused."""
@@ -173,7 +201,10 @@ class Retrieval:
             keys = read_identifier(self._message.data or b"", context.transfer_syntax)
             model = model_of(context.abstract_syntax)
             query = read_retrieval(model, keys, relational=self._relational())
-            selection = select(index, query)
+            selection = select(index.noting(self._reading, whole_items=True), query)
+        except _Cancelled:
+            self.final(Progress(0), cancelled=True, destination="", failure=None)
+            return None
         except InvalidIdentifier as error:
             self.refuse(MoveStatus.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS, str(error))
             return None
@@ -181,6 +212,8 @@ class Retrieval:
             self.log.warning("retrieval not counted", extra={"reason": str(error)})
             self.refuse(MoveStatus.CANNOT_COUNT_MATCHES, "the index is unavailable")
             return None
+        # From here on another thread reads, and the association is not for it to look at.
+        self._reading.on_page = lambda: None
         pages = (list(map(Stored.from_item, page)) for page in selection.pages)
         return Found(selection.count, selection.sop_class_uids, pages, selection.patients)
 
@@ -224,11 +257,14 @@ class Retrieval:
 
     def data_set(
         self, file: OutgoingFile, contexts: Contexts
-    ) -> tuple[PresentationContext, Iterable[bytes | memoryview]] | None:
+    ) -> tuple[PresentationContext, Iterable[bytes | memoryview]]:
         """Return what a file holds and the context to send it on, in whose transfer syntax it is.
 
-        `None`, and a log line, when it cannot be sent. The pieces may raise `StoreUnavailable`.
-        Raises `Interrupted` where C-CANCEL comes while the file is gathered, and so may the pieces.
+        The pieces may raise `StoreUnavailable`.
+
+        Raises:
+            Unsendable: it cannot be sent, whatever is odd about it. A log line says why.
+            Interrupted: C-CANCEL came while the file was gathered. The pieces may raise it, too.
         """
         stored = file.stored
         facts = {"object_key": stored.object_key}
@@ -236,7 +272,7 @@ class Retrieval:
         if context is None:
             classes = {"sop_class": stored.sop_class_uid, "stored": stored.transfer_syntax_uid}
             self.log.warning("no presentation context for an instance", extra=facts | classes)
-            return None
+            raise Unsendable(for_now=False)
         try:
             try:
                 return context, self._in_syntax(file, context.transfer_syntax)
@@ -252,11 +288,18 @@ class Retrieval:
         except StoreUnavailable as error:
             extra = facts | {"reason": str(error)}
             self.log.warning("stored instance not readable", extra=extra)
+            raise Unsendable(for_now=True) from error
         except CannotUnderstand as error:
             told = {"stored": stored.transfer_syntax_uid, "wanted": context.transfer_syntax}
             extra = facts | told | {"reason": str(error)}
             self.log.warning("instance not converted", extra=extra)
-        return None
+        except AssociationAborted:
+            raise
+        except Exception as error:  # noqa: BLE001 - what is odd about one instance is not the others' fault
+            # Its words may be a patient's data.
+            told = {"error": type(error).__name__, "where": _where(error)}
+            self.log.error("instance not converted", extra=facts | told)  # noqa: TRY400 - as above
+        raise Unsendable(for_now=False)
 
     def _in_syntax(self, file: OutgoingFile, target_uid: str) -> Iterable[bytes | memoryview]:
         """Return a file's data set in a transfer syntax, or raise `CannotUnderstand`."""
@@ -389,6 +432,10 @@ class Retrieval:
         except OSError as error:
             raise StoreUnavailable(f"the scratch disk failed: {error.strerror}") from error
 
+    def _stop_if_cancelled(self) -> None:
+        if self.cancelled():
+            raise _Cancelled
+
     def cancelled(self) -> bool:
         """Tell whether the requestor sent C-CANCEL."""
         return self.association.cancel_requested(self.message_id)
@@ -423,20 +470,24 @@ class Retrieval:
     ) -> None:
         """Report the outcome, to the log too; PS3.4 C.4.2.1.6: remaining only when cancelled.
 
-        After a `failure` of the index nobody knows the UIDs of what remains, and all of it failed.
+        What else remains has failed: studies and series count it, and the index does not name it,
+        be it for a `failure`.
         """
+        if not cancelled and progress.remaining:
+            progress.not_found = progress.remaining
+            if failure is None:
+                self.log.warning("instances not found", extra={"instances": progress.not_found})
         command = self._counted(
             MoveStatus.CANCELLED if cancelled else progress.final_status(), progress
         )
-        if failure is not None and not cancelled:
+        if cancelled:
+            command.number_of_remaining_suboperations = _count(progress.remaining)
+        elif failure is not None:
             self.log.warning("retrieval broken off", extra={"reason": str(failure)})
             command.status = MoveStatus.CANNOT_PERFORM_SUB_OPERATIONS
             command.error_comment = "the index became unavailable, not all was found"
-            command.number_of_failed_suboperations = _count(
-                len(progress.failed) + progress.remaining
-            )
-        if cancelled:
-            command.number_of_remaining_suboperations = _count(progress.remaining)
+        elif progress.not_found:
+            command.error_comment = f"the index names {progress.not_found} fewer than it counts"
         data = None
         if progress.failed:
             failed: JsonElement = {"vr": "UI", "Value": list(progress.failed)}
@@ -449,8 +500,12 @@ class Retrieval:
                 "destination": destination,
                 "completed": progress.completed,
                 "warning": progress.warning,
-                "failed": len(progress.failed),
+                "failed": progress.failures,
                 "cancelled": cancelled,
+                "items": self._reading.items,
+                "pages": self._reading.pages,
+                "capacity_units": self._reading.capacity_units,
+                "store_milliseconds": round(1000 * self._reading.seconds, 1),
             },
         )
 
@@ -462,7 +517,7 @@ class Retrieval:
     def _counted(self, status: int, progress: Progress) -> CommandSet:
         command = self._response(status)
         command.number_of_completed_suboperations = _count(progress.completed)
-        command.number_of_failed_suboperations = _count(len(progress.failed))
+        command.number_of_failed_suboperations = _count(progress.failures)
         command.number_of_warning_suboperations = _count(progress.warning)
         return command
 
@@ -500,6 +555,13 @@ def _deflated(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes]:
         yield deflated
     rest = deflater.flush()
     yield rest + bytes((length + len(rest)) % 2)
+
+
+def _where(error: Exception) -> str:
+    """Name the line of code that an exception came from; some of Python's own is in no file."""
+    frames = extract_tb(error.__traceback__)
+    frame = next(each for each in reversed(frames) if not each.filename.startswith("<"))
+    return f"{Path(frame.filename).name}:{frame.lineno}"
 
 
 def _count(sub_operations: int) -> int:

@@ -27,6 +27,9 @@ from .ports import Ports
 
 _log: Final = logging.getLogger(__name__)
 
+#: What writes get to end before their associations are cut, all together.
+_WRITE_PATIENCE_SECONDS: Final = 0.5
+
 #: What threads of associations that were cut get to notice it.
 _CUT_SECONDS: Final = 2.0
 
@@ -82,14 +85,15 @@ class Server:
         slots: Slots | None = None,
         report: Callable[[Ended], None] | None = None,
         on_refusal: Callable[[TurnedAway], None] | None = None,
+        on_rejection: Callable[[Rejected], None] | None = None,
     ) -> None:
         """Take over `ports`, none where connections come by `begin` and `shake_hands`.
 
         `tls_context` gives each connection of a TLS port its context; it is called in the thread
         that accepts. `services` maps request command fields to services. `slots` count what
         `limits` allow, unless they are given. `report` gets what each association did, in the
-        association's thread, and `on_refusal` who is refused for good, in any thread. Nothing is
-        served before `serve` or `start`.
+        association's thread, and `on_refusal` who is refused for good and `on_rejection` each
+        A-ASSOCIATE-RJ, in any thread. Nothing is served before `serve` or `start`.
         """
         self._ports = ports
         self._acceptance = acceptance
@@ -98,6 +102,7 @@ class Server:
         self._tls_context = tls_context
         self._report = report
         self._on_refusal = on_refusal
+        self._on_rejection = on_rejection
         doors = []
         if ports.plain is not None:
             doors.append(Door(ports.plain))
@@ -223,7 +228,7 @@ class Server:
             if has_room:
                 self.begin(sock, address, request)
             else:
-                turn_away(self._lobby, sock, address, request, LOCAL_LIMIT_EXCEEDED)
+                self._turn_away(sock, address, request, LOCAL_LIMIT_EXCEEDED)
 
         self._slots.ask(answer)
 
@@ -240,11 +245,13 @@ class Server:
                 on_end=self._slots.free,
                 report=self._report,
                 on_refusal=self._on_refusal,
+                on_rejection=self._on_rejection,
             )
-        except OSError:
-            # The peer has gone already.
+        except Exception as error:
             self._slots.free()
             sock.close()
+            if not isinstance(error, OSError):  # otherwise the peer has gone already
+                raise
             return
         thread = threading.Thread(
             target=self._run,
@@ -260,7 +267,12 @@ class Server:
             with self._lock:
                 self._running.discard(association)
             self._slots.free()
-            turn_away(self._lobby, sock, address, request, TEMPORARY_CONGESTION)
+            self._turn_away(sock, address, request, TEMPORARY_CONGESTION)
+
+    def _turn_away(
+        self, sock: socket.socket, address: tuple[str, int], request: bytes, rejected: Rejected
+    ) -> None:
+        turn_away(self._lobby, sock, address, request, rejected, self._on_rejection)
 
     def _wait_for_associations(self, deadline: float) -> None:
         while self._running and (left := deadline - monotonic()) > 0:
@@ -269,8 +281,10 @@ class Server:
     def _cut_associations(self) -> None:
         with self._lock:
             running = list(self._running)
+        # One time for all: many peers that do not read must not hold up the end.
+        deadline = monotonic() + _WRITE_PATIENCE_SECONDS
         for association in running:
-            association.cut("the gateway stops")
+            association.cut("the gateway stops", max(0.0, deadline - monotonic()))
 
     # In an association's thread
 
@@ -285,14 +299,17 @@ class Server:
             self._lobby.wake()
 
 
-def turn_away(
+def turn_away(  # noqa: PLR0913, PLR0917 - who, with what answer, and who is told
     lobby: Lobby,
     sock: socket.socket,
     address: tuple[str, int],
     request: bytes,
     rejected: Rejected,
+    on_rejection: Callable[[Rejected], None] | None,
 ) -> None:
     """Reject an association request that nobody has looked at."""
+    if on_rejection is not None:
+        on_rejection(rejected)
     calling_aet, called_aet = titles_in(request)
     _log.warning(
         "association rejected",

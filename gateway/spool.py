@@ -206,7 +206,7 @@ class Spool:
             raise _unavailable(error) from error
         journal = self._journal
         try:
-            entry = journal.add(file, tail)
+            entry = journal.add(file, key, tail)
         except OSError as error:
             self._room.give_back(taken)
             self._note(error, journal)
@@ -222,7 +222,7 @@ class Spool:
             file.seek(0, 2)
             file.write(Trailer(key, metadata, file.tell()).encode())
             # Not of the journal that is ours by now: its files have the same numbers.
-            entry = file.journal.commit(file)
+            entry = file.journal.commit(file, key)
         except OSError as error:
             self._note(error, file.journal)
             raise _unavailable(error) from error
@@ -270,7 +270,7 @@ class Spool:
             StoreUnavailable: the disk failed.
         """
         try:
-            for trailer in trailers(self._root):
+            for trailer in trailers(self._root, sop_instance_uids):
                 key = InstanceKey.parse(trailer.key)
                 if key is not None and key.sop_instance_uid in sop_instance_uids:
                     yield trailer.key

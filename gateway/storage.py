@@ -7,10 +7,10 @@ operator wants it, it is held against its IOD before (`lenticular.validation`).
 
 import contextlib
 import hashlib
-import mmap
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Final
@@ -20,7 +20,7 @@ from lenticular.audit import Action, Outcome
 from lenticular.errors import StoreUnavailable
 from lenticular.identifiers import is_uid
 from lenticular.part10 import file_head
-from lenticular.placement import Placement, Problem, patient_id_in, place
+from lenticular.placement import Placement, Problem, patient_id_in, place, with_end
 from lenticular.sop_classes import may_be_storage
 from lenticular.status import Status, StoreStatus
 from lenticular.validation import Validator, Verdict
@@ -40,6 +40,7 @@ STATUS_OF: Final[Mapping[Problem | None, Status | StoreStatus]] = MappingProxyTy
         Problem.NO_SERIES_INSTANCE_UID: Status.SUCCESS,
         Problem.UNKNOWN_TRANSFER_SYNTAX: StoreStatus.CANNOT_UNDERSTAND,
         Problem.UNREADABLE: StoreStatus.CANNOT_UNDERSTAND,
+        Problem.BROKEN_OFF: StoreStatus.CANNOT_UNDERSTAND,
         Problem.INVALID_SOP_INSTANCE_UID: StoreStatus.CANNOT_UNDERSTAND,
         Problem.SOP_CLASS_DIFFERS: StoreStatus.DATA_SET_DOES_NOT_MATCH_SOP_CLASS,
         Problem.SOP_INSTANCE_DIFFERS: StoreStatus.DATA_SET_DOES_NOT_MATCH_SOP_CLASS,
@@ -47,6 +48,10 @@ STATUS_OF: Final[Mapping[Problem | None, Status | StoreStatus]] = MappingProxyTy
 )
 #: Of an instance that has a study, the answers that say that it was kept.
 _KEPT: Final = (Status.SUCCESS, StoreStatus.DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING)
+#: How much of a scratch file is looked at at a time.
+_WINDOW_BYTES: Final = 64 << 10
+#: Further behind the index does not look for UIDs either.
+_LONGEST_HEAD_BYTES: Final = 8 << 20
 
 
 class IncomingFile:
@@ -61,6 +66,8 @@ class IncomingFile:
         """Start with the file's head; go to the file that `scratch` opens beyond `memory_bytes`."""
         self._digest = hashlib.sha256(head)
         self._buffer = bytearray(head)
+        #: Of the data set, as far as it took to place it.
+        self._beginning = memoryview(b"")
         self._head_bytes = len(head)
         self._memory_bytes = memory_bytes
         self._open_scratch = scratch
@@ -113,32 +120,41 @@ class IncomingFile:
         return self._digest.hexdigest()
 
     def place(self, command: CommandSet, transfer_syntax_uid: str) -> Placement:
-        """Decide where the instance belongs."""
-        with self._data_set() as data_set:
-            return place(
-                data_set,
-                sop_class_uid=command.affected_sop_class_uid or "",
-                sop_instance_uid=command.affected_sop_instance_uid or "",
-                transfer_syntax_uid=transfer_syntax_uid,
-            )
+        """Decide where the instance belongs; raises `StoreUnavailable` when it cannot be read."""
+        uids = {
+            "sop_class_uid": command.affected_sop_class_uid or "",
+            "sop_instance_uid": command.affected_sop_instance_uid or "",
+            "transfer_syntax_uid": transfer_syntax_uid,
+        }
+        length = self.size - self._head_bytes
+        try:
+            self._beginning = self._read(0)
+            placement = place(self._beginning, **uids)
+            if not placement.head_complete and len(self._beginning) < length:
+                self._beginning = self._read(0, _LONGEST_HEAD_BYTES)
+                placement = place(self._beginning, **uids)
+                if not placement.head_complete and len(self._beginning) < length:
+                    placement = _unplaced(placement)
+            # What its sender is told is wrong already need not be looked at for more.
+            if STATUS_OF[placement.problem] is Status.SUCCESS:
+                placement = with_end(placement, self._read, length, transfer_syntax_uid)
+        except OSError as error:
+            raise StoreUnavailable(f"the scratch disk failed: {error.strerror}") from error
+        return placement
 
     def patient_id(self, transfer_syntax_uid: str) -> str:
-        """Return the Patient ID in it, for the audit trail."""
-        with self._data_set() as data_set:
-            return patient_id_in(data_set, transfer_syntax_uid)
+        """Return the Patient ID in it, for the audit trail, once it has its place."""
+        return patient_id_in(self._beginning, transfer_syntax_uid)
 
-    @contextlib.contextmanager
-    def _data_set(self) -> Iterator[memoryview]:
-        mapped = None
-        if self.scratch is not None:
-            mapped = mmap.mmap(self.scratch.fileno(), 0, access=mmap.ACCESS_READ)
-        try:
-            # The views must be gone before the map can close.
-            with memoryview(mapped or self._buffer) as whole, whole[self._head_bytes :] as data_set:
-                yield data_set
-        finally:
-            if mapped is not None:
-                mapped.close()
+    def _read(self, offset: int, length: int = _WINDOW_BYTES) -> memoryview:
+        """Return bytes of the data set; of one that is in memory all from `offset` on.
+
+        A scratch file is not mapped: where its disk is lost that would be the end of the process.
+        """
+        start = self._head_bytes + offset
+        if self.scratch is None:
+            return memoryview(self._buffer)[start:]
+        return memoryview(os.pread(self.scratch.fileno(), length, start))
 
     @contextlib.contextmanager
     def opened(self, scratch_dir: Path | None) -> Iterator[IO[bytes]]:
@@ -253,7 +269,10 @@ class StorageService:
     ) -> tuple[Status | StoreStatus, str | None]:
         if file.failure is not None:
             return _refused(association, message, file, file.failure)
-        placement = file.place(message.command, message.context.transfer_syntax)
+        try:
+            placement = file.place(message.command, message.context.transfer_syntax)
+        except StoreUnavailable as error:
+            return _refused(association, message, file, error)
         study = placement.study_instance_uid
         if self._audit is None or not study:
             # What has no study is in the list of quarantine, with who sent it.
@@ -318,6 +337,13 @@ class StorageService:
             },
         )
         return verdict
+
+
+def _unplaced(placement: Placement) -> Placement:
+    """Return what becomes of an instance whose head was too long to be read whole."""
+    if placement.problem is Problem.UNREADABLE:
+        return replace(placement, problem=Problem.NO_STUDY_INSTANCE_UID)
+    return placement
 
 
 def _found(verdict: Verdict) -> str:

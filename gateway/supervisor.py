@@ -14,7 +14,7 @@ import logging
 import socket
 import subprocess
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Final
 
@@ -22,7 +22,7 @@ from lenticular.errors import LenticularError, OperatorError
 
 from .handover import Channel, ChannelClosed, Kind, Packet, pack_arrival
 from .lobby import Door, Lobby
-from .negotiation import LOCAL_LIMIT_EXCEEDED, TEMPORARY_CONGESTION
+from .negotiation import LOCAL_LIMIT_EXCEEDED, TEMPORARY_CONGESTION, Rejected
 from .ports import Ports
 from .server import turn_away
 
@@ -35,7 +35,9 @@ FAILED: Final = 1
 _START_SECONDS: Final = 60.0
 _STUCK_SECONDS: Final = 30.0
 _PING_SECONDS: Final = 5.0
-#: A worker that lived longer than this did not end because it was started.
+#: How long what a worker had no room to hear waits before it is said again.
+_SAY_AGAIN_SECONDS: Final = 0.05
+#: A worker that was ready for longer than this did not end because it was started.
 _STEADY_SECONDS: Final = 10.0
 _FIRST_PAUSE_SECONDS: Final = 0.5
 _LONGEST_PAUSE_SECONDS: Final = 30.0
@@ -62,10 +64,11 @@ class _Worker:
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
-        self._started = 0.0
+        self._ready_since: float | None = None
         self._quick_ends = 0
         self._ping_due = 0.0
         self._answer_due: float | None = None
+        self._unsaid: deque[tuple[Kind, int]] = deque()
 
     @property
     def is_running(self) -> bool:
@@ -75,6 +78,11 @@ class _Worker:
     def channel(self) -> Channel:
         assert self._channel is not None
         return self._channel
+
+    @property
+    def has_unsaid(self) -> bool:
+        """Whether it had no room to hear something that is still to be said."""
+        return bool(self._unsaid)
 
     @property
     def pid(self) -> int | None:
@@ -96,8 +104,8 @@ class _Worker:
                 channel.close()
                 raise
         self._channel = channel
-        self._started = monotonic()
-        self._answer_due = self._started + _START_SECONDS
+        self._ready_since = None
+        self._answer_due = monotonic() + _START_SECONDS
         self.start_due = None
 
     def answered(self, shortage: str = "") -> None:
@@ -105,6 +113,7 @@ class _Worker:
         self.shortage = shortage
         if not self.is_ready:
             _log.info("worker is ready", extra={"worker": self.number, "pid": self.pid})
+            self._ready_since = monotonic()
         self.is_ready = True
         self._answer_due = None
         self._ping_due = monotonic() + _PING_SECONDS
@@ -123,11 +132,26 @@ class _Worker:
         return self._answer_due or self._ping_due
 
     def tell(self, kind: Kind, number: int = 0) -> None:
-        """Say something that must not be lost: whoever does not listen any more is killed."""
-        try:
-            self.channel.send(kind, number)
-        except OSError:
-            self.kill()
+        """Say something that must not be lost, as soon as it has room to hear it."""
+        self._unsaid.append((kind, number))
+        self.say_on()
+
+    def say_on(self) -> None:
+        """Say what is still to be said, as far as there is room for it.
+
+        A worker that is busy is no worse than that: association requests of 256 KiB that it has not
+        read yet leave no room. `look_after` sees to one that stays so.
+        """
+        while self._unsaid:
+            try:
+                self.channel.send(*self._unsaid[0])
+            except (BrokenPipeError, ConnectionResetError):
+                self._unsaid.clear()
+                self.kill()
+                return
+            except OSError:
+                return
+            self._unsaid.popleft()
 
     def give(
         self, kind: Kind, sock: socket.socket, address: tuple[str, int], request: bytes = b""
@@ -150,6 +174,7 @@ class _Worker:
         assert self._process is not None
         self.channel.close()
         self._channel = None
+        self._unsaid.clear()
         self.slots = 0
         self.is_ready = False
         self._process.kill()
@@ -162,7 +187,8 @@ class _Worker:
         return pause
 
     def _pause(self) -> float:
-        if monotonic() - self._started > _STEADY_SECONDS:
+        # One that takes long to start and then fails would be started again without a pause.
+        if self._ready_since is not None and monotonic() - self._ready_since > _STEADY_SECONDS:
             self._quick_ends = 0
             return 0.0
         self._quick_ends += 1
@@ -174,7 +200,7 @@ class _Worker:
 class Supervisor:
     """Has the ports of a node, and workers that serve who comes there."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what to listen on, what to start, how much of it
         self,
         ports: Ports,
         *,
@@ -182,10 +208,15 @@ class Supervisor:
         command: Sequence[str],
         max_associations: int,
         artim_seconds: float,
+        on_rejection: Callable[[Rejected], None] | None = None,
     ) -> None:
-        """Take over `ports`. `command` starts a worker, given its number and a descriptor."""
+        """Take over `ports`. `command` starts a worker, given its number and a descriptor.
+
+        `on_rejection` is told of each A-ASSOCIATE-RJ that no worker sends.
+        """
         self._ports = ports
         self._max_associations = max_associations
+        self._on_rejection = on_rejection
         self._workers = [_Worker(number, command) for number in range(1, workers + 1)]
         doors = []
         if ports.plain is not None:
@@ -294,7 +325,11 @@ class Supervisor:
             worker.close()
 
     def _turn_lobby(self, max_seconds: float) -> None:
+        if any(worker.has_unsaid for worker in self._running):
+            max_seconds = min(max_seconds, _SAY_AGAIN_SECONDS)
         self._lobby.turn(max_seconds)
+        for worker in self._running:
+            worker.say_on()
         self._answer_all()
 
     # Connections
@@ -302,13 +337,18 @@ class Supervisor:
     def _admit(self, sock: socket.socket, address: tuple[str, int], request: bytes) -> None:
         """Hand over a connection that asks for an association, or turn it away."""
         if not self._has_room():
-            turn_away(self._lobby, sock, address, request, LOCAL_LIMIT_EXCEEDED)
+            self._turn_away(sock, address, request, LOCAL_LIMIT_EXCEEDED)
             return
         worker = self._give(Kind.ASSOCIATE, sock, address, request)
         if worker is None:
-            turn_away(self._lobby, sock, address, request, TEMPORARY_CONGESTION)
+            self._turn_away(sock, address, request, TEMPORARY_CONGESTION)
             return
         worker.slots += 1
+
+    def _turn_away(
+        self, sock: socket.socket, address: tuple[str, int], request: bytes, rejected: Rejected
+    ) -> None:
+        turn_away(self._lobby, sock, address, request, rejected, self._on_rejection)
 
     def _pass_on(self, sock: socket.socket, address: tuple[str, int]) -> None:
         if self._give(Kind.HANDSHAKE, sock, address) is None:

@@ -1,4 +1,4 @@
-"""TLS behind the DICOM port: the profiles of PS3.15 B, and certificates that change while we serve.
+"""TLS behind the DICOM port, with certificates that change while we serve.
 
 The context that a connection gets stays its own for as long as it lives. Whoever renews a
 certificate replaces its files; connections that arrive a few seconds later see the new one. Files
@@ -10,7 +10,7 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Final
 
 from lenticular.errors import OperatorError
 from lenticular.settings import TlsProfile
+from lenticular.tls import keep_to, why
 
 _log: Final = logging.getLogger(__name__)
 
@@ -31,34 +32,6 @@ _PEM_END: Final = "-----END CERTIFICATE-----"
 _VERSION_TAG: Final = 0xA0
 _UTC_TIME_TAG: Final = 0x17
 _LONG_LENGTH: Final = 0x80
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What a profile demands; `suites` are those of TLS 1.2, in OpenSSL's words."""
-
-    minimum_version: ssl.TLSVersion
-    suites: str
-
-
-# Both refuse what is older than TLS 1.2 whatever else a peer offers (B.10 and B.11, now retired,
-# were called non-downgrading for it) and prefer TLS 1.3. Python leaves the suites of TLS 1.3 to
-# OpenSSL, whose defaults (AES-GCM of 128 and 256 bits, ChaCha20) are all on the profiles' lists.
-# Level 2 is OpenSSL's name for the profiles' key lengths: RSA from 2048 bits, elliptic curves from
-# 224, no SHA-1 in certificates. Key exchange is ECDHE alone: RFC 9325 4.1 advises against DHE, and
-# B.13 wants its key length set explicitly.
-PROFILES: Final[Mapping[TlsProfile, Rules]] = {
-    # B.12. The last two are for modalities whose TLS 1.2 is older than AEAD; nobody else gets them.
-    "bcp195": Rules(
-        ssl.TLSVersion.TLSv1_2,
-        "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES+SHA384:ECDHE+AES+SHA256:@SECLEVEL=2",
-    ),
-    # B.13, and its predecessor B.11.
-    "bcp195-extended": Rules(
-        ssl.TLSVersion.TLSv1_2,
-        "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AESCCM:!AESCCM8:@SECLEVEL=2",
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,27 +139,14 @@ def _members(encoded: bytes) -> list[tuple[int, bytes]]:
 
 def make_context(files: TlsFiles, profile: TlsProfile) -> ssl.SSLContext:
     """Make the context of an acceptor; raises `OSError` when the files do not do."""
-    rules = PROFILES[profile]
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = rules.minimum_version
-    context.set_ciphers(rules.suites)
-    # RFC 9325 3.3 and 3.5.
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    keep_to(context, profile)
     # Without this OpenSSL would ask on the terminal for a password.
     context.load_cert_chain(files.certificate, files.key, password="")
     if files.client_ca is not None:
         context.load_verify_locations(files.client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
-
-
-def why(error: OSError) -> str:
-    """Say in OpenSSL's or the system's words what went wrong, without values of certificates."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return error.verify_message
-    if isinstance(error, ssl.SSLError):
-        return (error.reason or error.strerror or "TLS failed").replace("_", " ").lower()
-    return error.strerror or type(error).__name__
 
 
 def beneath(sock: ssl.SSLSocket) -> socket.socket:

@@ -1,18 +1,11 @@
-"""PDUs on one TCP connection: the DICOM upper layer (PS3.8), blocking, one thread.
+"""One TCP connection with the DICOM upper layer on it (PS3.8): blocking, one thread.
 
 Theory of operation
 ===================
 
-Who may send what, and when, is the state machine of PS3.8 9.2. It stands below as two tables:
-`RECEIVED` for PDUs that arrive and `SENT` for those that leave. A PDU that its state's row does not
-list is a violation: the peer gets an A-ABORT and the connection ends. Nothing else in the gateway
-knows about states.
-
-PS3.8 describes thirteen states because it allows for a user who thinks in parallel to the
-network. We do not: the thread that reads a request also serves it, and no second thread reads on.
-That is enough because we answer the asynchronous operations window with (1,1), so a peer may
-send only C-CANCEL-RQ, A-ABORT or nothing while an operation is under way. Some states are therefore
-left at once and some never entered (Sta4: the connection is made before there is a `Wire`).
+What PDUs are made of, and when each may come or go, is in `pdu`. One that the row of its state does
+not list is a violation: the peer gets an A-ABORT and the connection ends. Nothing else in the
+gateway knows about states.
 
 A `Wire` reads as much as the kernel has into one buffer and parses it in place. Callers get views
 of it: `next_pdv` gives the header of the next fragment, `take` its bytes as they come, whether
@@ -24,8 +17,9 @@ size whatever length fields claim; those are only compared with what was negotia
 
 Time is bounded too. Before an association there is ARTIM. Between messages `wait` bounds the
 silence. Within a message a peer must bring the rest of it, or `_PROGRESS_BYTES`, in every
-`dimse_seconds`: a byte now and then is no progress. The same bounds each write. Who waits for a
-peer on behalf of another, as C-MOVE does, looks a few times a second whether that is still wanted.
+`dimse_seconds` that we wait for it: a byte now and then is no progress. The same bounds each write.
+Who waits for a peer on behalf of another, as C-MOVE does, looks a few times a second whether that
+is still wanted.
 
 Writing gathers the PDUs of a message and hands them to the kernel in one call, or one for each
 `_BATCH_BYTES`, uncopied. TCP_NODELAY is on, so nothing waits for an acknowledgement.
@@ -38,147 +32,39 @@ import ssl
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from enum import Enum, IntEnum
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
+from itertools import chain
 from time import monotonic
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NoReturn
 
 from lenticular.errors import LenticularError
 
+from .pdu import (
+    ASSOCIATE_PDU_MAX_BYTES,
+    BY_TYPE,
+    COMMAND_FRAGMENT,
+    DATA_SET_FRAGMENT,
+    FRAGMENT_OVERHEAD,
+    LAST_FRAGMENT,
+    PDU_HEADER,
+    PDV_HEADER,
+    PDV_OVERHEAD,
+    RECEIVED,
+    RELEASE_COLLISION,
+    SENT,
+    SHORT_PDU_BYTES,
+    AbortReason,
+    AbortSource,
+    Pdu,
+    Pdv,
+    State,
+    abort_pdu,
+    p_data_header,
+    p_data_pdus,
+    release_pdu,
+)
 from .tls import beneath
-
-
-class Pdu(IntEnum):
-    """PDU types, PS3.8 9.3."""
-
-    ASSOCIATE_RQ = 1
-    ASSOCIATE_AC = 2
-    ASSOCIATE_RJ = 3
-    P_DATA_TF = 4
-    RELEASE_RQ = 5
-    RELEASE_RP = 6
-    ABORT = 7
-
-
-class State(Enum):
-    """States of PS3.8 9.2.1 that we rest in; the values are the standard's names."""
-
-    CLOSED = "Sta1"
-    AWAITING_ASSOCIATE_RQ = "Sta2"
-    AWAITING_OUR_ANSWER = "Sta3"
-    CONNECTED = "Sta4"
-    AWAITING_ASSOCIATE_AC = "Sta5"
-    DATA_TRANSFER = "Sta6"
-    AWAITING_RELEASE_RP = "Sta7"
-    AWAITING_OUR_RELEASE_RP = "Sta8"
-    COLLISION_REQUESTOR_ANSWERS = "Sta9"
-    COLLISION_ACCEPTOR_WAITS = "Sta10"
-    COLLISION_REQUESTOR_WAITS = "Sta11"
-    COLLISION_ACCEPTOR_ANSWERS = "Sta12"
-    AWAITING_CLOSE = "Sta13"
-
-
-# PS3.8 tables 9-6 to 9-10, the rows of PDUs received. An A-ABORT that comes is listed in every
-# state (AA-2, AA-3). A pair that is not listed is a violation: AA-1 in Sta2, AA-8 elsewhere.
-# A release collision (both sides ask at once) goes on by who asked for the association.
-_COLLISION: Final = State.COLLISION_ACCEPTOR_WAITS
-RECEIVED: Final[Mapping[State, Mapping[Pdu, State]]] = {
-    State.AWAITING_ASSOCIATE_RQ: {
-        Pdu.ASSOCIATE_RQ: State.AWAITING_OUR_ANSWER,  # AE-6
-        Pdu.ABORT: State.CLOSED,
-    },
-    State.AWAITING_OUR_ANSWER: {
-        Pdu.ABORT: State.CLOSED,
-    },
-    State.AWAITING_ASSOCIATE_AC: {
-        Pdu.ASSOCIATE_AC: State.DATA_TRANSFER,  # AE-3
-        Pdu.ASSOCIATE_RJ: State.CLOSED,  # AE-4
-        Pdu.ABORT: State.CLOSED,
-    },
-    State.DATA_TRANSFER: {
-        Pdu.P_DATA_TF: State.DATA_TRANSFER,  # DT-2
-        Pdu.RELEASE_RQ: State.AWAITING_OUR_RELEASE_RP,  # AR-2
-        Pdu.ABORT: State.CLOSED,
-    },
-    State.AWAITING_RELEASE_RP: {
-        Pdu.P_DATA_TF: State.AWAITING_RELEASE_RP,  # AR-6; it comes too late and is thrown away
-        Pdu.RELEASE_RQ: _COLLISION,  # AR-8
-        Pdu.RELEASE_RP: State.CLOSED,  # AR-3
-        Pdu.ABORT: State.CLOSED,
-    },
-    State.COLLISION_ACCEPTOR_WAITS: {
-        Pdu.RELEASE_RP: State.COLLISION_ACCEPTOR_ANSWERS,  # AR-10
-        Pdu.ABORT: State.CLOSED,
-    },
-    State.COLLISION_REQUESTOR_WAITS: {
-        Pdu.RELEASE_RP: State.CLOSED,  # AR-3
-        Pdu.ABORT: State.CLOSED,
-    },
-}
-
-# The rows of PDUs that our own side sends. A pair that is not listed would be a mistake of ours.
-SENT: Final[Mapping[State, Mapping[Pdu, State]]] = {
-    State.CONNECTED: {Pdu.ASSOCIATE_RQ: State.AWAITING_ASSOCIATE_AC},  # AE-2
-    State.AWAITING_OUR_ANSWER: {
-        Pdu.ASSOCIATE_AC: State.DATA_TRANSFER,  # AE-7
-        Pdu.ASSOCIATE_RJ: State.AWAITING_CLOSE,  # AE-8
-        Pdu.ABORT: State.AWAITING_CLOSE,
-    },
-    State.AWAITING_ASSOCIATE_AC: {Pdu.ABORT: State.AWAITING_CLOSE},  # AA-1
-    State.DATA_TRANSFER: {
-        Pdu.P_DATA_TF: State.DATA_TRANSFER,  # DT-1
-        Pdu.RELEASE_RQ: State.AWAITING_RELEASE_RP,  # AR-1
-        Pdu.ABORT: State.AWAITING_CLOSE,
-    },
-    State.AWAITING_RELEASE_RP: {Pdu.ABORT: State.AWAITING_CLOSE},
-    State.AWAITING_OUR_RELEASE_RP: {
-        Pdu.RELEASE_RP: State.AWAITING_CLOSE,  # AR-4
-        Pdu.ABORT: State.AWAITING_CLOSE,
-    },
-    State.COLLISION_REQUESTOR_ANSWERS: {
-        Pdu.RELEASE_RP: State.COLLISION_REQUESTOR_WAITS,  # AR-9
-        Pdu.ABORT: State.AWAITING_CLOSE,
-    },
-    State.COLLISION_ACCEPTOR_WAITS: {Pdu.ABORT: State.AWAITING_CLOSE},
-    State.COLLISION_REQUESTOR_WAITS: {Pdu.ABORT: State.AWAITING_CLOSE},
-    State.COLLISION_ACCEPTOR_ANSWERS: {
-        Pdu.RELEASE_RP: State.AWAITING_CLOSE,  # AR-4
-        Pdu.ABORT: State.AWAITING_CLOSE,
-    },
-}
-
-
-class AbortSource(IntEnum):
-    """PS3.8 table 9-26."""
-
-    SERVICE_USER = 0
-    SERVICE_PROVIDER = 2
-
-
-class AbortReason(IntEnum):
-    """PS3.8 table 9-26; meant for source SERVICE_PROVIDER."""
-
-    NOT_SPECIFIED = 0
-    UNRECOGNIZED_PDU = 1
-    UNEXPECTED_PDU = 2
-    UNRECOGNIZED_PDU_PARAMETER = 4
-    UNEXPECTED_PDU_PARAMETER = 5
-    INVALID_PDU_PARAMETER_VALUE = 6
-
-
-# Bits of the message control header of a PDV, PS3.8 E.2; the others are never checked. Plain
-# integers, because enumerations are slow and these are looked at for every fragment.
-COMMAND_FRAGMENT: Final = 0x01
-DATA_SET_FRAGMENT: Final = 0x00
-LAST_FRAGMENT: Final = 0x02
-
-
-class Pdv(NamedTuple):
-    """Header of one presentation data value; `length` counts the fragment's bytes alone."""
-
-    context_id: int
-    control: int
-    length: int
 
 
 class Outcome(Enum):
@@ -241,23 +127,6 @@ class AssociationRefused(LenticularError):
         self.reason = reason
 
 
-_PDUS: Final = {int(pdu): pdu for pdu in Pdu}
-PDU_HEADER: Final = struct.Struct(">BxI")
-_PDV_HEADER: Final = struct.Struct(">IBB")
-_P_DATA_HEADER: Final = struct.Struct(">BxIIBB")
-_SHORT_PDU: Final = struct.Struct(">BxIxxBB")
-
-#: Length field of RJ, RELEASE and ABORT PDUs, PS3.8 9.3.4 and 9.3.6 to 9.3.8.
-_SHORT_PDU_BYTES: Final = 4
-#: Context ID and control header, which a PDV's length counts, PS3.8 9.3.5.1.
-_PDV_OVERHEAD: Final = 2
-#: A PDV's length field, context ID and control header, which a PDU's length counts.
-_FRAGMENT_OVERHEAD: Final = 6
-
-#: Longest A-ASSOCIATE PDU we read. 128 contexts (all the odd IDs there are) that each offer the 45
-#: transfer syntaxes known today need 170 KB, so nobody honest is cut off.
-ASSOCIATE_PDU_MAX_BYTES: Final = 256 * 1024
-
 #: Anything from 128 KiB to 1 MiB measured the same; idle associations keep what they have touched.
 _BUFFER_BYTES: Final = 256 * 1024
 #: One write takes at most about this much, so that gigabytes are not gathered in memory.
@@ -311,11 +180,6 @@ def _bound_each_call(sock: socket.socket, seconds: float) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
 
 
-def abort_pdu(source: AbortSource, reason: AbortReason) -> bytes:
-    """Encode an A-ABORT, PS3.8 9.3.8."""
-    return _SHORT_PDU.pack(Pdu.ABORT, _SHORT_PDU_BYTES, source, reason)
-
-
 class Wire:
     """One connection and its association's state. Used by one thread, but for `cut`.
 
@@ -357,7 +221,8 @@ class Wire:
         self._end = 0
         self._pdu_left = 0
         self._progress_bytes = 0
-        self._progress_deadline = 0.0
+        #: How many seconds the peer may still keep us waiting for the bytes of a message.
+        self._progress_left = 0.0
         # Where a reply that was cut short would be continued by an A-ABORT, none is sent.
         self._write_broken = False
         self._write_lock = threading.Lock()
@@ -448,7 +313,7 @@ class Wire:
 
     def _restart_progress(self) -> None:
         self._progress_bytes = 0
-        self._progress_deadline = monotonic() + self._dimse_seconds
+        self._progress_left = self._dimse_seconds
 
     def next_pdv(self) -> Pdv | None:
         """Read the header of the next fragment; `None` when the peer asks for release instead.
@@ -461,14 +326,14 @@ class Wire:
                 self._skip(self._pdu_left)
                 self._pdu_left = 0
                 return None
-            if self._pdu_left < _FRAGMENT_OVERHEAD:
+            if self._pdu_left < FRAGMENT_OVERHEAD:
                 self.violation(AbortReason.INVALID_PDU_PARAMETER_VALUE, "a P-DATA-TF PDU is empty")
-        self._need(_FRAGMENT_OVERHEAD)
-        length, context_id, control = _PDV_HEADER.unpack_from(self._view, self._start)
-        self._start += _FRAGMENT_OVERHEAD
-        length -= _PDV_OVERHEAD
-        left = self._pdu_left - _FRAGMENT_OVERHEAD - length
-        if length < 0 or left < 0 or 0 < left < _FRAGMENT_OVERHEAD:
+        self._need(FRAGMENT_OVERHEAD)
+        length, context_id, control = PDV_HEADER.unpack_from(self._view, self._start)
+        self._start += FRAGMENT_OVERHEAD
+        length -= PDV_OVERHEAD
+        left = self._pdu_left - FRAGMENT_OVERHEAD - length
+        if length < 0 or left < 0 or 0 < left < FRAGMENT_OVERHEAD:
             self.violation(
                 AbortReason.INVALID_PDU_PARAMETER_VALUE,
                 "the length of a PDV does not fit into its PDU",
@@ -500,26 +365,27 @@ class Wire:
             return None
         if kind == Pdu.ABORT:
             self._next_pdu()
-        if kind != Pdu.P_DATA_TF or length < _FRAGMENT_OVERHEAD:
+        if kind != Pdu.P_DATA_TF or length < FRAGMENT_OVERHEAD:
             return None
-        fragment = self._start + PDU_HEADER.size + _FRAGMENT_OVERHEAD
-        pdv_length, context_id, control = _PDV_HEADER.unpack_from(
+        fragment = self._start + PDU_HEADER.size + FRAGMENT_OVERHEAD
+        pdv_length, context_id, control = PDV_HEADER.unpack_from(
             self._view, self._start + PDU_HEADER.size
         )
-        if pdv_length - _PDV_OVERHEAD != end - fragment:
+        if pdv_length - PDV_OVERHEAD != end - fragment:
             return None
         return Pdv(context_id, control, end - fragment), self._view[fragment:end]
 
     def drop_peeked(self, pdv: Pdv) -> None:
         """Remove the fragment that `peek_fragment` showed."""
-        self._start += PDU_HEADER.size + _FRAGMENT_OVERHEAD + pdv.length
+        self._start += PDU_HEADER.size + FRAGMENT_OVERHEAD + pdv.length
 
     def read_association_answer(self) -> tuple[Pdu, bytes]:
         """Read the whole A-ASSOCIATE-AC or -RJ that answers our request, header included."""
-        self._progress_deadline = monotonic() + self._artim_seconds
-        self._progress_bytes = 0
+        deadline = monotonic() + self._artim_seconds
         if not self.wait(self._artim_seconds):
             self.time_out("did not answer the association request")
+        self._progress_bytes = 0
+        self._progress_left = deadline - monotonic()
         pdu, length = self._next_pdu()
         answer = bytearray(PDU_HEADER.pack(pdu, length))
         while length:
@@ -533,7 +399,7 @@ class Wire:
         self._need(PDU_HEADER.size)
         kind, length = PDU_HEADER.unpack_from(self._view, self._start)
         self._start += PDU_HEADER.size
-        pdu = _PDUS.get(kind)
+        pdu = BY_TYPE.get(kind)
         if pdu is None:
             self.violation(AbortReason.UNRECOGNIZED_PDU, f"PDU type {kind:02X} does not exist")
         following = RECEIVED.get(self.state, {}).get(pdu)
@@ -546,7 +412,7 @@ class Wire:
                 AbortReason.INVALID_PDU_PARAMETER_VALUE,
                 f"a {pdu.name} PDU says it is {length} bytes long",
             )
-        if following is _COLLISION and self._is_requestor:
+        if following is RELEASE_COLLISION and self._is_requestor:
             following = State.COLLISION_REQUESTOR_ANSWERS
         self.state = following
         if pdu is Pdu.ABORT:
@@ -563,7 +429,7 @@ class Wire:
             return length <= self._max_pdu_bytes
         if pdu in (Pdu.ASSOCIATE_RQ, Pdu.ASSOCIATE_AC):
             return length <= ASSOCIATE_PDU_MAX_BYTES
-        return length == _SHORT_PDU_BYTES
+        return length == SHORT_PDU_BYTES
 
     def _need(self, count: int) -> None:
         """Have at least `count` bytes in one piece at the start; never more than a header's few."""
@@ -582,7 +448,8 @@ class Wire:
         """Read what has come, at least a byte; bound the waiting and the dawdling."""
         if self._start == self._end:
             self._start = self._end = 0
-        deadline = monotonic() + self._dimse_seconds
+        began = monotonic()
+        deadline = began + self._dimse_seconds
         while True:
             try:
                 count = self._sock.recv_into(self._view[self._end :])
@@ -592,6 +459,8 @@ class Wire:
                     self.time_out("paused within a message")
             except OSError as error:
                 self._lost(error)
+        # Only what the peer took: who writes to a disk that stalls has not waited for the peer.
+        self._progress_left -= monotonic() - began
         self._filled(count)
 
     def _fill_if_ready(self) -> None:
@@ -624,7 +493,7 @@ class Wire:
         self._progress_bytes += count
         if self._progress_bytes >= _PROGRESS_BYTES:
             self._restart_progress()
-        elif monotonic() > self._progress_deadline:
+        elif self._progress_left < 0:
             self.time_out("was too slow with a message")
 
     # Writing
@@ -633,7 +502,7 @@ class Wire:
         """Cut what we send to the peer's limit, PS3.8 D.1; 0 means that it has none."""
         limit = min(max_pdu_bytes or _SENT_PDU_MAX_BYTES, _SENT_PDU_MAX_BYTES)
         # Even, because fragments hold whole elements' bytes for old receivers (PS3.5 7.1.1).
-        self._sent_fragment_bytes = max(limit - _FRAGMENT_OVERHEAD, _SENT_FRAGMENT_MIN_BYTES) & ~1
+        self._sent_fragment_bytes = max(limit - FRAGMENT_OVERHEAD, _SENT_FRAGMENT_MIN_BYTES) & ~1
 
     def send_pdu(self, pdu: Pdu, encoded: bytes) -> None:
         """Send an encoded association PDU and step the state."""
@@ -657,22 +526,23 @@ class Wire:
         if isinstance(data, bytes):
             data = (data,)
         size = self._sent_fragment_bytes
-        batch: list[bytes | memoryview] = list(
-            _pdus(context_id, COMMAND_FRAGMENT, (command,), size)
-        )
+        batch: list[bytes | memoryview] = []
+        for pdu in p_data_pdus(context_id, COMMAND_FRAGMENT, (command,), size):
+            batch += pdu
         if data is not None:
             batched = 0
-            pieces = _pdus(context_id, DATA_SET_FRAGMENT, data, size)
+            pdus = p_data_pdus(context_id, DATA_SET_FRAGMENT, data, size)
             while True:
                 try:
-                    piece = next(pieces, None)
+                    following = next(pdus, None)
                 except Exception:
                     self.abort()
                     raise
-                if piece is None:
+                if following is None:
                     break
-                batch.append(piece)
-                batched += len(piece)
+                # Whole PDUs, because an A-ABORT may come between two writes.
+                batch += following
+                batched += size
                 if batched >= _BATCH_BYTES:
                     self._write(batch)
                     batch.clear()
@@ -684,15 +554,15 @@ class Wire:
         if Pdu.P_DATA_TF not in SENT.get(self.state, {}):
             raise AssociationAborted("the association has ended", Outcome.ABORTED_BY_US)
         size = self._sent_fragment_bytes
-        commands = b"".join(_pdus(context_id, COMMAND_FRAGMENT, (command,), size))
+        commands = b"".join(chain(*p_data_pdus(context_id, COMMAND_FRAGMENT, (command,), size)))
         pieces: list[bytes | memoryview] = []
         for data in data_sets:
             pieces.append(commands)
             if len(data) <= size:
-                header = _p_data_header(context_id, DATA_SET_FRAGMENT | LAST_FRAGMENT, len(data))
+                header = p_data_header(context_id, DATA_SET_FRAGMENT | LAST_FRAGMENT, len(data))
                 pieces += (header, data)
             else:
-                pieces += _pdus(context_id, DATA_SET_FRAGMENT, (data,), size)
+                pieces += chain(*p_data_pdus(context_id, DATA_SET_FRAGMENT, (data,), size))
         self._write([b"".join(pieces)])
 
     def _write(self, pieces: Sequence[bytes | memoryview]) -> None:
@@ -739,7 +609,7 @@ class Wire:
 
     def answer_release(self) -> None:
         """Agree to the peer's A-RELEASE-RQ."""
-        self.send_pdu(Pdu.RELEASE_RP, _SHORT_PDU.pack(Pdu.RELEASE_RP, _SHORT_PDU_BYTES, 0, 0))
+        self.send_pdu(Pdu.RELEASE_RP, release_pdu(Pdu.RELEASE_RP))
 
     def release(self) -> None:
         """Ask for release and wait for the peer to agree; raise `PeerTimeout` if it does not."""
@@ -748,7 +618,7 @@ class Wire:
             # In order all the same, but soon.
             seconds = min(seconds, _HURRIED_RELEASE_SECONDS)
             self._interrupted = None
-        self.send_pdu(Pdu.RELEASE_RQ, _SHORT_PDU.pack(Pdu.RELEASE_RQ, _SHORT_PDU_BYTES, 0, 0))
+        self.send_pdu(Pdu.RELEASE_RQ, release_pdu(Pdu.RELEASE_RQ))
         deadline = monotonic() + seconds
         self._restart_progress()
         self._skip(self._pdu_left)
@@ -781,7 +651,7 @@ class Wire:
         with contextlib.suppress(OSError):
             self._sock.settimeout(_ABORT_SECONDS)
             self._sock.sendall(abort_pdu(source, reason))
-            self.bytes_sent += PDU_HEADER.size + _SHORT_PDU_BYTES
+            self.bytes_sent += PDU_HEADER.size + SHORT_PDU_BYTES
 
     def violation(self, reason: AbortReason, rule: str) -> NoReturn:
         """Abort because the peer broke a rule of the upper layer (AA-8)."""
@@ -798,17 +668,21 @@ class Wire:
         self.abort()
         raise PeerTimeout(f"the peer {what}")
 
-    def cut(self, because: str) -> None:
-        """End the association from another thread; its own thread finds it gone."""
+    def cut(self, because: str, patience_seconds: float) -> None:
+        """End the association from another thread; its own thread finds it gone.
+
+        A write that runs has `patience_seconds` to end, so that the A-ABORT can follow it.
+        """
         self._cut_because = because
         # A TLS session is not for two threads at once, and half a PDU is no place for an A-ABORT.
-        if self._tls is None and self._write_lock.acquire(blocking=False):
+        if self._tls is None and self._write_lock.acquire(timeout=patience_seconds):
             try:
-                with contextlib.suppress(OSError):
-                    self._sock.send(
-                        abort_pdu(AbortSource.SERVICE_USER, AbortReason.NOT_SPECIFIED),
-                        socket.MSG_DONTWAIT,
-                    )
+                if not self._write_broken:
+                    with contextlib.suppress(OSError):
+                        self._sock.send(
+                            abort_pdu(AbortSource.SERVICE_USER, AbortReason.NOT_SPECIFIED),
+                            socket.MSG_DONTWAIT,
+                        )
             finally:
                 self._write_lock.release()
         with contextlib.suppress(OSError):
@@ -842,31 +716,3 @@ def _consume(pieces: deque[memoryview], count: int) -> None:
         if count < len(piece):
             pieces.appendleft(piece[count:])
         count -= min(count, len(piece))
-
-
-def _pdus(
-    context_id: int, kind: int, chunks: Iterable[bytes | memoryview], size: int
-) -> Iterator[bytes | memoryview]:
-    """Yield the P-DATA-TF PDUs of one command or data set, one PDV each, in pieces to be joined."""
-    pending: list[memoryview] = []
-    pending_bytes = 0
-    for chunk in chunks:
-        rest = memoryview(chunk).cast("B")
-        while rest:
-            if pending_bytes == size:
-                yield _p_data_header(context_id, kind, size)
-                yield from pending
-                pending.clear()
-                pending_bytes = 0
-            piece = rest[: size - pending_bytes]
-            pending.append(piece)
-            pending_bytes += len(piece)
-            rest = rest[len(piece) :]
-    yield _p_data_header(context_id, kind | LAST_FRAGMENT, pending_bytes)
-    yield from pending
-
-
-def _p_data_header(context_id: int, control: int, length: int) -> bytes:
-    return _P_DATA_HEADER.pack(
-        Pdu.P_DATA_TF, length + _FRAGMENT_OVERHEAD, length + _PDV_OVERHEAD, context_id, control
-    )

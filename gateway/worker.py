@@ -16,7 +16,7 @@ from typing import Final
 from lenticular.errors import LenticularError, OperatorError
 from lenticular.settings import GatewaySettings
 
-from .__main__ import build, build_audit, build_metrics, build_spool
+from .assembly import build_audit, build_metrics, build_server, build_spool
 from .audit import AuditTrail
 from .handover import Channel, ChannelClosed, Kind, Packet, unpack_arrival
 from .logs import configure_logging
@@ -114,7 +114,7 @@ class _Worker:
 
 def run(
     descriptor: int,
-    build_server: Callable[[SharedSlots], Server],
+    build: Callable[[SharedSlots], Server],
     shortage: Callable[[], str | None] = lambda: None,
 ) -> int:
     """Serve what comes over a descriptor until the supervisor says so; return the exit status.
@@ -130,7 +130,7 @@ def run(
     channel = Channel(socket.socket(fileno=os.dup(descriptor)))
     slots = SharedSlots(channel)
     try:
-        server = build_server(slots)
+        server = build(slots)
     except LenticularError as error:
         status = USAGE_ERROR if isinstance(error, OperatorError) else FAILED
         channel.send(Kind.FAILED, status, str(error).encode(), wait=True)
@@ -149,14 +149,14 @@ def main() -> int:
     server: Server | None = None
     audit: AuditTrail | None = None
 
-    def build_server(slots: SharedSlots) -> Server:
+    def build(slots: SharedSlots) -> Server:
         nonlocal metrics, spool, server, audit
         settings = GatewaySettings.from_environment(os.environ)
         configure_logging(settings.log_level, worker=number)
         metrics = build_metrics(settings)
         spool = build_spool(settings)
         audit = build_audit(settings)
-        server = build(settings, Ports(), metrics, spool=spool, slots=slots, audit=audit)
+        server = build_server(settings, Ports(), metrics, spool=spool, slots=slots, audit=audit)
         audit.start()
         if metrics is not None:
             metrics.start(None, dict if spool is None else spool.gauges)
@@ -164,7 +164,7 @@ def main() -> int:
             spool.start()
         return server
 
-    status = run(descriptor, build_server, lambda: None if spool is None else spool.shortage())
+    status = run(descriptor, build, lambda: None if spool is None else spool.shortage())
     if spool is not None and server is not None:
         spool.close(server.drained_by)
     if audit is not None:

@@ -13,8 +13,6 @@ from typing import Final
 
 from pydicom.uid import UID
 
-from gateway.__main__ import offers
-from gateway.acceptance import Offer
 from gateway.negotiation import (
     ADDRESS_NOT_RECOGNIZED,
     APPLICATION_CONTEXT,
@@ -28,7 +26,7 @@ from gateway.negotiation import (
     QueryOption,
     Rejected,
 )
-from gateway.tls import PROFILES
+from gateway.offers import Offer, offers
 from lenticular import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, __version__
 from lenticular.attributes import Attribute, Level, computed_of_level, of_level
 from lenticular.query import MODEL_OF
@@ -42,6 +40,7 @@ from lenticular.status import (
     Status,
     StoreStatus,
 )
+from lenticular.tls import PROFILES
 from lenticular.transfer_syntaxes import ALL, BY_UID
 
 FILE: Final = Path(__file__).with_name("guide") / "conformance-statement.md"
@@ -79,7 +78,10 @@ _MEANINGS: Final[Sequence[tuple[IntEnum, str]]] = (
         StoreStatus.DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING,
         "Kept; the IOD is violated and `LENTICULAR_VALIDATION` is `warn`",
     ),
-    (StoreStatus.CANNOT_UNDERSTAND, "Kept in quarantine: it cannot be read as what it says it is"),
+    (
+        StoreStatus.CANNOT_UNDERSTAND,
+        "Kept in quarantine: it cannot be read as what it says it is, or breaks off",
+    ),
     (FindStatus.PENDING, "A match"),
     (
         FindStatus.PENDING_OPTIONAL_KEYS_NOT_SUPPORTED,
@@ -252,7 +254,8 @@ was sent. Nothing is coerced. 0000 says that the instance is durable: in S3, or 
 
 The same instance sent again with the same bytes is answered 0000 and changes nothing. With other bytes both are kept, and
 which one is shown is the operator's choice (`Duplicates`: the newest, or the first). An instance without a valid Study or
-Series Instance UID is kept, answered 0000 and listed as quarantined.
+Series Instance UID is kept, answered 0000 and listed as quarantined. A data set that ends before an element does, or before
+the delimiter of a value of undefined length, is answered C000; zeros behind the last element are let pass.
 
 **Table 5-2. Statuses of C-STORE**
 
@@ -260,7 +263,8 @@ Series Instance UID is kept, answered 0000 and listed as quarantined.
 
 As SCU (sub-operation of C-MOVE and C-GET) an instance is sent in the transfer syntax it came in if the receiver accepts that,
 else in that of a lossless form of it that the archive keeps, else uncompressed with every value as it was. 0000 and
-the warnings (Bxxx, 0107, 0116, 0001) count as completed, anything else as failed; of a C-MOVE it is tried once more on a fresh association.
+the warnings (Bxxx, 0107, 0116, 0001) count as completed, anything else as failed; of a C-MOVE it is tried once more on a fresh association,
+and so is what S3 did not give. A destination that refuses for the moment or does not listen is asked again for some seconds.
 
 #### 5.2.3. Query
 
@@ -280,7 +284,7 @@ Any other key is ignored and answered FF01.
 
 **Table 5-5. Statuses of C-FIND**
 
-{_statuses(FindStatus, (Status.SUCCESS,))}
+{_statuses(FindStatus, (Status.SUCCESS, Status.SOP_CLASS_NOT_SUPPORTED, Status.NOT_AUTHORIZED))}
 
 More than `LENTICULAR_MAX_RESPONSES` matches (default {_default("max_responses")}) end with A700. C-CANCEL acts within a page of the index.
 
@@ -288,11 +292,12 @@ More than `LENTICULAR_MAX_RESPONSES` matches (default {_default("max_responses")
 
 C-MOVE and C-GET in the same models, at every level, with lists of UIDs below the level that is named. C-MOVE sends to nodes of
 the list that have a port. It tells the receiver the Move Originator. By C-GET of several transfer syntaxes in one presentation context the
-one that the negotiation policy says is taken, so who wants instances as they are stored proposes each syntax in a context of its own.
+one that the negotiation policy says is taken, so who wants instances as they are stored proposes each syntax in a context of its own. Of the video classes
+the first video syntax is taken. Sub-operations have the priority of the request, which changes nothing else. A unique key with a value below the level is refused (A900).
 
 **Table 5-6. Statuses of C-MOVE and C-GET**
 
-{_statuses(MoveStatus, (Status.SUCCESS,))}
+{_statuses(MoveStatus, (Status.SUCCESS, Status.SOP_CLASS_NOT_SUPPORTED, Status.NOT_AUTHORIZED))}
 
 #### 5.2.5. Storage Commitment
 
@@ -450,7 +455,7 @@ Endian, and those of stored lossless forms.
 
 Person names are matched without case and accents whatever was negotiated.
 
-**Asynchronous operations window**: answered with one operation invoked, one performed. **User identity** (PS3.7 D.3.3.7): accepted, not used, not logged.
+**Asynchronous operations window**: answered with one operation invoked, one performed. **User identity** (PS3.7 D.3.3.7): accepted, whatever its type, and ignored: not used, not logged, not answered where a response is requested.
 
 #### 7.2.2. LENTICULAR-COMMIT Application Entity
 
@@ -497,8 +502,8 @@ def _security() -> str:
 
 {_table(("profile", "`LENTICULAR_TLS_PROFILE`", "least version", "TLS 1.2 suites (OpenSSL)"), _profile_rows())}
 
-TLS 1.3 is preferred, with OpenSSL's suites for it. Certificates that are replaced are used without a restart. Associations that this
-node opens are without TLS.
+TLS 1.3 is preferred, with OpenSSL's suites for it. Certificate files that are replaced are used without a restart; tasks on AWS read the secret of theirs when they start. Associations that this
+node opens are without TLS. The operator's commands speak it where they are told to (`--tls`), by B.12, and verify the peer's certificate and its host name.
 
 **Audit trail** (PS3.15 A.5, A.6). Application Activity, Begin Transferring DICOM Instances, DICOM Instances Accessed, DICOM Instances Transferred, DICOM Study Deleted, Export,
 Procedure Record, Query and Security Alert messages in the standard's XML, one for an association (or retrieval, or request) and study; by syslog over TLS where the operator names a repository. The UserID of an

@@ -30,7 +30,7 @@ from lenticular.event_report import Reporter
 from lenticular.failures import described, speakable
 from lenticular.index import Index
 from lenticular.nodes import NodeTable
-from lenticular.settings import CommitSettings
+from lenticular.settings import CommitSettings, warn_of_unknown_variables
 from lenticular.status import CommitmentFailure
 from lenticular.tracing import trace_calls
 from lenticular.transactions import Transactions
@@ -53,6 +53,7 @@ def _now() -> datetime:
 @cache
 def _committing() -> Committing:
     """Make the clients once for the life of the execution environment."""
+    warn_of_unknown_variables(environ)
     settings = CommitSettings.from_environment(environ)
     dynamodb, sqs = dynamodb_client(), sqs_client()
     archive = Archive(s3_client(), settings.bucket)

@@ -31,7 +31,7 @@ from lenticular.failures import described, speakable
 from lenticular.index import Index
 from lenticular.indexing import index_objects
 from lenticular.s3_events import object_keys
-from lenticular.settings import IndexSettings
+from lenticular.settings import IndexSettings, warn_of_unknown_variables
 from lenticular.tracing import trace_calls
 from lenticular.transcoding_queue import ask_for_transcoding
 
@@ -51,6 +51,7 @@ copy_config_to_registered_loggers(source_logger=logger, include={"lenticular"})
 
 @cache
 def _settings() -> IndexSettings:
+    warn_of_unknown_variables(environ)
     return IndexSettings.from_environment(environ)
 
 

@@ -32,7 +32,7 @@ from lenticular.index import Index
 from lenticular.index_items import Procedure
 from lenticular.procedures import Waiting, look
 from lenticular.s3_events import object_keys
-from lenticular.settings import ProcedureSettings
+from lenticular.settings import ProcedureSettings, warn_of_unknown_variables
 from lenticular.tracing import trace_calls
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class _Watch:
 @cache
 def _stores() -> tuple[Archive, Index, _Watch, Waiting]:
     """Make the clients once for the life of the execution environment."""
+    warn_of_unknown_variables(environ)
     settings = ProcedureSettings.from_environment(environ)
     return (
         Archive(s3_client(), settings.bucket),

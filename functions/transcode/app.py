@@ -24,7 +24,7 @@ from lenticular.aws import dynamodb_client, s3_client
 from lenticular.failures import described, speakable
 from lenticular.forms import FormStore
 from lenticular.index import Index
-from lenticular.settings import TranscodeSettings
+from lenticular.settings import TranscodeSettings, warn_of_unknown_variables
 from lenticular.splice import Reason
 from lenticular.tracing import trace_calls
 from lenticular.transcoding import Outcome, Transcoder
@@ -44,6 +44,7 @@ processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
 @cache
 def _transcoder() -> Transcoder:
     """Make the clients once for the life of the execution environment."""
+    warn_of_unknown_variables(environ)
     settings = TranscodeSettings.from_environment(environ)
     s3 = s3_client()
     return Transcoder(

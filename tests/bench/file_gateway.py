@@ -17,12 +17,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from gateway.__main__ import offers
 from gateway.acceptance import AccessPolicy
 from gateway.association import Association, Limits, Service
 from gateway.command_set import CommandField
 from gateway.custody import Buffered, Custody
 from gateway.messages import DataSetSink, Message
+from gateway.offers import offers
 from gateway.ports import Ports
 from gateway.server import Server, Slots
 from gateway.storage import StorageService

@@ -23,6 +23,7 @@ from typing import Any, Final
 from lenticular.archive import ProcedureKey, TransactionKey
 from lenticular.commitment import Request
 from lenticular.indexing import index_objects
+from lenticular.moments import moment
 from lenticular.nodes import PERMISSIONS, Node, NodeTable
 from lenticular.procedure_step import Cause, created
 from lenticular.transactions import Transactions
@@ -171,7 +172,7 @@ def commit_work(store: Store, references: Sequence[int], port: int) -> Iterator[
 def mpps_work(store: Store) -> Iterator[Work]:
     """Keep steps that are over and announced so many instances, of which none has come."""
     for number, count in enumerate((1, 1000, 10_000), 1):
-        uid, received = f"1.5.{number}", datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        uid, received = f"1.5.{number}", moment(datetime.now(UTC))
         texts = {0x00400253: "S1", 0x00400241: _AET, 0x00400244: "20260105",
                  0x00400245: "081500", 0x00400252: "IN PROGRESS", 0x00080060: "CT"}  # fmt: skip
         attributes: dict[int, Any] = {tag: {"vr": "LO", "Value": [text]} for tag, text in

@@ -50,6 +50,18 @@ def test_every_queue_of_the_stack_that_has_dead_letters_is_listed(
     assert len(listed) == len(with_dead_letters)
 
 
+def test_a_stack_whose_name_begins_with_ours_is_left_alone(
+    cloud: OfflineCloud, stack: Stack, letters: DeadLetters
+) -> None:
+    sqs = cloud.clients.sqs
+    policy = sqs.get_queue_attributes(
+        QueueUrl=stack.ref("IndexQueue"), AttributeNames=["RedrivePolicy"]
+    )["Attributes"]
+    name = f"{stack.site.stack}-drill-index"
+    other = sqs.create_queue(QueueName=name, Attributes=policy)["QueueUrl"]
+    assert other not in {queue.url for queue in letters.all()}
+
+
 def test_dead_letters_go_back_to_their_queue_whole(
     cloud: OfflineCloud, stack: Stack, letters: DeadLetters
 ) -> None:

@@ -5,6 +5,7 @@ import pytest
 from lenticular.forms import FormStore
 from lenticular.holdings import Holding, holdings
 from lenticular.indexing import index_objects, rebuild
+from lenticular.nodes import Node, NodeTable
 from lenticular.transcoding import Transcoder
 from lenticular.transcoding_policy import TranscodingPolicy
 from tests.cloud.standin import OfflineCloud
@@ -41,3 +42,11 @@ def test_bytes_are_those_received_and_those_in_the_bucket(cloud: OfflineCloud) -
         assert of_forms.form_bytes == sum(forms)
         assert of_forms.gained == pytest.approx(1 - sum(forms) / (sizes[0] + sizes[1]))
         rebuild(store.archive, index)
+
+
+def test_nodes_are_no_holdings_whatever_they_are_called(cloud: OfflineCloud) -> None:
+    store = Store.in_cloud(cloud)
+    nodes = NodeTable(store.cloud.clients.dynamodb, store.table)
+    for aet in ("STUDY", "SERIES#1.2", "INSTANCE#1.2#1"):
+        nodes.put(Node(aet, "192.0.2.1", None, frozenset({"store"})))
+    assert holdings(store.index(), ("modality",)) == {}

@@ -15,6 +15,7 @@ from lenticular.errors import StoreUnavailable
 from lenticular.index_items import Procedure
 from lenticular.indexing import index_objects
 from lenticular.indexing import rebuild as rebuild_instances
+from lenticular.moments import moment
 from lenticular.procedure_step import Cause, Step, created
 from lenticular.procedures import Waiting, counted_again, look, missing, newest, rebuild
 from tests.cloud.standin import OfflineCloud
@@ -64,8 +65,7 @@ def _over(step: Step, announced: Sequence[str], state: str = "COMPLETED") -> Ste
         0x00400251: {"vr": "TM", "Value": ["083000"]},
         0x00400340: {"vr": "SQ", "Value": [series]},
     }
-    received = OVER.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    return step.modified(modifications, Cause(received, CALLING, "1" * 64))
+    return step.modified(modifications, Cause(moment(OVER), CALLING, "1" * 64))
 
 
 def _keep(store: Store, *steps: Step) -> None:
@@ -347,9 +347,9 @@ def test_a_further_look_is_a_message_that_the_queue_delays(
 ) -> None:
     begun = _begun("1.2.1")
     # Now, for this one has to be waited for.
-    moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    now = moment(datetime.now(UTC))
     over = _over(begun, ["1.2.1.0.0"])
-    _keep(store, begun, Step(STEP, 2, Cause(moment, CALLING, "1" * 64), over.elements))
+    _keep(store, begun, Step(STEP, 2, Cause(now, CALLING, "1" * 64), over.elements))
     answer = function.handler(_batch(_stored(str(ProcedureKey(STEP, 2)))), _Context())
     assert answer == {"batchItemFailures": []}
     attributes = store.cloud.clients.sqs.get_queue_attributes(

@@ -8,10 +8,12 @@ from click.testing import CliRunner
 from lenticular.archive import InstanceKey, quarantine_key
 from lenticular.cli import main
 from lenticular.cli.exit_codes import ExitCode
+from lenticular.elements import encode_data_set, encode_element
 from lenticular.indexing import index_objects, rebuild
+from lenticular.part10 import file_head
 from lenticular.quarantine import Retried, retry
 from tests.cloud.standin import OfflineCloud
-from tests.cloud.stored_instances import Store, study
+from tests.cloud.stored_instances import CT, EXPLICIT, Store, study
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,46 @@ def test_what_still_cannot_be_placed_stays(store: Store) -> None:
     )
     assert [str(item["sk"]) for item in store.index().quarantined()] == [key]
     assert store.archive.holds(key)
+
+
+@pytest.mark.parametrize("size", [1000, 3 << 20])
+def test_what_breaks_off_stays_and_is_listed_as_that(store: Store, size: int) -> None:
+    pixels = encode_element(0x7FE00010, "OW", bytes(size))
+    uid = f"1.2.75.1.{size}"
+    head = file_head(CT, uid, EXPLICIT) + encode_data_set(
+        [(0x0020000D, "UI", b"1.2.75"), (0x0020000E, "UI", b"1.2.75.1")]
+    )
+    reason = "the data set cannot be followed to its end"
+    s3, archive, index = store.cloud.clients.s3, store.archive, store.index()
+    keys = {}
+    for file in (head + pixels[:-1], head + pixels):
+        keys[file] = quarantine_key(uid, hashlib.sha256(file).hexdigest())
+        store.put_bytes(keys[file], file)
+    index_objects(archive, index, keys.values())
+    listed = {str(item["sk"]): item["reason"] for item in index.quarantined()}
+    assert {listed[key] for key in keys.values()} == {reason}
+    broken, whole = keys.values()
+    assert retry(s3, archive, index, broken) == Retried(broken, None, reason)
+    placed = retry(s3, archive, index, whole).now
+    assert placed is not None
+    assert placed.startswith(f"instances/1.2.75/1.2.75.1/{uid}/")
+    left = {str(item["sk"]) for item in index.quarantined()}
+    assert broken in left
+    assert whole not in left
+
+
+def test_what_was_acknowledged_though_it_breaks_off_stays_in_the_index(store: Store) -> None:
+    # As versions did that looked at the head alone.
+    [attributes] = study(76, series=1, instances=1)
+    file = store.archive.read(store.put(**attributes)) + b"\xe0\x7f"
+    key = str(InstanceKey("1.2.76", "1.2.76.0", "1.2.76.0.0", hashlib.sha256(file).hexdigest()))
+    store.put_bytes(key, file)
+    index = store.index()
+    index_objects(store.archive, index, [key])
+    rebuild(store.archive, index)
+    [item] = index.instances("1.2.76")
+    assert item["object_key"] == key
+    assert key not in {str(item["sk"]) for item in index.quarantined()}
 
 
 def test_what_is_gone_does_not_keep_the_others_from_being_tried(cloud: OfflineCloud) -> None:

@@ -2,13 +2,15 @@
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import date
 from typing import Any, Final
 
 import pytest
 
 from lenticular import answers
+from lenticular.attributes import UNIQUE_KEY, Level
 from lenticular.index import Index, Reading
 from lenticular.index_items import Item, month_item, study_items
 from lenticular.planner import plan
@@ -99,6 +101,35 @@ def test_the_same_answer_reads_the_same_in_an_archive_a_hundred_times_as_large(
         assert max(each.items for each in read) <= 30
 
 
+def test_instances_that_are_named_alone_are_read_and_not_their_study(
+    dynamodb_local: DynamoDBLocal,
+) -> None:
+    table = dynamodb_local.table()
+    index = dynamodb_local.index(table)
+    [copy] = clinic_of_studies.copies(1, patient=1, day=_DAY, name="Müllerheim")
+    uid = copy.key.study_instance_uid
+    copies = [
+        replace(
+            copy,
+            key=replace(
+                copy.key,
+                series_instance_uid=f"{uid}.{series}",
+                sop_instance_uid=f"{uid}.{series}.{number}",
+            ),
+        )
+        for series in range(20)
+        for number in range(4)
+    ]
+    dynamodb_local.load(table, study_items(copies, newest=True))
+    named = [f"{uid}.{series}.3" for series in range(0, 20, 2)]
+    keys = read_keys(["QueryRetrieveLevel=IMAGE", "SOPInstanceUID=" + "\\".join(named)])
+    reading = Reading()
+    found = answers.find(index.noting(reading), read_query(Model.STUDY_ROOT, keys, relational=True))
+    assert [str(match.instance.item["uid"]) for match in found if match.instance] == named
+    # An entry, a series and an instance for each, and the study.
+    assert reading.items == 3 * len(named) + 1
+
+
 _ODD_DATES: Final = ("", "2020", "202003", "2020.03.05", "20201399", "20200305", "20200306", "1999")
 _ODD_TIMES: Final = ("", "10", "103059.5", "10:30", "25")
 _ODD_NAMES: Final[tuple[dict[str, str], ...]] = (
@@ -138,6 +169,42 @@ def _odd_studies() -> Iterator[Item]:
         yield from map(month_item, months - {"unknown"})
 
 
+def _by_reading_all(
+    index: Index, query: Query, studies: Iterable[answers.Entity]
+) -> Iterator[answers.Match]:
+    """Match as the archive does, but of candidates that no plan has chosen."""
+    filters = answers._Filters(index, query)
+    below = filters.restricts(Level.SERIES) or filters.restricts(Level.INSTANCE)
+    for study in filter(filters.keep_study, studies):
+        if query.level <= Level.STUDY and not below:
+            yield answers.Match(study)
+            continue
+        series = list(answers._series(index, query, study, filters))
+        if query.level <= Level.STUDY and series:
+            yield answers.Match(study)
+        elif query.level is Level.SERIES:
+            yield from (answers.Match(study, each) for each in series)
+        elif query.level is Level.INSTANCE:
+            for each in series:
+                instances = answers._instances(index, query, study, each, filters)
+                yield from (answers.Match(study, each, instance) for instance in instances)
+
+
+def _found(level: Level, matches: Iterable[answers.Match]) -> list[str]:
+    """Name what was found, each once."""
+    named = {
+        str(answers._patient(match.study.elements))
+        if level is Level.PATIENT
+        else "/".join(
+            str(entity.item["sk" if entity is not match.study else "pk"])
+            for entity in (match.study, match.series, match.instance)
+            if entity is not None
+        )
+        for match in matches
+    }
+    return sorted(named)
+
+
 @pytest.mark.slow
 def test_every_plan_finds_what_reading_every_study_finds(dynamodb_local: DynamoDBLocal) -> None:
     table = dynamodb_local.table()
@@ -150,8 +217,16 @@ def test_every_plan_finds_what_reading_every_study_finds(dynamodb_local: DynamoD
     days = (*_ODD_DATES[:1], "2020", "202003", "20200305", "20200306", "19990101", "2020.03.05")
     times = ("", "10", "1030", "103059.5", "103059.6", "11", "0000", "235959.9")
     plans, answered = set(), 0
-    for _ in range(200):
+    for _ in range(150):
+        level, relational = choose.choice(list(Level)), choose.random() < 0.5
         keys = []
+        for named in UNIQUE_KEY:
+            # Below the level, a unique key is refused unless the query is relational.
+            if named > Level.PATIENT and (relational or named <= level) and choose.random() < 0.15:
+                numbers = choose.sample(range(len(everything)), choose.randint(1, 3))
+                ends = {Level.STUDY: "", Level.SERIES: ".1", Level.INSTANCE: ".1.0"}
+                uids = (clinic_of_studies.study_uid(number) + ends[named] for number in numbers)
+                keys.append(f"{UNIQUE_KEY[named].keyword}=" + "\\".join(uids))
         if choose.random() < 0.7:
             first, last = choose.choice(days), choose.choice(days)
             keys.append("StudyDate=" + choose.choice((first, f"{first}-{last}", f"{first}-")))
@@ -167,17 +242,16 @@ def test_every_plan_finds_what_reading_every_study_finds(dynamodb_local: DynamoD
             keys.append(f"PatientID={choose.choice(_ODD_IDS)}")
         if choose.random() < 0.1:
             keys.append(f"AccessionNumber={choose.choice(('A1', 'A2 ', 'A?', 'a1'))}")
-        query = read_query(
-            Model.STUDY_ROOT,
-            read_keys(["QueryRetrieveLevel=STUDY", *keys]),
-            relational=False,
-            combined_date_time=choose.random() < 0.5,
-        )
-        filters = answers._Filters(query)
-        wanted = {study.item["pk"] for study in everything if filters.keep_study(study)}
-        found = [match.study.item["pk"] for match in answers.find(index, query)]
-        assert sorted(map(str, found)) == sorted(map(str, wanted)), (keys, plan(query))
+        # Not `read_query`, which wants what a hierarchical query needs of a level above.
+        query = Query(level, read_keys(keys), relational, choose.random() < 0.5)
+        wanted = _found(level, _by_reading_all(index, query, everything))
+        found = list(answers.find(index, query))
+        assert _found(level, found) == wanted, (level, relational, keys, plan(query))
+        assert len(found) == len(wanted)
         plans.add(plan(query).name)
         answered += bool(wanted)
-    assert plans == {"by-accession", "by-patient", "by-name", "by-date", "every-study"}
+    assert plans == {
+        *("study-uid", "entity-uid", "by-accession", "by-patient", "by-name", "by-date"),
+        "every-study",
+    }
     assert answered > 50

@@ -1,7 +1,7 @@
 """pynetdicom as a requester of storage commitment that takes its reports, or behaves oddly."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from threading import Event as Flag
@@ -12,6 +12,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_context, evt
 from pynetdicom.association import Association
 
+from tests.peers import pynetdicom_peer
 from tests.peers.node_process import Node
 
 PUSH_MODEL: Final = "1.2.840.10008.1.20.1"
@@ -171,25 +172,12 @@ def information(transaction_uid: str | None, references: Sequence[Reference]) ->
     return data
 
 
-@contextmanager
 def association(
     node: Node, aet: str, transfer_syntaxes: Sequence[str] = (ExplicitVRLittleEndian,)
-) -> Iterator[Association]:
+) -> AbstractContextManager[Association]:
     """Open an association for requests."""
-    ae = AE(ae_title=aet)
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = _SECONDS
-    opened = ae.associate(
-        node.host,
-        node.port,
-        contexts=[build_context(PUSH_MODEL, list(transfer_syntaxes))],
-        ae_title=node.aet,
-    )
-    assert opened.is_established, "the node refused the association"
-    try:
-        yield opened
-    finally:
-        if opened.is_established:
-            opened.release()
+    contexts = [(PUSH_MODEL, transfer_syntaxes)]
+    return pynetdicom_peer.association(node, contexts, aet, seconds=_SECONDS)
 
 
 def ask(  # noqa: PLR0913 - every parameter of N-ACTION may be wrong

@@ -19,6 +19,7 @@ from tests.peers.faulty_s3 import FaultyS3, faulty_s3
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
 from tests.peers.instances import PATIENT_ID, PATIENT_NAME
 from tests.peers.node_process import Node, running_node
+from tests.peers.nodes_file import nodes_file
 from tests.ports import free_port
 
 WORKSTATION = "WORKSTATION"
@@ -64,8 +65,7 @@ def empty_clinic(tmp_path: Path) -> Iterator[Clinic]:
 @contextmanager
 def _running_clinic(folder: Path) -> Iterator[Clinic]:
     port = free_port()
-    nodes = folder / "nodes.yaml"
-    nodes.write_text(f"nodes:\n  - {{aet: {WORKSTATION}, address: 127.0.0.1, port: {port}}}\n")
+    nodes = nodes_file(folder, {WORKSTATION: port})
     with running_node(folder / "node.log", "--nodes", str(nodes)) as node:
         yield Clinic(node, port)
 

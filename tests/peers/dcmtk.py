@@ -117,6 +117,18 @@ def find_each(node: Node, folder: Path, *identifiers: Dataset, model: str = "-S"
     return answered
 
 
+def find_as_sent(node: Node, folder: Path, identifier: Dataset) -> list[Path]:
+    """Send an identifier in the character set it names; return the answers' files as they came."""
+    folder.mkdir(exist_ok=True)
+    asked = folder / "asked.dcm"
+    file = FileDataset(asked, identifier, preamble=bytes(128))
+    file.file_meta = FileMetaDataset()
+    file.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    file.save_as(asked)
+    run("findscu", "-S", "-aec", node.aet, "-X", "-od", folder, node.host, str(node.port), asked)
+    return sorted(folder.glob("rsp*.dcm"))
+
+
 def _values(data_set: ET.Element) -> dict[str, Any]:
     return {
         each.attrib["tag"]: [_values(item) for item in each]

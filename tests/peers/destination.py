@@ -1,7 +1,7 @@
 """pynetdicom is sent to, by C-MOVE and C-GET: what it is offered, gets, and does amiss."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
-from pynetdicom import AE, build_context, build_role, evt
+from pynetdicom import AE, DEFAULT_TRANSFER_SYNTAXES, build_context, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
@@ -19,6 +19,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelMove as StudyRootMove,
 )
 
+from tests.peers import pynetdicom_peer
 from tests.peers.node_process import Node
 
 MESSAGE_ID = 9
@@ -95,19 +96,12 @@ def destination(
         server.shutdown()
 
 
-@contextmanager
-def requestor(node: Node, aet: str = "READER", seconds: float = 60) -> Iterator[Association]:
+def requestor(
+    node: Node, aet: str = "READER", seconds: float = 60
+) -> AbstractContextManager[Association]:
     """Open an association for C-MOVE."""
-    ae = AE(ae_title=aet)
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = seconds
-    ae.add_requested_context(StudyRootMove)
-    opened = ae.associate(node.host, node.port, ae_title=node.aet)
-    assert opened.is_established
-    try:
-        yield opened
-    finally:
-        if opened.is_established:
-            opened.release()
+    contexts = [(StudyRootMove, DEFAULT_TRANSFER_SYNTAXES)]
+    return pynetdicom_peer.association(node, contexts, aet, seconds=seconds)
 
 
 def responses(
@@ -133,20 +127,27 @@ def counts(status: Dataset) -> tuple[int, ...]:
 
 @dataclass
 class Got:
-    """What a C-GET brought: the final response, empty where we aborted, and files by UID."""
+    """What a C-GET brought: the final response, empty where we aborted, and files by UID.
+
+    `priorities` are those of the sub-operations.
+    """
 
     final: Dataset = field(default_factory=Dataset)
     failed: list[str] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
+    priorities: list[int] = field(default_factory=list)
 
 
-def get(node: Node, study: str, contexts: Sequence[tuple[str, Sequence[str]]]) -> Got:
+def get(
+    node: Node, study: str, contexts: Sequence[tuple[str, Sequence[str]]], priority: int = 2
+) -> Got:
     """Get a study on these contexts."""
     got = Got()
 
     def on_store(event: evt.Event) -> int:
         assert isinstance(event.request, C_STORE)
         got.files[str(event.request.AffectedSOPInstanceUID)] = event.encoded_dataset()
+        got.priorities.append(event.request.Priority)
         return 0
 
     ae = AE(ae_title="VIEWER")
@@ -165,7 +166,7 @@ def get(node: Node, study: str, contexts: Sequence[tuple[str, Sequence[str]]]) -
     assert opened.is_established
     identifier = Dataset()
     identifier.QueryRetrieveLevel, identifier.StudyInstanceUID = "STUDY", study
-    for status, data_set in opened.send_c_get(identifier, StudyRootGet):
+    for status, data_set in opened.send_c_get(identifier, StudyRootGet, priority=priority):
         got.final = status
         uids = data_set.get("FailedSOPInstanceUIDList", []) if data_set else []
         got.failed = [uids] if isinstance(uids, str) else list(uids)

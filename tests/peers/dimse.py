@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Self
 
-from gateway.acceptance import AccessPolicy, Offer
+from gateway.acceptance import AccessPolicy
 from gateway.association import Acceptance, Association, Limits, Service
 from gateway.command_set import CommandField, CommandSet, decode, encode
 from gateway.messages import BufferSink, DataSetSink, Message
+from gateway.offers import Offer
 from gateway.ports import Ports
-from gateway.server import Server
+from gateway.server import Server, Slots
 from gateway.verification import VerificationService
 from lenticular.nodes import Node
 from lenticular.settings import Access
@@ -85,13 +86,14 @@ def policy(
 
 
 @contextmanager
-def serving(
+def serving(  # noqa: PLR0913 - each is as in production unless a test says
     services: Mapping[int, Service] | None = None,
     *,
     acceptance: Acceptance | None = None,
     limits: Limits = DEFAULT_LIMITS,
     tls_context: Callable[[], ssl.SSLContext] | None = None,
     ports: Ports | None = None,
+    slots: Slots | None = None,
 ) -> Iterator[Server]:
     """Serve on a free port of this machine, and one for TLS if wanted, until the block is left."""
     server = Server(
@@ -100,6 +102,7 @@ def serving(
         services={CommandField.C_ECHO_RQ: VerificationService(), **(services or {})},
         limits=limits,
         tls_context=tls_context,
+        slots=slots,
     )
     server.start()
     try:
@@ -195,9 +198,9 @@ class RawPeer:
     answer: bytes = field(default=b"", init=False)
 
     @classmethod
-    def connect(cls, server: Server, seconds: float = 10) -> Self:
-        """Connect and send nothing."""
-        return cls(socket.create_connection(server.address, timeout=seconds))
+    def connect(cls, server: Server, seconds: float = 10, *, host: str = "") -> Self:
+        """Connect, as another `host` if wanted, and send nothing."""
+        return cls(socket.create_connection(server.address, seconds, (host, 0) if host else None))
 
     @classmethod
     def connect_tls(cls, server: Server, context: ssl.SSLContext, seconds: float = 10) -> Self:

@@ -5,8 +5,6 @@ The gateway alone takes this way; a test looks at the bucket directly.
 
 import base64
 import hashlib
-import http.client
-import http.server
 import json
 import socket
 import struct
@@ -18,15 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, cast
-from urllib.parse import urlsplit
 
-_FORWARD_SECONDS: Final = 30.0
-#: How often the server looks whether it is to stop.
-_POLL_SECONDS: Final = 0.02
+from tests.reverse_proxy import Answer, Forwarding, ReverseProxy
+
 #: With this, closing a socket sends RST instead of FIN.
 _LINGER_NOT_AT_ALL: Final = struct.pack("ii", 1, 0)
-#: They belong to one connection, RFC 9110 7.6.1, or are written anew.
-_NOT_FORWARDED: Final = frozenset({"connection", "content-length", "host", "transfer-encoding"})
 
 
 class Fault(Enum):
@@ -100,13 +94,13 @@ class _Rule:
     after: int
 
 
-class FaultyS3:
+class FaultyS3(ReverseProxy):
     """Passes requests on to S3 but for those a test wants to fail.
 
     Attributes:
-        endpoint: where the gateway finds S3
         failed: how many requests failed in each way
         held: how many requests are held now
+        holding: what they are, as `fail` compares it
         mistakes: what went wrong here that should not have
     """
 
@@ -114,15 +108,12 @@ class FaultyS3:
         """Stand in front of `s3_endpoint`."""
         self.failed: Counter[Fault] = Counter()
         self.held = 0
+        self.holding: list[str] = []
         self.mistakes: list[BaseException | None] = []
-        self.s3_address = urlsplit(s3_endpoint).netloc
         self._rules: list[_Rule] = []
         self._changed = threading.Condition()
         self._healed = 0
-        self._server = _Server(self)
-        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL_SECONDS,))
-        self._thread.start()
+        super().__init__(s3_endpoint, _Handler)
 
     def fail(
         self, fault: Fault, *, where: str = "", times: int | None = None, after: int = 0
@@ -143,11 +134,15 @@ class FaultyS3:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening, and let go of what is held."""
         self.heal()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        super().close()
+
+    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - as socketserver calls it
+        """Note a mistake of ours; a gateway that is killed leaves broken connections."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            self.mistakes.append(error)
 
     def fault_for(self, request: str) -> Fault | None:
         """Say how a request is to fail."""
@@ -164,56 +159,41 @@ class FaultyS3:
                     return rule.fault
         return None
 
-    def hold(self) -> None:
+    def hold(self, request: str) -> None:
         """Return when `heal` is called."""
         with self._changed:
             healed = self._healed
             self.held += 1
+            self.holding.append(request)
             self._changed.wait_for(lambda: self._healed > healed)
+            self.holding.remove(request)
             self.held -= 1
 
 
-class _Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-    # As many as a test has associations; the default of 5 drops connections.
-    request_queue_size = 128
-
-    def __init__(self, s3: FaultyS3) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.s3 = s3
-
-    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - as socketserver calls it
-        """Note a mistake of ours; a gateway that is killed leaves broken connections."""
-        error = sys.exc_info()[1]
-        if not isinstance(error, OSError):
-            self.s3.mistakes.append(error)
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
+class _Handler(Forwarding):
     @property
     def _s3(self) -> FaultyS3:
-        return cast("_Server", self.server).s3
+        return cast("FaultyS3", self.server)
 
     def do_any(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
         if "X-Amz-Target" in self.headers:
             body = self.rfile.read(length)
-            fault = self._s3.fault_for(f"{self.command} {self.path} {body.decode()}")
+            request = f"{self.command} {self.path} {body.decode()}"
+            fault = self._s3.fault_for(request)
         else:
-            wanted = self.headers.get("Range", "")
-            fault = self._s3.fault_for(f"{self.command} {self.path} {wanted}")
+            request = f"{self.command} {self.path} {self.headers.get('Range', '')}"
+            fault = self._s3.fault_for(request)
             body = self.rfile.read(length // 2 if fault is Fault.RESET_WITHIN_BODY else length)
         match fault:
             case None:
-                self._forward(body)
+                self.answer(self.forward(body))
             case Fault.HELD:
-                self._s3.hold()
-                self._forward(body)
+                self._s3.hold(request)
+                self.answer(self.forward(body))
             case Fault.ANSWER_LOST:
-                self._forward(body, answer=False)
+                self.forward(body)
+                self._reset()
             case Fault.CONNECTION_RESET | Fault.RESET_WITHIN_BODY:
                 self._reset()
             case Fault.BODY_ALTERED:
@@ -231,7 +211,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if (claimed := self.headers.get(name))
         ]
         if all(base64.b64decode(claimed) == compute(body) for claimed, compute in claims):
-            self._forward(body)
+            self.answer(self.forward(body))
         else:
             self._refuse(Fault.BODY_ALTERED)
 
@@ -244,40 +224,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             )
         else:
             content, kind = f"<Error><Code>{code}</Code></Error>".encode(), "application/xml"
-        self._answer(status, {"Content-Type": kind}, content)
-
-    def _forward(self, body: bytes, *, answer: bool = True) -> None:
-        connection = http.client.HTTPConnection(self._s3.s3_address, timeout=_FORWARD_SECONDS)
-        try:
-            headers = {
-                name: value
-                for name, value in self.headers.items()
-                if name.lower() not in _NOT_FORWARDED
-            }
-            connection.request(self.command, self.path, body, headers)
-            response = connection.getresponse()
-            content = response.read()
-        finally:
-            connection.close()
-        if not answer:
-            self._reset()
-            return
-        kept = {
-            name: value
-            for name, value in response.getheaders()
-            if name.lower() not in _NOT_FORWARDED or self.command == "HEAD"
-        }
-        self._answer(response.status, kept, content)
-
-    def _answer(self, status: int, headers: Mapping[str, str], content: bytes) -> None:
-        self.send_response_only(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        if self.command != "HEAD":
-            self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
+        self.answer(Answer(status, [("Content-Type", kind)], content))
 
     def _reset(self) -> None:
         self.close_connection = True

@@ -46,9 +46,10 @@ class Gateway(Node):
 
     ready: dict[str, Any]
 
-    def connect(self) -> RawPeer:
-        """Connect to its plain port and send nothing."""
-        return RawPeer(socket.create_connection((self.host, self.port), timeout=10))
+    def connect(self, *, host: str = "") -> RawPeer:
+        """Connect to its plain port, as another `host` if wanted, and send nothing."""
+        ours = (host, 0) if host else None
+        return RawPeer(socket.create_connection((self.host, self.port), 10, ours))
 
     def kill(self) -> None:
         """End it as the kernel does when memory runs out: at once, nothing tidied up."""

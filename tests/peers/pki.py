@@ -58,8 +58,10 @@ class Authority:
         path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         return cls(folder, path, subject, key)
 
-    def issue(self, name: str, *, use_rsa: bool = False, days: int = 5) -> Identity:
-        """Issue a certificate for 127.0.0.1; with days below 0 it has expired."""
+    def issue(
+        self, name: str, *, use_rsa: bool = False, days: int = 5, host: str | None = None
+    ) -> Identity:
+        """Issue a certificate for 127.0.0.1, or a `host`; with days below 0 it has expired."""
         key: _Key = (
             rsa.generate_private_key(65537, 2048)
             if use_rsa
@@ -67,6 +69,8 @@ class Authority:
         )
         alternative = x509.SubjectAlternativeName(
             [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+            if host is None
+            else [x509.DNSName(host)]
         )
         certificate = (
             _builder(_name(name), self._name, key, datetime.now(UTC) + days * _DAY)

@@ -17,15 +17,22 @@ _SECONDS = 20
 
 @contextmanager
 def association(
-    node: Node, contexts: Sequence[tuple[str, str]], calling_aet: str = "PYNETDICOM"
+    node: Node,
+    contexts: Sequence[tuple[str, str | Sequence[str]]],
+    calling_aet: str = "PYNETDICOM",
+    *,
+    seconds: float = _SECONDS,
 ) -> Iterator[Association]:
-    """Open an association for pairs of abstract and transfer syntax; release it at the end."""
+    """Open an association for abstract syntaxes with transfer syntaxes; release it at the end."""
     ae = AE(ae_title=calling_aet)
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 20
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = seconds
     opened = ae.associate(
         node.host,
         node.port,
-        contexts=[build_context(abstract, transfer) for abstract, transfer in contexts],
+        contexts=[
+            build_context(abstract, transfer if isinstance(transfer, str) else list(transfer))
+            for abstract, transfer in contexts
+        ],
         ae_title=node.aet,
     )
     assert opened.is_established, "the node refused the association"

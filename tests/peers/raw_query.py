@@ -1,4 +1,7 @@
-"""A client of C-FIND made of bytes: it can cancel in the breath it asks in, and keeps nothing."""
+"""A client of C-FIND and C-MOVE made of bytes: it can cancel in the breath it asks in.
+
+It keeps nothing, and asks on whatever context it was given.
+"""
 
 import socket
 from collections.abc import Iterable, Iterator
@@ -31,18 +34,31 @@ class Response:
 
 @dataclass
 class Asker:
-    """An association for C-FIND."""
+    """An association with one context."""
 
     peer: RawPeer
     message_id: int = 0
 
     @classmethod
-    def associate(cls, host: str, port: int, called: str, *, model: str = STUDY_ROOT_FIND) -> Self:
+    def associate(
+        cls,
+        host: str,
+        port: int,
+        called: str,
+        *,
+        model: str = STUDY_ROOT_FIND,
+        calling: str = "RAW",
+    ) -> Self:
         """Open it for one model, in Explicit VR Little Endian."""
         peer = RawPeer(socket.create_connection((host, port), timeout=120))
         peer.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer.send(
-            associate_rq([(_CONTEXT, model, (EXPLICIT,))], called=called, max_pdu_bytes=1 << 17)
+            associate_rq(
+                [(_CONTEXT, model, (EXPLICIT,))],
+                calling=calling,
+                called=called,
+                max_pdu_bytes=1 << 17,
+            )
         )
         kind, body = peer.read_pdu()
         if kind != 2:
@@ -51,23 +67,39 @@ class Asker:
         return cls(peer)
 
     def request(
-        self, *keys: str, level: str = "STUDY", model: str = STUDY_ROOT_FIND, cancel: bool = False
+        self,
+        *keys: str,
+        level: str = "STUDY",
+        model: str = STUDY_ROOT_FIND,
+        cancel: bool = False,
+        operation: CommandField = CommandField.C_FIND_RQ,
+        destination: str | None = None,
     ) -> None:
         """Ask, with keys as findscu takes them; with `cancel`, take it back in the same write."""
         elements = read_keys([f"QueryRetrieveLevel={level}", *keys])
-        self.request_encoded(write_data_set(elements), model=model, cancel=cancel)
+        self.request_encoded(
+            write_data_set(elements), model=model, cancel=cancel,
+            operation=operation, destination=destination,
+        )  # fmt: skip
 
     def request_encoded(
-        self, identifier: bytes, *, model: str = STUDY_ROOT_FIND, cancel: bool = False
+        self,
+        identifier: bytes,
+        *,
+        model: str = STUDY_ROOT_FIND,
+        cancel: bool = False,
+        operation: CommandField = CommandField.C_FIND_RQ,
+        destination: str | None = None,
     ) -> None:
         """Ask with an encoded identifier."""
         self.message_id += 1
         command = CommandSet(
-            CommandField.C_FIND_RQ,
+            operation,
             message_id=self.message_id,
             affected_sop_class_uid=model,
             priority=0,
             command_data_set_type=0,
+            move_destination=destination,
         )
         message = p_data((_CONTEXT, _COMMAND | _LAST, encode(command)))
         message += p_data((_CONTEXT, _LAST, identifier))
@@ -120,9 +152,11 @@ class Asker:
 
 
 @contextmanager
-def asking(host: str, port: int, called: str, *, model: str = STUDY_ROOT_FIND) -> Iterator[Asker]:
+def asking(
+    host: str, port: int, called: str, *, model: str = STUDY_ROOT_FIND, calling: str = "RAW"
+) -> Iterator[Asker]:
     """Open an association and release it at the end."""
-    asker = Asker.associate(host, port, called, model=model)
+    asker = Asker.associate(host, port, called, model=model, calling=calling)
     with asker.peer:
         yield asker
         asker.peer.release()

@@ -1,14 +1,19 @@
 """What a peer must not do ends its association with the right A-ABORT, and nobody else's."""
 
 import logging
+import socket
+import ssl
 import struct
 import threading
 import tracemalloc
+from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 
 from gateway.association import Limits
 from gateway.command_set import CommandField, CommandSet, encode
+from gateway.server import OwnSlots
 from tests.peers.dimse import (
     ABORT,
     CT,
@@ -238,17 +243,20 @@ def test_a_pause_within_a_message_is_aborted() -> None:
 
 def test_a_byte_now_and_then_is_not_a_message(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
+    request = echo_rq()
     with (
-        serving(limits=Limits(dimse_seconds=0.5)) as server,
+        serving(limits=Limits(dimse_seconds=1.5)) as server,
         RawPeer.associate(server) as peer,
     ):
+        # So often that no pause between two bytes is too long, even on a busy machine, and so few
+        # at a time that the message has not come in time.
         pace = threading.Event()
-        for byte in echo_rq():
+        for byte in request:
             try:
                 peer.send(bytes([byte]))
             except OSError:
                 break
-            pace.wait(0.05)
+            pace.wait(2 / len(request))
         assert peer.read_abort() == (USER, 0)
         server.drain(10)
     assert any("too slow" in getattr(record, "reason", "") for record in caplog.records)
@@ -306,6 +314,67 @@ def test_a_crowd_of_silent_connections_does_not_keep_a_client_out() -> None:
         assert sum(_closed_already(silent) for silent in crowd) >= 400 - 256
         for silent in crowd:
             silent.sock.close()
+
+
+def test_a_crowd_from_elsewhere_does_not_push_out_who_is_about_to_ask() -> None:
+    with serving() as server, ExitStack() as stack:
+        # The way from the modality is long: its request comes after hundreds of connections.
+        modality = stack.enter_context(RawPeer.connect(server))
+        crowd = [stack.enter_context(RawPeer.connect(server, host="127.0.0.2")) for _ in range(400)]
+        # One that is answered comes after all of them.
+        with RawPeer.associate(server) as last:
+            last.release()
+        assert sum(map(_closed_already, crowd)) >= 400 - 256
+        modality.send(associate_rq())
+        assert modality.read_pdu()[0] == 2
+        modality.release()
+
+
+class Mistaken(OwnSlots):
+    """Slots with a mistake that shows once."""
+
+    def __init__(self) -> None:
+        super().__init__(10)
+        self._shown = False
+
+    def ask(self, answer: Callable[[bool], None]) -> None:
+        """Fail the first time."""
+        if not self._shown:
+            self._shown = True
+            raise RuntimeError("a mistake of ours")
+        super().ask(answer)
+
+
+def test_a_mistake_of_ours_ends_the_connection_that_shows_it_and_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with (
+        serving(slots=Mistaken()) as server,
+        RawPeer.connect(server) as waiting,
+        RawPeer.connect(server) as unlucky,
+    ):
+        unlucky.send(associate_rq())
+        assert unlucky.is_closed()
+        waiting.send(associate_rq())
+        assert waiting.read_pdu()[0] == 2
+        waiting.release()
+        RawPeer.associate(server).release()
+    assert our_warnings(caplog) == ["connection failed"]
+
+
+def test_a_mistake_of_ours_as_a_connection_comes_ends_that_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def mistaken() -> ssl.SSLContext:
+        raise RuntimeError("a mistake of ours")
+
+    with (
+        serving(tls_context=mistaken) as server,
+        RawPeer(socket.create_connection(server.tls_address, timeout=10)) as unlucky,
+    ):
+        assert unlucky.is_closed()
+        RawPeer.associate(server).release()
+    assert our_warnings(caplog) == ["connection failed"]
 
 
 def _closed_already(peer: RawPeer) -> bool:

@@ -96,8 +96,10 @@ def test_what_is_not_this_dicom_is_refused(
 
 def test_an_idle_association_is_released_by_us(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    with serving(limits=Limits(idle_seconds=0.2)) as server, RawPeer.associate(server) as peer:
-        peer.send(echo_rq())
+    with serving(limits=Limits(idle_seconds=0.2)) as server, RawPeer.connect(server) as peer:
+        # At once, so that no pause of ours comes before the message.
+        peer.send(associate_rq() + echo_rq())
+        assert peer.read_pdu()[0] == 2
         assert peer.read_response().status == 0
         assert peer.read_pdu() == (5, b"\0\0\0\0")
         peer.send(RELEASE_RP)
@@ -113,8 +115,9 @@ def test_an_idle_association_is_aborted_where_the_setting_says_so(
 ) -> None:
     caplog.set_level(logging.INFO)
     limits = Limits(idle_seconds=0.2, idle_end="abort")
-    with serving(limits=limits) as server, RawPeer.associate(server) as peer:
-        peer.send(echo_rq())
+    with serving(limits=limits) as server, RawPeer.connect(server) as peer:
+        peer.send(associate_rq() + echo_rq())
+        assert peer.read_pdu()[0] == 2
         assert peer.read_response().status == 0
         assert peer.read_abort() == (0, 0)
         assert server.active_associations == 0

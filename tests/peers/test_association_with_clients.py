@@ -1,5 +1,6 @@
 """DCMTK and pynetdicom as clients of the DIMSE server."""
 
+import logging
 import subprocess
 import threading
 from pathlib import Path
@@ -9,7 +10,10 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID
 from pynetdicom import AE, build_role, evt
-from pynetdicom.pdu_primitives import AsynchronousOperationsWindowNegotiation
+from pynetdicom.pdu_primitives import (
+    AsynchronousOperationsWindowNegotiation,
+    UserIdentityNegotiation,
+)
 
 from gateway.association import Association, Limits
 from gateway.command_set import CommandField, CommandSet
@@ -164,6 +168,44 @@ def test_pynetdicom_negotiates_every_kind_of_item() -> None:
         assert association.send_c_echo().Status == 0
         association.release()
         client.shutdown()
+
+
+@pytest.mark.parametrize("response_requested", [False, True])
+def test_who_the_user_is_makes_no_difference_and_is_not_written_down(
+    caplog: pytest.LogCaptureFixture, response_requested: bool
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    # PS3.7 D.3.3.7: user name, with passcode, Kerberos ticket, SAML assertion.
+    for kind, secondary in ((1, b""), (2, b"sesame"), (3, b""), (4, b"")):
+        identity = UserIdentityNegotiation()
+        identity.user_identity_type = kind
+        identity.positive_response_requested = response_requested
+        identity.primary_field = b"anna"
+        identity.secondary_field = secondary
+        client = AE(ae_title="PYNETDICOM")
+        client.add_requested_context(VERIFICATION)
+        with serving() as server:
+            association = client.associate(
+                *server.address, ae_title="LENTICULAR", ext_neg=[identity]
+            )
+            assert association.is_established
+            # Whoever answers the item claims to know the user.
+            assert association.acceptor.user_identity is None
+            assert association.send_c_echo().Status == 0
+            association.release()
+            client.shutdown()
+    ours = [vars(record) for record in caplog.records if record.name.startswith("gateway")]
+    assert [line["message"] for line in ours].count("association ended") == 4
+    assert "anna" not in str(ours)
+    assert "sesame" not in str(ours)
+
+
+def test_dcmtk_stores_as_a_user_with_a_password(tmp_path: Path) -> None:
+    path, data = ct_file(tmp_path)
+    keep = Keep()
+    with serving({CommandField.C_STORE_RQ: keep}) as server:
+        dcmtk("storescu", server, "--user", "anna", "--password", "sesame", str(path))
+    assert keep.data == [data]
 
 
 class FindUntilCancelled:

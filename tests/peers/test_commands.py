@@ -50,6 +50,21 @@ def test_a_rebuild_leaves_what_can_be_found_as_it_was(clinic: Clinic, tmp_path: 
     assert dcmtk.find(node, "STUDY", *keys) == before
 
 
+def test_an_index_is_not_emptied_by_a_bucket_that_is_not_its_own(
+    clinic: Clinic, tmp_path: Path
+) -> None:
+    node = clinic.node
+    file = ct_file(tmp_path, "1.2.3.97", "1.2.3.97.1", "1.2.3.97.1.1", PatientID="NOT EMPTIED")
+    dcmtk.store(node, file)
+    keys = ("PatientID=NOT EMPTIED", "StudyInstanceUID", "NumberOfStudyRelatedInstances")
+    before = eventually(lambda: dcmtk.find(node, "STUDY", *keys))
+    node.client("s3").create_bucket(Bucket="drill")
+    done = lenticular({**node.environment(), "LENTICULAR_BUCKET": "drill"}, "rebuild-index")
+    assert done.returncode == 2, done.stderr
+    assert "have nothing in drill" in done.stderr
+    assert dcmtk.find(node, "STUDY", *keys) == before
+
+
 def test_nodes_are_added_exported_imported_and_removed(clinic: Clinic, tmp_path: Path) -> None:
     environment = clinic.node.environment()
     before = lenticular(environment, "nodes", "export").stdout

@@ -121,7 +121,8 @@ def test_what_is_interrupted_goes_on_where_it_stopped(
     environment = clinic.node.environment()
     # Where the tests run behind a shell's back it is ignored, and would be by what they start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    slowly = [sys.executable, "-m", "lenticular.cli", *map(str, command), "--rate", "0.5"]
+    # The first at once, the next after a minute: however late we look, not all have been sent.
+    slowly = [sys.executable, "-m", "lenticular.cli", *map(str, command), "--rate", "0.016"]
     with subprocess.Popen(slowly, env=environment, stderr=subprocess.PIPE, text=True) as sending:
         eventually(lambda: state.exists() and '"done"' in state.read_text("utf-8"))
         sending.send_signal(signal.SIGINT)
@@ -345,6 +346,8 @@ def test_what_is_stored_is_verified_and_what_is_wrong_ends_with_a_status_of_its_
     done = lenticular(environment, *verify)
     assert uid not in done.stdout
     assert json.loads(done.stdout.splitlines()[-1])["bytes_read"] > 0
+    # One that is finished is no reason to read nothing the next time.
+    assert not state.exists()
     [key, _] = clinic.node.object_keys(f"instances/{uid}/")
     s3 = clinic.node.client("s3")
     version = s3.delete_object(Bucket=clinic.node.bucket, Key=key)["VersionId"]
@@ -356,7 +359,8 @@ def test_what_is_stored_is_verified_and_what_is_wrong_ends_with_a_status_of_its_
     s3.delete_object(Bucket=clinic.node.bucket, Key=key, VersionId=version)
     again = lenticular(environment, "verify", "--quick", "--json")
     assert key not in again.stdout
-    other = lenticular(environment, "verify", "--quick", "--state", state)
+    state.write_text('{"asked": {"verify": "another bucket", "quick": false}}\n')
+    other = lenticular(environment, *verify)
     assert (other.returncode, "is of another command" in other.stderr) == (2, True)
 
 

@@ -38,6 +38,7 @@ from tests.peers.faulty_s3 import Fault, FaultyS3, faulty_s3
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
 from tests.peers.instances import altered, study
 from tests.peers.node_process import ROOT
+from tests.peers.nodes_file import nodes_file
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
@@ -111,8 +112,7 @@ def running_site(
     stores = Stores(cloud, stack.name("ArchiveBucket"), stack.name("Table"))
     events: Events = queue.SimpleQueue()
     with requester(AET) as modality, faulty_s3(cloud.endpoint) as s3:
-        nodes = folder / "nodes.yaml"
-        nodes.write_text(f"nodes:\n  - {{aet: {AET}, address: 127.0.0.1, port: {modality.port}}}\n")
+        nodes = nodes_file(folder, {AET: modality.port})
         of_gateway = {
             **elsewhere,
             "AWS_ENDPOINT_URL_S3": s3.endpoint,

@@ -30,8 +30,15 @@ CANNOT_UNDERSTAND = 0xC000
 CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
 UID_CHARACTERS = 64
-#: Its data set is in Implicit VR, which the transfer syntax that it names is not.
-MISENCODED = {"SC_rgb_jpeg.dcm"}
+#: Its data set is in Implicit VR, which the transfer syntax that it names is not; items without a
+#: sequence; cut short. DCMTK reads none of them.
+BROKEN = {
+    "FreezePattern.dcm",
+    "GH1339.dcm",
+    "GH364.dcm",
+    "MR_truncated.dcm",
+    "SC_rgb_jpeg.dcm",
+}
 #: Of the corpus as it is, so that a test that sends nothing cannot pass.
 SENDABLE = 180
 HOSTILE = 60
@@ -137,8 +144,8 @@ def test_every_data_set_sent_as_it_is_is_kept_bit_for_bit(empty_clinic: Clinic) 
         data_set = data_set_of(file.path)
         with association(node, [(file.sop_class_uid, file.transfer_syntax_uid)]) as opened:
             status = store_bytes(opened, file.sop_class_uid, file.sop_instance_uid, data_set)
-        misencoded = file.path.name in MISENCODED
-        assert status == (CANNOT_UNDERSTAND if misencoded else SUCCESS), (status, file.path)
+        broken = file.path.name in BROKEN
+        assert status == (CANNOT_UNDERSTAND if broken else SUCCESS), (status, file.path)
         head = file_head(file.sop_class_uid, file.sop_instance_uid, file.transfer_syntax_uid)
         expected[hashlib.sha256(head + data_set).hexdigest()] = head + data_set
     assert len(expected) >= SENDABLE

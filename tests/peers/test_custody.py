@@ -409,5 +409,6 @@ def test_a_gateway_that_is_stopped_gives_up_at_its_deadline_what_s3_does_not_tak
         eventually(lambda: s3.held)
         gateway.terminate()
         assert clients.finish() == [SUCCESS]
+        # By default it would wait for 100 s, and S3 holds the instance for as long as we do.
         assert gateway.process.wait(30) == 0
     assert in_bucket(gateway) == kept([taken])

@@ -12,6 +12,7 @@ from tests.peers.archived import data_set_of
 from tests.peers.conftest import WORKSTATION
 from tests.peers.ct_files import ct_file
 from tests.peers.node_process import Node, running_node
+from tests.peers.nodes_file import nodes_file
 from tests.ports import free_port
 
 pytestmark = pytest.mark.peers
@@ -71,8 +72,7 @@ def site(
 ) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp(request.param)
     port = free_port()
-    nodes = folder / "nodes.yaml"
-    nodes.write_text(f"nodes:\n  - {{aet: {WORKSTATION}, address: 127.0.0.1, port: {port}}}\n")
+    nodes = nodes_file(folder, {WORKSTATION: port})
     with running_node(
         folder / "node.log", "--nodes", str(nodes), "--set", f"Duplicates={request.param}"
     ) as node:

@@ -6,11 +6,11 @@ others on one; what no client but a raw one can send, a comment says so.
 
 import resource
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -21,6 +21,7 @@ from tests.peers.dimse import CT, EXPLICIT, MR, VERIFICATION, associate_rq, p_da
 from tests.peers.faulty_s3 import Fault, FaultyS3, faulty_s3
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
 from tests.peers.instances import PATIENT_ID, PATIENT_NAME, study
+from tests.peers.nodes_file import nodes_file
 from tests.peers.storing import store
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
@@ -75,7 +76,13 @@ class Sent:
     called: str = "LENTICULAR"
 
 
+def pixel_data(length: int) -> bytes:
+    """Encode Pixel Data of so many bytes."""
+    return struct.pack("<HH2s2xI", 0x7FE0, 0x0010, b"OW", length) + bytes(length)
+
+
 CUT_SHORT: Final = "a stream that ends within an element"
+FRAGMENT: Final = struct.pack("<HHI", 0xFFFE, 0xE000, 4) + b"\xff\xd8\xff\xd9"
 QUARANTINED = ("instance quarantined",)
 NOT_STORED = ("instance not stored",)
 FAULTS = {
@@ -102,6 +109,22 @@ FAULTS = {
         CANNOT_UNDERSTAND,
         QUARANTINED,
         data_set()[:60] + struct.pack("<HH2s2xI", 0x0009, 0x1001, b"OB", 0xFFFFFFFE),
+    ),
+    # The same behind the UIDs, by which alone it could be placed
+    "half of the pixel data": Sent(
+        CANNOT_UNDERSTAND, QUARANTINED, data_set() + pixel_data(100_000)[:50_000]
+    ),
+    "half a header": Sent(CANNOT_UNDERSTAND, QUARANTINED, data_set() + pixel_data(0)[:4]),
+    "noise behind the UIDs": Sent(CANNOT_UNDERSTAND, QUARANTINED, data_set() + b"\xff" * 4096),
+    "fragments without their end": Sent(
+        CANNOT_UNDERSTAND,
+        QUARANTINED,
+        data_set() + struct.pack("<HH2s2xI", 0x7FE0, 0x0010, b"OB", 0xFFFFFFFF) + FRAGMENT,
+    ),
+    "no study, and half of the pixel data": Sent(
+        CANNOT_UNDERSTAND,
+        QUARANTINED,
+        data_set(study_instance_uid="") + pixel_data(100_000)[:50_000],
     ),
     "a UID of two dots": Sent(CANNOT_UNDERSTAND, QUARANTINED, sop_instance_uid=".."),
     "a UID that climbs": Sent(CANNOT_UNDERSTAND, QUARANTINED, sop_instance_uid="../x"),
@@ -141,8 +164,19 @@ FOR_A_RAW_PEER = frozenset(
 FOR_ANY_CLIENT: Final[Mapping[str, Sent]] = {
     name: sent for name, sent in FAULTS.items() if name not in FOR_A_RAW_PEER
 }
+#: What is wrong with these is where they end.
+ENDS_WRONG: Final = frozenset(
+    {
+        CUT_SHORT,
+        "half of the pixel data",
+        "half a header",
+        "noise behind the UIDs",
+        "fragments without their end",
+        "no study, and half of the pixel data",
+    }
+)
 #: An element that makes what is forgotten to be freed weigh.
-PIXELS: Final = struct.pack("<HH2s2xI", 0x7FE0, 0x0010, b"OW", MIB) + bytes(MIB)
+PIXELS: Final = pixel_data(MIB)
 
 
 @dataclass(frozen=True)
@@ -201,10 +235,39 @@ def store_rq(sent: Sent) -> bytes:
     return element(0x0000, struct.pack("<I", len(elements))) + elements
 
 
-def send(gateway: Gateway, sent: Sent) -> int | None:
-    """Send one C-STORE-RQ over an association of its own; return the status."""
+def said_of(gateway: Gateway, seen: int, **facts: object) -> list[dict[str, Any]]:
+    """Wait until the association with these facts has ended, and return what was logged since.
+
+    `seen` lines are from before it. What was said of others is left out: the end of one that its
+    peer released is logged after the peer can know of it.
+    """
+
+    def ended() -> list[dict[str, Any]]:
+        wanted = {"message": "association ended", **facts}
+        lines = gateway.lines()
+        others = {line["association"] for line in lines[:seen] if "association" in line}
+        return [
+            line for line in lines[seen:]
+            if wanted.items() <= line.items() and line["association"] not in others
+        ]  # fmt: skip
+
+    [end] = eventually(ended)
+    return [
+        line for line in gateway.lines()[seen:]
+        if line.get("association", end["association"]) == end["association"]
+    ]  # fmt: skip
+
+
+def complaints(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what was logged that is not as it should be."""
+    return [line["message"] for line in lines if line["level"] not in ("DEBUG", "INFO")]
+
+
+def send(gateway: Gateway, sent: Sent) -> tuple[int | None, int]:
+    """Send one C-STORE-RQ over an association of its own; return the status, and our port."""
     contexts = [(1, CT, (EXPLICIT,)), (3, MR, (EXPLICIT,)), (5, VERIFICATION, (EXPLICIT,))]
     with gateway.connect() as peer:
+        _, port = peer.sock.getsockname()
         peer.send(associate_rq(contexts, called=sent.called))
         assert peer.read_pdu()[0] == 2
         peer.send(p_data((sent.context_id, 3, store_rq(sent))))
@@ -213,7 +276,7 @@ def send(gateway: Gateway, sent: Sent) -> int | None:
         response = peer.read_response()
         assert response.message_id_being_responded_to == 7
         peer.release()
-    return response.status
+    return response.status, port
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -221,20 +284,16 @@ def test_a_failure_has_its_status_and_one_line_and_the_gateway_serves_on(
     site: Site, tmp_path: Path, fault: str
 ) -> None:
     gateway, sent = site.gateway, FAULTS[fault]
-    ended = len(gateway.lines(message="association ended"))
     seen = len(gateway.lines())
     before = gateway.resources()
     if sent.fault is not None:
         site.s3.fail(sent.fault)
     try:
-        assert send(gateway, sent) == sent.status
+        status, port = send(gateway, sent)
     finally:
         site.s3.heal()
-    eventually(lambda: len(gateway.lines(message="association ended")) == ended + 1)
-
-    lines = gateway.lines()[seen:]
-    complaints = [line for line in lines if line["level"] not in ("DEBUG", "INFO")]
-    assert tuple(line["message"] for line in complaints) == sent.logged
+    assert status == sent.status
+    assert complaints(said_of(gateway, seen, port=port)) == list(sent.logged)
     text = gateway.log.read_text("utf-8")
     for secret in (PATIENT_ID, *PATIENT_NAME.split("^"), "passwd"):
         assert secret not in text
@@ -265,7 +324,7 @@ def store_all_with_dcmjs(site: Site, *, rounds: int = 1, behind: bytes = b"") ->
             uid = f"{UID}.{number}"
             encoded = data_set(sop_instance_uid=uid)
             site.s3.fail(sent.fault, where=f"/{uid}/")
-        if name != CUT_SHORT:
+        if name not in ENDS_WRONG:
             encoded += behind
         requests.append(dcmjs_dimse.store_of(sent.sop_class_uid, uid, EXPLICIT, encoded))
     try:
@@ -280,12 +339,8 @@ def test_a_client_hears_the_status_of_each_failure_and_its_association_goes_on(s
     gateway = site.gateway
     seen = len(gateway.lines())
     assert store_all_with_dcmjs(site) == [sent.status for sent in FOR_ANY_CLIENT.values()]
-    lines = eventually(
-        lambda: gateway.lines()[seen:],
-        until=lambda lines: any(line["message"] == "association ended" for line in lines),
-    )
-    complaints = [line["message"] for line in lines if line["level"] not in ("DEBUG", "INFO")]
-    assert complaints == [told for sent in FOR_ANY_CLIENT.values() for told in sent.logged]
+    told = complaints(said_of(gateway, seen, calling_aet="DCMJS"))
+    assert told == [line for sent in FOR_ANY_CLIENT.values() for line in sent.logged]
 
 
 def test_a_client_may_call_us_by_a_path(site: Site, tmp_path: Path) -> None:
@@ -363,8 +418,7 @@ def test_a_strange_called_title_is_refused_where_titles_are_checked(
     cloud: OfflineCloud, tmp_path: Path, called: str
 ) -> None:
     stores = Stores.in_cloud(cloud)
-    nodes = tmp_path / "nodes.yaml"
-    nodes.write_text("nodes:\n  - {aet: RAW, address: 127.0.0.1}\n")
+    nodes = nodes_file(tmp_path, {"RAW": {}})
     settings = {"LENTICULAR_ACCESS": "known-aet", "LENTICULAR_NODES_FILE": str(nodes)}
     with running_gateway(tmp_path / "gateway.log", stores, settings) as gateway:
         with gateway.connect() as peer:
@@ -382,13 +436,18 @@ def test_a_strange_called_title_is_refused_where_titles_are_checked(
 def test_a_called_title_that_is_none_is_aborted_and_not_written_down(
     site: Site, called: str
 ) -> None:
-    seen = len(site.gateway.lines())
+    def said() -> list[dict[str, Any]]:
+        return site.gateway.lines(message="association request not understood")
+
+    seen = len(said())
     with site.gateway.connect() as peer:
         peer.send(associate_rq([(1, CT, (EXPLICIT,))], called=called))
         assert peer.read_abort() == (2, 6)
-    [line] = eventually(lambda: site.gateway.lines()[seen:])
-    assert line["message"] == "association request not understood"
+    [line] = eventually(lambda: said()[seen:])
     assert "called_aet" not in line
+    assert [
+        each for each in site.gateway.lines() if each.get("association") == line["association"]
+    ] == [line]
     dcmtk.echo(site.gateway)
 
 
@@ -397,11 +456,10 @@ def test_a_peer_that_goes_away_within_a_data_set_leaves_one_line(site: Site) -> 
     before = gateway.resources()
     seen = len(gateway.lines())
     with gateway.connect() as peer:
+        _, port = peer.sock.getsockname()
         peer.send(associate_rq([(1, CT, (EXPLICIT,))]))
         assert peer.read_pdu()[0] == 2
         peer.send(p_data((1, 3, store_rq(FAULTS["nothing is wrong"]))) + p_data((1, 0, b"half")))
-    eventually(
-        lambda: [line["message"] for line in gateway.lines()[seen:]],
-        until=lambda said: said == ["association aborted", "association ended"],
-    )
+    said = [line["message"] for line in said_of(gateway, seen, port=port)]
+    assert said == ["association aborted", "association ended"]
     eventually(gateway.resources, until=at_most(before))

@@ -24,7 +24,7 @@ from tests.cloud.standin import OfflineCloud
 from tests.peers import dcmtk
 from tests.peers.dimse import PATIENT_ROOT_FIND
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
-from tests.peers.raw_query import asking
+from tests.peers.raw_query import Asker, asking
 
 _STUDIES: Final = 400
 #: Every study says so much that a page of DynamoDB, 1 MB, holds two dozen; and all of them more
@@ -132,6 +132,14 @@ def test_a_cancel_acts_within_one_page_though_nothing_matches(gateway: Gateway) 
     assert second["pages"] >= 4
 
 
+def test_who_leaves_before_the_answer_has_cancelled(gateway: Gateway) -> None:
+    seen = len(gateway.lines(message="query ended"))
+    asker = Asker.associate(gateway.host, gateway.port, gateway.aet)
+    asker.request("StudyID=nothing")
+    asker.peer.sock.close()
+    assert _query_line(gateway, seen)["status"] == "FE00"
+
+
 def test_a_cancel_of_findscu_ends_what_it_reads_no_further(gateway: Gateway) -> None:
     seen = len(gateway.lines(message="query ended"))
     output = dcmtk.run(
@@ -194,6 +202,21 @@ def test_each_query_says_what_it_read_and_nothing_of_what_it_asked(
     log = gateway.log.read_text("utf-8")
     for secret in ("Geheimrat", "PID0000003", "ACC00000009"):
         assert secret not in log
+
+
+def test_each_query_is_a_line_of_metrics(stores: Stores, tmp_path: Path) -> None:
+    settings = {"LENTICULAR_METRICS": "emf"}
+    with running_gateway(tmp_path / "log", stores, settings) as gateway:
+        with asking(gateway.host, gateway.port, gateway.aet) as asker:
+            asker.ask("AccessionNumber=ACC00000009", "PatientName")
+        gateway.terminate()
+        assert gateway.process.wait(30) == 0
+        assert gateway.process.stdout is not None
+        lines = [json.loads(line) for line in gateway.process.stdout]
+    [query] = [line for line in lines if "Queries" in line]
+    assert (query["QueryItemsRead"], query["QueryMatches"]) == (1, 1)
+    assert (query["Plan"], query["Level"]) == ("by-accession", "STUDY")
+    assert "ACC00000009" not in json.dumps(lines)
 
 
 def test_a_wrong_identifier_is_refused_with_a_comment_that_names_the_key(gateway: Gateway) -> None:

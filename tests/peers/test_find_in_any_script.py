@@ -1,21 +1,18 @@
 """Names in every character set of the standard, stored and asked for by programs not ours."""
 
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from pydicom import charset, dcmread
 from pydicom.dataset import Dataset
-from pydicom.filewriter import dcmwrite
 
 from tests.cloud.deadline import eventually
 from tests.peers import dcmjs_dimse, dcmtk, orthanc
 from tests.peers.conftest import Clinic
 from tests.peers.ct_files import ct_file
 from tests.peers.node_process import Node
-from tests.peers.raw_query import asking
 
 pytestmark = pytest.mark.peers
 
@@ -89,32 +86,41 @@ def node(clinic: Clinic, tmp_path_factory: pytest.TempPathFactory) -> Node:
     return clinic.node
 
 
-def _encoded(**keys: str) -> bytes:
-    data_set = Dataset()
-    for keyword, value in keys.items():
-        setattr(data_set, keyword, value)
-    buffer = BytesIO()
-    dcmwrite(buffer, data_set, implicit_vr=False, little_endian=True)
-    return buffer.getvalue()
+def _asked(node: Node, folder: Path, **keys: str) -> tuple[str, str]:
+    """Ask by findscu; return character set and name of the one answer, as pydicom reads it."""
+    identifier = Dataset()
+    for keyword, value in ({"QueryRetrieveLevel": "STUDY", "PatientID": "P81"} | keys).items():
+        setattr(identifier, keyword, value)
+    [file] = dcmtk.find_as_sent(node, folder, identifier)
+    answer = dcmread(file, force=True)
+    said = answer.SpecificCharacterSet
+    # pydicom 3.0 leaves the escape of GB 2312 in the text.
+    name = str(answer.PatientName).replace("\x1b$)A", "")
+    return said if isinstance(said, str) else "\\".join(said), name
 
 
 @pytest.mark.parametrize(("term", "name"), [each[:2] for each in NAMES])
 def test_an_answer_is_in_the_character_set_that_was_asked_in(
-    node: Node, term: str, name: str
+    node: Node, tmp_path: Path, term: str, name: str
 ) -> None:
-    # Written and read by pydicom.
-    identifier = _encoded(
-        SpecificCharacterSet=term, QueryRetrieveLevel="STUDY", PatientName=name, PatientID="P81"
-    )
-    with asking(node.host, node.port, node.aet) as asker:
-        asker.request_encoded(identifier)
-        match, final = asker.responses()
-    assert final.command.status == 0
-    answer = dcmread(BytesIO(match.identifier or b""), force=True)
-    said = answer.SpecificCharacterSet
-    assert (said if isinstance(said, str) else "\\".join(said)) == term
-    # pydicom 3.0 leaves the escape of GB 2312 in the text.
-    assert str(answer.PatientName).replace("\x1b$)A", "") == name
+    keys = {"SpecificCharacterSet": term, "PatientName": name}
+    assert _asked(node, tmp_path, **keys) == (term, name)
+
+
+@pytest.mark.parametrize(
+    ("asked", "number"),
+    [
+        (term, number)
+        for term in ("ISO_IR 100", "ISO_IR 13", "\\ISO 2022 IR 101")
+        for number, (other, *_) in enumerate(NAMES)
+        if other in {"ISO_IR 144", "\\ISO 2022 IR 149", "ISO_IR 138"}
+    ],
+)
+def test_what_the_set_that_was_asked_in_does_not_carry_is_answered_in_utf_8(
+    node: Node, tmp_path: Path, asked: str, number: int
+) -> None:
+    keys = {"SpecificCharacterSet": asked, "AccessionNumber": f"A81{number:02}", "PatientName": ""}
+    assert _asked(node, tmp_path, **keys) == ("ISO_IR 192", NAMES[number][1])
 
 
 @pytest.mark.parametrize(("term", "name", "pattern"), NAMES)

@@ -253,7 +253,7 @@ def test_every_attribute_of_a_level_and_those_above_is_returned(
     assert match == {_name(tag): value for tag, value in said.items()}
 
 
-def test_modalities_and_classes_in_study_are_keys(node: Node, tmp_path: Path) -> None:
+def test_what_is_worked_out_is_a_key(node: Node, tmp_path: Path) -> None:
     both = f"{_ROOT}.1\\{_ROOT}.2"
     asked = {
         ("ModalitiesInStudy", "MR"): 1,
@@ -264,13 +264,31 @@ def test_modalities_and_classes_in_study_are_keys(node: Node, tmp_path: Path) ->
         ("SOPClassesInStudy", MRImageStorage): 1,
         ("SOPClassesInStudy", f"1.2.3\\{CTImageStorage}"): 2,
         ("SOPClassesInStudy", "1.2.3"): 0,
+        ("RetrieveAETitle", node.aet): 2,
+        ("RetrieveAETitle", "OTHER"): 0,
+        ("InstanceAvailability", "ONLINE"): 2,
+        ("InstanceAvailability", "NEARLINE"): 0,
+        ("NumberOfPatientRelatedStudies", "1"): 2,
+        ("NumberOfPatientRelatedStudies", "7"): 0,
+        ("NumberOfPatientRelatedSeries", "2"): 1,
+        ("NumberOfPatientRelatedInstances", "3"): 1,
+        ("NumberOfStudyRelatedSeries", "2"): 1,
+        ("NumberOfStudyRelatedInstances", "1"): 1,
     }
     identifiers = [
         _data_set(QueryRetrieveLevel="STUDY", StudyInstanceUID=both, **{keyword: value})
         for keyword, value in asked
     ]
+    identifiers += [
+        _data_set(
+            QueryRetrieveLevel="SERIES",
+            StudyInstanceUID=f"{_ROOT}.1",
+            NumberOfSeriesRelatedInstances=number,
+        )
+        for number in ("2", "9")
+    ]
     answered = dcmtk.find_each(node, tmp_path, *identifiers)
-    assert [len(each.matches) for each in answered] == list(asked.values())
+    assert [len(each.matches) for each in answered] == [*asked.values(), 1, 0]
     assert {each.final for each in answered} == {_SUCCESS}
 
 

@@ -27,6 +27,7 @@ from tests.peers.archived import data_set_of
 from tests.peers.ct_files import ct_file
 from tests.peers.destination import counts
 from tests.peers.node_process import Node, running_node
+from tests.peers.nodes_file import nodes_file
 
 pytestmark = pytest.mark.peers
 
@@ -48,12 +49,7 @@ class Stored:
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stored]:
     """Run a node that knows who may what, store both studies, wait until they can be found."""
     folder = tmp_path_factory.mktemp("get")
-    nodes = folder / "nodes.yaml"
-    nodes.write_text(
-        "nodes:\n"
-        "  - {aet: READER, address: 127.0.0.1, may: [move]}\n"
-        "  - {aet: SCANNER, address: 127.0.0.1, may: [store]}\n"
-    )
+    nodes = nodes_file(folder, {"READER": {"may": ["move"]}, "SCANNER": {"may": ["store"]}})
     files = {
         uid: ct_file(
             folder, uid.rsplit(".", 2)[0], uid.rsplit(".", 1)[0], uid,

@@ -98,50 +98,31 @@ def good_client(gateway: Gateway, folder: Path) -> Iterator[Good]:
         thread.join()
 
 
-def is_answered(peer: RawPeer, first: bytes) -> bool:
-    """Send a first PDU and wait; False when the connection is closed without a word.
-
-    So ends one that a crowd pushes out before its first PDU has come.
-    """
-    try:
-        peer.send(first)
-        return bool(peer.sock.recv(1, socket.MSG_PEEK))
-    except ConnectionError:
-        return False
-
-
-# Each attack returns how many of its conversations were pushed out.
-
-
-def probe(gateway: Gateway) -> int:
+def probe(gateway: Gateway) -> None:
     """Connect and close, so often in less than a minute."""
     began = monotonic()
     for _ in range(PROBES):
-        socket.create_connection((gateway.host, gateway.port), timeout=10).close()
+        # From where load balancers are, not modalities: many may wait at a time to be looked at.
+        gateway.connect(host="127.0.0.3").sock.close()
     assert monotonic() - began < 60
-    return 0
 
 
-def stay_silent(gateway: Gateway) -> int:
-    """Leave connections half open, more than there is room for, and again when they are closed."""
+def stay_silent(gateway: Gateway) -> None:
+    """Leave connections half open, more than there is room for; all come from one host."""
     with contextlib.ExitStack() as crowd:
         for _ in range(400):
-            crowd.enter_context(gateway.connect())
-    return 0
+            crowd.enter_context(gateway.connect(host="127.0.0.2"))
 
 
-def dribble(gateway: Gateway) -> int:
+def dribble(gateway: Gateway) -> None:
     """Send requests a byte at a time, before an association and within one."""
     pace = threading.Event()
-    pushed_out = 0
     with contextlib.ExitStack() as crowd:
         slow: list[tuple[RawPeer, Iterator[int]]] = []
         for number in range(40):
             peer = crowd.enter_context(gateway.connect())
             if number % 2:
-                if not is_answered(peer, CONTEXTS):
-                    pushed_out += 1
-                    continue
+                peer.send(CONTEXTS)
                 assert peer.read_pdu()[0] == 2
             slow.append((peer, iter(echo_rq() if number % 2 else CONTEXTS)))
         ends = monotonic() + 6
@@ -152,10 +133,9 @@ def dribble(gateway: Gateway) -> int:
                 except (OSError, StopIteration):
                     slow.remove((peer, rest))
             pace.wait(0.1)
-    return pushed_out
 
 
-def lie_about_lengths(gateway: Gateway) -> int:
+def lie_about_lengths(gateway: Gateway) -> None:
     """Announce PDUs, PDVs and elements of 4 GiB."""
     element = struct.pack("<HH2s2xI", 0x0008, 0x0016, b"UN", 0xFFFFFFFE)
     store_rq = p_data((3, 3, store_rq_command()))
@@ -167,25 +147,19 @@ def lie_about_lengths(gateway: Gateway) -> int:
         store_rq + p_data((3, 2, element.replace(b"UN", b"SQ") + bytes(1000))),
         b"\x05\0\xff\xff\xff\xff",
     ]
-    pushed_out = 0
     for number in range(LIES):
         with gateway.connect() as peer:
-            if is_answered(peer, CONTEXTS):
-                assert peer.read_pdu()[0] == 2
-                peer.send(lies[number % len(lies)])
-                # An A-ABORT, or the status of an instance that cannot be understood.
-                assert peer.read_pdu()[0] in (4, 7)
-            else:
-                pushed_out += 1
+            peer.send(CONTEXTS)
+            assert peer.read_pdu()[0] == 2
+            peer.send(lies[number % len(lies)])
+            # An A-ABORT, or the status of an instance that cannot be understood.
+            assert peer.read_pdu()[0] in (4, 7)
         with gateway.connect() as peer:
-            if is_answered(peer, b"\x01\0\xff\xff\xff\xff"):
-                assert peer.read_abort() == (0, 0)
-            else:
-                pushed_out += 1
-    return pushed_out
+            peer.send(b"\x01\0\xff\xff\xff\xff")
+            assert peer.read_abort() == (0, 0)
 
 
-def mutate(gateway: Gateway, seed: int = 0, streams: int = 400) -> int:
+def mutate(gateway: Gateway, seed: int = 0, streams: int = 400) -> None:
     """Send conversations with bytes changed, cut out and put in, and see them to their end."""
     chance = random.Random(seed)  # noqa: S311 - no secret
     store_rq = p_data((3, 3, store_rq_command())) + p_data((3, 0, b"1234"), (3, 2, b"5678"))
@@ -203,10 +177,9 @@ def mutate(gateway: Gateway, seed: int = 0, streams: int = 400) -> int:
             peer.sock.shutdown(socket.SHUT_WR)
             while peer.sock.recv(65536):
                 pass
-    return 0
 
 
-Attack = Callable[[Gateway], int]
+Attack = Callable[[Gateway], None]
 ATTACKS: Final[dict[str, Attack]] = {
     "probes": probe,
     "silence": stay_silent,
@@ -216,18 +189,14 @@ ATTACKS: Final[dict[str, Attack]] = {
 }
 
 
-def attacked(gateway: Gateway, folder: Path, *attacks: Attack, pushed_out: int = 0) -> Good:
-    """Attack a gateway in all these ways at once, and prove that it is then as it was before.
-
-    At most `pushed_out` of the attackers' conversations may find no place; no attack fails.
-    """
+def attacked(gateway: Gateway, folder: Path, *attacks: Attack) -> Good:
+    """Attack a gateway in all these ways at once, and prove that it is then as it was before."""
     before, peak = gateway.resources(), gateway.peak_bytes()
     failures: list[BaseException] = []
-    found_no_place: list[int] = []
 
     def run(attack: Attack) -> None:
         try:
-            found_no_place.append(attack(gateway))
+            attack(gateway)
         except BaseException as error:  # noqa: BLE001 - told below
             failures.append(error)
 
@@ -238,7 +207,6 @@ def attacked(gateway: Gateway, folder: Path, *attacks: Attack, pushed_out: int =
         for thread in threads:
             thread.join()
     assert failures == []
-    assert sum(found_no_place) <= pushed_out
     assert good.troubles == []
     assert good.rounds
     assert gateway.peak_bytes() - peak < MOST_GROWTH
@@ -262,7 +230,6 @@ def test_an_attack_harms_nobody(gateway: Gateway, tmp_path: Path, attack: str) -
 
 
 def test_all_attacks_at_once_harm_nobody(gateway: Gateway, tmp_path: Path) -> None:
-    # They get in each other's way: the silent crowd pushes out who has said nothing yet, which in
-    # the instant between connecting and asking may be anybody. Most come to their word.
-    good = attacked(gateway, tmp_path / "good", *ATTACKS.values(), pushed_out=LIES // 2)
+    # Where too many wait, those of the hosts with most of them go, whatever others do meanwhile.
+    good = attacked(gateway, tmp_path / "good", *ATTACKS.values())
     print(f"all: {good.rounds} rounds, the slowest took {good.slowest_seconds:.1f} s")

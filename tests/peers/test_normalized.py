@@ -9,10 +9,10 @@ from pydicom import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 
-from gateway.acceptance import Offer
 from gateway.association import Service
 from gateway.command_set import CommandField
 from gateway.normalized import Answer, NormalizedService, Operation, Refused, Request
+from gateway.offers import Offer
 from lenticular.errors import StoreUnavailable
 from lenticular.nodes import Node
 from lenticular.status import Status

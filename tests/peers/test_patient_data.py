@@ -17,6 +17,7 @@ from tests.peers import dcmtk
 from tests.peers.conftest import WORKSTATION
 from tests.peers.ct_files import ct_file
 from tests.peers.node_process import Node, running_node
+from tests.peers.nodes_file import nodes_file
 from tests.peers.pynetdicom_peer import association, store_bytes
 from tests.ports import free_port
 
@@ -43,9 +44,8 @@ SECRETS: Final = [
 def node(tmp_path: Path) -> Iterator[Node]:
     """Run a node that tells as much as it can."""
     port = free_port()
-    nodes = tmp_path / "nodes.yaml"
     # Nobody listens there: retrieving fails.
-    nodes.write_text(f"nodes:\n  - {{aet: {WORKSTATION}, address: 127.0.0.1, port: {port}}}\n")
+    nodes = nodes_file(tmp_path, {WORKSTATION: port})
     settings = {"LENTICULAR_LOG_LEVEL": "DEBUG", "LENTICULAR_VALIDATION": "warn"}
     with running_node(tmp_path / "node.log", "--nodes", str(nodes), settings=settings) as running:
         yield running

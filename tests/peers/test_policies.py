@@ -262,8 +262,8 @@ def test_ten_associations_at_a_time_are_the_default(start: Start) -> None:
 def test_an_idle_association_is_ended_as_the_setting_says(
     start: Start, end: str, seen: str
 ) -> None:
+    # An echo before that is in test_association_life_cycle: here a pause might come before it.
     opened = associate(start(IDLE_SECONDS="1", IDLE_END=end))
-    assert opened.send_c_echo().Status == 0
     eventually(lambda: getattr(opened, seen))
 
 

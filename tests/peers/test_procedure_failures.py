@@ -12,6 +12,7 @@ from tests.cloud.deadline import eventually
 from tests.peers.custody import AT_ONCE, StartGateway
 from tests.peers.faulty_s3 import Fault, FaultyS3
 from tests.peers.node_process import running_node
+from tests.peers.nodes_file import nodes_file
 from tests.peers.procedures import Modality, ended, modality, send_by_dcmjs, series, started
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
@@ -102,12 +103,8 @@ def test_a_gateway_that_is_killed_has_said_nothing_that_is_not_so(
 
 
 def test_who_may_not_send_steps_is_not_let(tmp_path: Path) -> None:
-    nodes = tmp_path / "nodes.yaml"
-    nodes.write_text(
-        "nodes:\n"
-        "  - {aet: CT1, address: 127.0.0.1, may: [store, mpps]}\n"
-        "  - {aet: VIEWER, address: 127.0.0.1, may: [find, move]}\n"
-    )
+    rights = {"CT1": {"may": ["store", "mpps"]}, "VIEWER": {"may": ["find", "move"]}}
+    nodes = nodes_file(tmp_path, rights)
     step = generate_uid(None)
     with running_node(tmp_path / "node.log", "--nodes", str(nodes)) as node:
         [created] = send_by_dcmjs(

@@ -27,6 +27,7 @@ from pynetdicom.apps.tests import test_qrscp_find, test_qrscp_get, test_qrscp_mo
 from tests.cloud.deadline import eventually
 from tests.peers import dcmtk
 from tests.peers.node_process import Node, running_node
+from tests.peers.nodes_file import nodes_file
 from tests.ports import free_port
 
 pytestmark = [
@@ -59,10 +60,7 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, int]]:
     """Run a node that holds their instances; yield the ports in use for those they name."""
     folder = tmp_path_factory.mktemp("qrscp")
     destination_port = free_port()
-    nodes = folder / "nodes.yaml"
-    nodes.write_text(
-        f"nodes:\n  - {{aet: {DESTINATION_AET}, address: 127.0.0.1, port: {destination_port}}}\n"
-    )
+    nodes = nodes_file(folder, {DESTINATION_AET: destination_port})
     with running_node(folder / "node.log", "--aet", NODE_AET, "--nodes", str(nodes)) as node:
         store_instances(node, folder)
         yield {NODE_PORT: node.port, DESTINATION_PORT: destination_port}
@@ -99,6 +97,8 @@ def redirected(ports: dict[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
         """Their clients and servers, on the ports in use."""
 
         def associate(self, addr: str, port: int, **options: Any) -> Any:  # type: ignore[override]
+            # They give a node 5 s for each, which a busy machine may take.
+            self.acse_timeout = self.dimse_timeout = self.network_timeout = 60
             return super().associate(addr, ports[port], **options)
 
         def start_server(self, address: tuple[str, int], **options: Any) -> Any:  # type: ignore[override]

@@ -11,6 +11,7 @@ from tests.commands import lenticular
 from tests.peers import dcmtk
 from tests.peers.conftest import WORKSTATION, Clinic
 from tests.peers.ct_files import ct_file
+from tests.peers.nodes_file import nodes_file
 from tests.ports import free_port
 
 pytestmark = pytest.mark.peers
@@ -176,12 +177,8 @@ def test_nodes_that_are_loaded_by_the_command_are_known_without_a_restart(
 ) -> None:
     node = stored.clinic.node
     port = free_port()
-    nodes = tmp_path / "nodes.yaml"
-    nodes.write_text(
-        "nodes:\n"
-        f"  - {{aet: {WORKSTATION}, address: 127.0.0.1, port: {stored.clinic.workstation_port}}}\n"
-        f"  - {{aet: NEWCOMER, address: 127.0.0.1, port: {port}}}\n"
-    )
+    ports = {WORKSTATION: stored.clinic.workstation_port, "NEWCOMER": port}
+    nodes = nodes_file(tmp_path, ports)
     assert lenticular(node.environment(), "nodes", "import", "--replace", nodes).returncode == 0
     with dcmtk.receiver(tmp_path / "newcomer", "NEWCOMER", port) as folder:
         # The gateway looks at the table every few seconds.

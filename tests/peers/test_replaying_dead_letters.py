@@ -53,6 +53,14 @@ def forget(node: Node, partition: str, sort: str) -> None:
     assert item(node, partition, sort) is None
 
 
+def waiting(node: Node, queue: str) -> int:
+    """Count the messages of a queue, those that are being worked on too."""
+    sqs = node.client("sqs")
+    url = sqs.get_queue_url(QueueName=f"lenticular-{queue}")["QueueUrl"]
+    counts = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+    return sum(int(value) for name, value in counts.items() if name.startswith("Approx"))
+
+
 def replayed(node: Node, queue: str, letter: object, done: Callable[[], object]) -> None:
     """Put a dead letter where SQS puts it, and run the command as an operator does."""
     sqs = node.client("sqs")
@@ -77,6 +85,8 @@ def test_an_instance_is_indexed(node: Node) -> None:
 
 def test_an_instance_is_transcoded(node: Node) -> None:
     [form] = forms(node)
+    # What was indexed again just before may still be about to be transcoded again, too.
+    eventually(lambda: waiting(node, "index") + waiting(node, "transcode") == 0)
     node.client("s3").delete_object(Bucket=node.bucket, Key=form)
     assert forms(node) == []
     replayed(node, "transcode", {"object_key": CT.key()}, lambda: forms(node))

@@ -1,14 +1,17 @@
 """What a retrieval does when S3, the index or the destination do not do their part."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import imagecodecs
+import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -16,6 +19,7 @@ from pydicom.encaps import generate_frames
 from pydicom.uid import (
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     HTJ2KLossless,
     HTJ2KLosslessRPCL,
@@ -26,29 +30,46 @@ from pydicom.uid import (
     MRImageStorage,
     RLELossless,
 )
+from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    StudyRootQueryRetrieveInformationModelMove as StudyRootMove,
+)
 
+from gateway.command_set import CommandField
 from lenticular.archive import Archive, FormKey, InstanceKey
+from lenticular.elements import ITEM, encode_element, encode_header
 from lenticular.forms import FormStore
 from lenticular.index import Index
+from lenticular.index_items import instance_sort_key, study_partition
 from lenticular.part10 import data_set_offset
+from lenticular.sop_classes import STUDY_ROOT_FIND, STUDY_ROOT_GET, STUDY_ROOT_MOVE
 from lenticular.transcoding import Transcoder
 from lenticular.transcoding_policy import TranscodingPolicy
 from tests.cloud.deadline import eventually
 from tests.cloud.standin import OfflineCloud
 from tests.peers import dcmtk
 from tests.peers.archived import archive, image
-from tests.peers.destination import Destination, counts, destination, get, requestor, responses
+from tests.peers.destination import (
+    MESSAGE_ID,
+    Destination,
+    counts,
+    destination,
+    get,
+    requestor,
+    responses,
+)
 from tests.peers.faulty_s3 import Fault, FaultyS3, faulty_s3
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
+from tests.peers.raw_query import asking
 from tests.ports import free_port
 
 pytestmark = pytest.mark.peers
 
 ROOT = "1.2.826.0.1.90"
-STUDY, MIXED, PRIVATE, LATER, RETIRED, RACED, LARGE, FORM = (
-    f"{ROOT}.{number}" for number in range(1, 9)
+STUDY, MIXED, PRIVATE, LATER, RETIRED, RACED, LARGE, FORM, COUNTED, ODD, AHEAD = (
+    f"{ROOT}.{number}" for number in range(1, 12)
 )
 INSTANCES = 8
 UIDS = [f"{STUDY}.1.{number}" for number in range(INSTANCES)]
@@ -60,6 +81,23 @@ CT_AND_MR: Mapping[str, Sequence[str]] = {
     CTImageStorage: [ExplicitVRLittleEndian],
     MRImageStorage: [ExplicitVRLittleEndian],
 }
+#: More than may be held at a time, each of one part.
+UIDS_AHEAD = [f"{AHEAD}.1.{number}" for number in range(30)]
+#: Of the study `ODD`: what cannot be sent in Explicit VR Little Endian.
+ODDITIES = [f"{ODD}.1.{number}" for number in (1, 2, 3)]
+#: Who asks on a context of which SOP class for what, and what is answered.
+OUT_OF_PLACE = [
+    ("FINDS", STUDY_ROOT_FIND, CommandField.C_MOVE_RQ, 0x0124),
+    ("FINDS", STUDY_ROOT_FIND, CommandField.C_GET_RQ, 0x0124),
+    ("MOVES", STUDY_ROOT_MOVE, CommandField.C_FIND_RQ, 0x0124),
+    ("MOVES", STUDY_ROOT_MOVE, CommandField.C_GET_RQ, 0x0122),
+    ("MOVES", STUDY_ROOT_GET, CommandField.C_MOVE_RQ, 0x0122),
+    ("ANYONE", STUDY_ROOT_FIND, CommandField.C_MOVE_RQ, 0x0122),
+    ("ANYONE", STUDY_ROOT_FIND, CommandField.C_GET_RQ, 0x0122),
+    ("ANYONE", STUDY_ROOT_MOVE, CommandField.C_FIND_RQ, 0x0122),
+    ("ANYONE", CTImageStorage, CommandField.C_FIND_RQ, 0x0122),
+    ("ANYONE", CTImageStorage, CommandField.C_MOVE_RQ, 0x0122),
+]
 EVERYTHING: Mapping[str, Sequence[str]] = {
     sop_class: [ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless]
     for sop_class in CT_AND_MR
@@ -75,6 +113,7 @@ class Site:
     s3: FaultyS3
     dynamodb: FaultyS3
     ports: Mapping[str, int]
+    settings: Mapping[str, str]
 
     def moved(self, aet: str, *studies: str) -> tuple[Dataset, list[str]]:
         """Move studies; return the final response and what it lists as failed."""
@@ -85,7 +124,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def whole_site(cloud: OfflineCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Fill an archive and run a gateway over it that does not wait long for anyone."""
+    """Fill an archive and run a gateway over it that does not wait long for S3."""
     stores = Stores.in_cloud(cloud)
     files = [image(STUDY, f"{STUDY}.1", uid, PatientID="P90") for uid in UIDS]
     files += [
@@ -100,6 +139,8 @@ def whole_site(cloud: OfflineCloud, tmp_path_factory: pytest.TempPathFactory) ->
         for number, uid in enumerate(PRIVATE_CLASSES)
     ]
     files.append(image(LATER, f"{LATER}.1", f"{LATER}.1.1", PatientID="P90"))
+    files += oddities()
+    files += [image(AHEAD, f"{AHEAD}.1", uid, rows=160) for uid in UIDS_AHEAD]
     archive(stores, *files)
     folder = tmp_path_factory.mktemp("site")
     ports = {aet: free_port() for aet in ("DEST", "OLD")}
@@ -109,6 +150,8 @@ def whole_site(cloud: OfflineCloud, tmp_path_factory: pytest.TempPathFactory) ->
         f"  - {{aet: DEST, address: 127.0.0.1, port: {ports['DEST']}}}\n"
         f"  - {{aet: OLD, address: 127.0.0.1, port: {ports['OLD']}, "
         "associations: one-per-instance}\n"
+        "  - {aet: FINDS, address: 127.0.0.1, may: [find]}\n"
+        "  - {aet: MOVES, address: 127.0.0.1, may: [move]}\n"
     )
     with faulty_s3(cloud.endpoint) as s3, faulty_s3(cloud.endpoint) as dynamodb:
         settings = {
@@ -117,10 +160,9 @@ def whole_site(cloud: OfflineCloud, tmp_path_factory: pytest.TempPathFactory) ->
             "LENTICULAR_NODES_FILE": str(nodes),
             "LENTICULAR_RETRY_SECONDS": "0",
             "LENTICULAR_READ_AHEAD_BYTES": str(READ_AHEAD_BYTES),
-            "LENTICULAR_DIMSE_SECONDS": str(FEW_SECONDS),
         }
         with running_gateway(folder / "gateway.log", stores, settings) as gateway:
-            yield Site(gateway, stores, s3, dynamodb, ports)
+            yield Site(gateway, stores, s3, dynamodb, ports, settings)
 
 
 @pytest.fixture
@@ -141,6 +183,45 @@ def at(
     """Be a destination that takes CT and MR in Explicit VR Little Endian."""
     with destination(site.ports[aet], aet, CT_AND_MR, on_store, **options) as receiving:
         yield receiving
+
+
+def retrieved(site: Site, by: str, study: str) -> tuple[Dataset, list[str], Mapping[str, bytes]]:
+    """Move or get a study; return the final response, its list, and the files that came."""
+    if by == "get":
+        got = get(site.gateway, study, [(CTImageStorage, [ExplicitVRLittleEndian])])
+        return got.final, got.failed, got.files
+    with at(site) as receiving:
+        final, failed = site.moved("DEST", study)
+    return final, failed, receiving.files
+
+
+def oddities() -> Iterator[bytes]:
+    """Make images that cannot be had in another transfer syntax, for one reason each."""
+    fits = image(ODD, f"{ODD}.1", f"{ODD}.1.0")
+    yield fits
+    # An odd number of bytes of words that have to be turned.
+    odd = image(ODD, f"{ODD}.1", f"{ODD}.1.1", syntax=ExplicitVRBigEndian)
+    assert odd[-516:-512] == (512).to_bytes(4)
+    yield odd[:-516] + (511).to_bytes(4) + odd[-512:-1]
+    # Frames of 32 MiB, of which a native value cannot hold so many.
+    frame = imagecodecs.jpegls_encode(np.zeros((4096, 4096), np.uint16))
+    fragment = encode_header(ITEM, "", len(frame) + len(frame) % 2) + frame + bytes(len(frame) % 2)
+    yield image(
+        ODD, f"{ODD}.1", f"{ODD}.1.2", syntax=JPEGLSLossless, rows=4096, NumberOfFrames=128,
+        pixels=encode_header(ITEM, "", 0) + fragment * 128,
+    )  # fmt: skip
+    # Sequences within sequences within sequences, around what may be pixels.
+    content = encode_element(0x00091002, "OB", b"\xe0\x7f\x10\0")
+    for _ in range(500):
+        item = encode_header(ITEM, "", len(content)) + content
+        content = encode_header(0x00081140, "SQ", len(item)) + item
+    compressed = dcmread(BytesIO(image(ODD, f"{ODD}.1", f"{ODD}.1.3")))
+    compressed.compress(RLELossless, generate_instance_uid=False)
+    buffer = BytesIO()
+    compressed.save_as(buffer)
+    whole = buffer.getvalue()
+    name = whole.index(b"\x10\0\x10\0PN")
+    yield whole[:name] + content + whole[name:]
 
 
 def transcode(
@@ -233,6 +314,31 @@ def test_what_broke_an_association_is_tried_again_on_a_fresh_one_and_all_else_is
     assert receiving.uids == [*UIDS, UIDS[2], UIDS[5]]
 
 
+def test_instances_that_break_each_its_association_in_a_row_are_no_reason_to_give_up(
+    site: Site,
+) -> None:
+    order: list[str] = []
+    failing = 10
+
+    def on_store(request: C_STORE, association: Association) -> int:
+        uid = str(request.AffectedSOPInstanceUID)
+        if uid not in order:
+            order.append(uid)
+            breaks = len(order) > len(UIDS_AHEAD) // 2
+        else:
+            breaks = order.index(uid) < len(UIDS_AHEAD) // 2 + failing
+        if breaks:
+            association.abort()
+        return 0
+
+    with at(site, on_store) as receiving:
+        final, failed = site.moved("DEST", AHEAD)
+    assert (final.Status, counts(final)) == (0xB000, (-1, len(UIDS_AHEAD) - failing, failing, 0))
+    half = len(UIDS_AHEAD) // 2
+    assert failed == order[half : half + failing]
+    assert receiving.uids == [*order, *order[half:]]
+
+
 def test_an_instance_that_breaks_every_association_fails_alone(site: Site) -> None:
     def on_store(request: C_STORE, association: Association) -> int:
         if request.AffectedSOPInstanceUID == UIDS[3]:
@@ -267,16 +373,51 @@ def test_a_destination_that_rejects_every_association_fails_all_at_once(site: Si
     )
 
 
-def test_a_destination_that_never_answers_is_given_up_after_a_few_associations(
+def test_a_destination_with_one_slot_that_is_taken_is_asked_again_after_a_while(
     site: Site,
 ) -> None:
+    with at(site, aet="OLD", maximum_associations=1) as receiving:
+        ae = AE(ae_title="ANOTHER")
+        ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
+        another = ae.associate("127.0.0.1", site.ports["OLD"], ae_title="OLD")
+        assert another.is_established
+        with requestor(site.gateway) as association:
+            answers = responses(association, "OLD", STUDY)
+            # One before anything is tried, and one when the slot was found taken.
+            for _ in range(2):
+                assert counts(next(answers)[0]) == (INSTANCES, 0, 0, 0)
+            another.release()
+            *_, (final, failed) = answers
+    assert (final.Status, counts(final), failed) == (0x0000, (-1, INSTANCES, 0, 0), [])
+    assert receiving.uids == UIDS
+
+
+def test_a_cancel_is_heeded_while_a_destination_is_left_alone(site: Site) -> None:
+    # Nobody listens there.
+    with requestor(site.gateway) as association:
+        answers = responses(association, "DEST", STUDY)
+        for _ in range(3):
+            next(answers)
+        association.send_c_cancel(MESSAGE_ID, query_model=StudyRootMove)
+        *_, (final, _) = answers
+    assert (final.Status, counts(final)) == (0xFE00, (INSTANCES, 0, 0, 0))
+
+
+def test_a_destination_that_never_answers_is_given_up_after_a_few_associations(
+    site: Site, tmp_path: Path
+) -> None:
+    settings = {**site.settings, "LENTICULAR_DIMSE_SECONDS": str(FEW_SECONDS)}
+
     def on_store(_request: C_STORE, association: Association) -> int:
         # Until the gateway has aborted.
         eventually(lambda: not association.is_established, within=60)
         return 0
 
-    with at(site, on_store) as receiving:
-        final, failed = site.moved("DEST")
+    with (
+        running_gateway(tmp_path / "gateway.log", site.stores, settings) as impatient,
+        at(site, on_store) as receiving,
+    ):
+        final, failed = replace(site, gateway=impatient).moved("DEST")
     assert (final.Status, counts(final)) == (0xA702, (-1, 0, INSTANCES, 0))
     assert sorted(failed) == UIDS
     assert len(receiving.requests) == 3
@@ -313,6 +454,33 @@ def test_an_object_that_s3_does_not_give_fails_and_is_listed(site: Site) -> None
         0xB000, (-1, INSTANCES - 1, 1, 0), [UIDS[4]],
     )  # fmt: skip
     assert site.gateway.lines(message="stored instance not readable")
+
+
+def test_an_object_that_s3_does_not_give_at_first_is_asked_for_again_after_all_others(
+    site: Site,
+) -> None:
+    # A request may be repeated within what counts as one.
+    site.s3.fail(Fault.ACCESS_DENIED, where=f"/{UIDS[4]}/", times=1)
+    with at(site) as receiving:
+        final, failed = site.moved("DEST")
+    assert (final.Status, counts(final), failed) == (0x0000, (-1, INSTANCES, 0, 0), [])
+    assert receiving.uids == [*UIDS[:4], *UIDS[5:], UIDS[4]]
+    assert len(receiving.proposals) == 2
+
+
+@pytest.mark.parametrize("by", ["move", "get"])
+def test_an_instance_that_is_odd_in_any_way_fails_alone(site: Site, by: str) -> None:
+    final, failed, files = retrieved(site, by, ODD)
+    assert (final.Status, counts(final)) == (0xB000, (-1, 1, len(ODDITIES), 0))
+    assert sorted(failed) == sorted(ODDITIES)
+    assert list(files) == [f"{ODD}.1.0"]
+    logged = site.gateway.lines(message="instance not converted")[-len(ODDITIES) :]
+    for uid, line in zip(ODDITIES, logged, strict=True):
+        assert f"/{uid}/" in line["object_key"]
+    assert ["reason" in line for line in logged] == [True, True, False]
+    # Whatever else goes wrong is told without its words.
+    assert logged[-1]["error"] == "RecursionError"
+    assert re.fullmatch(r"\w+\.py:\d+", logged[-1]["where"])
 
 
 def test_what_is_kept_in_another_form_alone_is_sent_as_it_was_received(
@@ -519,6 +687,114 @@ def test_when_the_index_breaks_off_what_was_not_found_is_counted_as_failed(site:
     assert sorted(receiving.files) == UIDS
 
 
+@pytest.mark.parametrize("by", ["move", "get"])
+def test_instances_that_are_counted_and_not_found_fail(
+    site: Site, cloud: OfflineCloud, by: str
+) -> None:
+    study = f"{COUNTED}.{len(by)}"
+    uids = [f"{study}.1.{number}" for number in range(3)]
+    archive(site.stores, *(image(study, f"{study}.1", uid) for uid in uids))
+    for left in (2, 0):
+        for uid in uids[left:]:
+            dynamodb: Any = cloud.clients.dynamodb
+            key = {
+                "pk": {"S": study_partition(study)},
+                "sk": {"S": instance_sort_key(f"{study}.1", uid)},
+            }
+            dynamodb.delete_item(TableName=site.stores.table, Key=key)
+        final, failed, files = retrieved(site, by, study)
+        status = 0xB000 if left else 0xA702
+        assert (final.Status, counts(final)) == (status, (-1, left, 3 - left, 0))
+        # Nobody knows their UIDs.
+        assert failed == []
+        assert sorted(files) == uids[:left]
+        line = site.gateway.lines(message="instances not found")[-1]
+        assert (line["level"], line["instances"]) == ("WARNING", 3 - left)
+
+
+def test_the_instances_are_read_as_they_are_and_not_as_they_were(site: Site) -> None:
+    # Moto has no replicas that lag behind: such reads are told by how they are asked for.
+    site.dynamodb.fail(
+        Fault.ACCESS_DENIED,
+        where='"ConsistentRead": true, "KeyConditionExpression": "pk = :pk AND begins_with',
+    )
+    with at(site):
+        final, _ = site.moved("DEST")
+    assert (final.Status, counts(final)) == (0xA702, (-1, 0, INSTANCES, 0))
+
+
+def test_a_cancel_acts_while_we_look_for_what_is_to_be_sent(site: Site) -> None:
+    def ended() -> list[dict[str, Any]]:
+        return site.gateway.lines(message="retrieval ended", calling_aet="RAW")
+
+    with (
+        at(site) as receiving,
+        asking(
+            site.gateway.host, site.gateway.port, site.gateway.aet, model=STUDY_ROOT_MOVE
+        ) as asker,
+    ):
+        asker.request(
+            f"StudyInstanceUID={STUDY}\\{MIXED}\\{LATER}", model=STUDY_ROOT_MOVE, cancel=True,
+            operation=CommandField.C_MOVE_RQ, destination="DEST",
+        )  # fmt: skip
+        [final] = asker.responses()
+        command = final.command
+        assert (command.status, command.number_of_remaining_suboperations) == (0xFE00, 0)
+        # The first of three studies.
+        [line] = eventually(ended)
+        assert (line["pages"], line["items"], line["cancelled"]) == (1, 1, True)
+        asker.request(
+            f"StudyInstanceUID={STUDY}\\{LATER}", model=STUDY_ROOT_MOVE,
+            operation=CommandField.C_MOVE_RQ, destination="DEST",
+        )  # fmt: skip
+        *_, final = asker.responses()
+        assert final.command.status == 0x0000
+    # Two studies, and the instances of each.
+    _, line = eventually(ended, until=lambda lines: len(lines) > 1)
+    assert (line["pages"], line["items"]) == (4, 2 + INSTANCES + 1)
+    assert len(receiving.requests) == INSTANCES + 1
+
+
+def test_a_request_on_a_context_of_another_operation_is_refused(site: Site) -> None:
+    with at(site) as receiving:
+        for calling, model, operation, status in OUT_OF_PLACE:
+            where = site.gateway.host, site.gateway.port, site.gateway.aet
+            with asking(*where, model=model, calling=calling) as asker:
+                asker.request(
+                    f"StudyInstanceUID={STUDY}", model=model, operation=operation,
+                    destination="DEST" if operation == CommandField.C_MOVE_RQ else None,
+                )  # fmt: skip
+                [answer] = asker.responses()
+            assert answer.command.status == status, (calling, model, operation)
+    assert receiving.proposals == []
+
+
+def test_instances_are_read_ahead_in_parallel_and_within_what_memory_allows(site: Site) -> None:
+    site.s3.fail(Fault.HELD, where=f"/{AHEAD}/")
+    with at(site), requestor(site.gateway) as association:
+        answers = responses(association, "DEST", AHEAD)
+        next(answers)
+        eventually(lambda: site.s3.held >= 16)
+        # Whatever else was asked for is here when all of this has been.
+        assert site.moved("DEST", STUDY)[0].Status == 0x0000
+        ranges = [each.rpartition("bytes=")[2].split("-") for each in site.s3.holding]
+        site.s3.heal()
+        *_, (final, _) = answers
+    assert sum(int(last) + 1 - int(first) for first, last in ranges) <= READ_AHEAD_BYTES
+    assert (final.Status, counts(final)) == (0x0000, (-1, len(UIDS_AHEAD), 0, 0))
+
+
+def test_sub_operations_have_the_priority_of_their_request(site: Site) -> None:
+    identifier = Dataset()
+    identifier.QueryRetrieveLevel, identifier.StudyInstanceUID = "STUDY", LATER
+    for priority in (0, 1, 2):
+        with at(site) as receiving, requestor(site.gateway) as association:
+            list(association.send_c_move(identifier, "DEST", StudyRootMove, priority=priority))
+        assert [request.Priority for request in receiving.requests] == [priority]
+        contexts = [(CTImageStorage, [ExplicitVRLittleEndian])]
+        assert get(site.gateway, LATER, contexts, priority).priorities == [priority]
+
+
 def test_sending_begins_before_all_of_the_index_has_been_read(site: Site) -> None:
     site.dynamodb.fail(Fault.HELD, where=f'STUDY#{LATER}"}}, ":prefix"')
 
@@ -533,6 +809,8 @@ def test_sending_begins_before_all_of_the_index_has_been_read(site: Site) -> Non
 
 
 def test_movescu_cancels_and_hears_what_remains(site: Site) -> None:
+    # Only the cancel ends it.
+    site.s3.fail(Fault.HELD, where=f"/{STUDY}/")
     with at(site):
         output = dcmtk.move(
             site.gateway, "DEST", "STUDY", f"StudyInstanceUID={STUDY}", options=("--cancel", "1")

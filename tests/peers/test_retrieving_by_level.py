@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from pydicom.dataset import Dataset
 
 from tests.cloud.standin import OfflineCloud
 from tests.peers import dcmtk
 from tests.peers.archived import archive, data_set_of, image
 from tests.peers.faulty_s3 import Fault, FaultyS3, faulty_s3
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
+from tests.peers.nodes_file import nodes_file
 from tests.ports import free_port
 
 pytestmark = pytest.mark.peers
@@ -52,6 +54,10 @@ RETRIEVALS = [
     (PATIENT_STUDY_ONLY, "PATIENT", keys("P96"), IN_OTHER),
     (PATIENT_STUDY_ONLY, "STUDY", keys("P95", SECOND), IN_SECOND),
     (PATIENT_STUDY_ONLY, "STUDY", keys("P95", f"{FIRST}\\{SECOND}"), [*IN_FIRST, *IN_SECOND]),
+    # The Patient ID is no key of a model that begins with studies: it leaves nothing out.
+    (STUDY_ROOT, "STUDY", keys("P96", FIRST), IN_FIRST),
+    # Below its level a key without a value is against the standard but common, and harmless.
+    (PATIENT_ROOT, "PATIENT", keys("P95", "", "", ""), [*IN_FIRST, *IN_SECOND]),
     # What there is nothing of is no failure.
     (PATIENT_ROOT, "PATIENT", keys("NOBODY"), []),
     (STUDY_ROOT, "STUDY", keys(None, "1.2.3.4.5.6"), []),
@@ -59,7 +65,7 @@ RETRIEVALS = [
     (STUDY_ROOT, "SERIES", keys(None, SECOND, f"{FIRST}.1"), []),
 ]
 
-#: Levels that a model has not, and keys that a level wants or may have one of alone.
+#: Levels that a model has not, keys that a level wants or may have one of alone, and keys below.
 MISTAKES = [
     (STUDY_ROOT, "PATIENT", keys("P95")),
     (PATIENT_STUDY_ONLY, "SERIES", keys("P95", FIRST, f"{FIRST}.1")),
@@ -71,6 +77,11 @@ MISTAKES = [
     (STUDY_ROOT, "IMAGE", keys(None, FIRST, "", IN_FIRST[0])),
     (STUDY_ROOT, "STUDY", ["StudyInstanceUID=1.2.*"]),
     (STUDY_ROOT, "NOTHING", keys(None, FIRST)),
+    (PATIENT_ROOT, "PATIENT", keys("P95", FIRST)),
+    (PATIENT_ROOT, "STUDY", [*keys("P95", FIRST), f"SOPInstanceUID={IN_FIRST[0]}"]),
+    (STUDY_ROOT, "STUDY", keys(None, FIRST, f"{FIRST}.1")),
+    (STUDY_ROOT, "SERIES", keys(None, FIRST, f"{FIRST}.1", IN_FIRST[0])),
+    (PATIENT_STUDY_ONLY, "STUDY", keys("P95", FIRST, f"{FIRST}.1")),
 ]
 
 
@@ -131,13 +142,7 @@ def whole_site(cloud: OfflineCloud, tmp_path_factory: pytest.TempPathFactory) ->
     archive(stores, *files.values())
     folder = tmp_path_factory.mktemp("site")
     ports = free_port(), free_port()
-    nodes = folder / "nodes.yaml"
-    nodes.write_text(
-        "nodes:\n"
-        f"  - {{aet: {DESTINATION}, address: 127.0.0.1, port: {ports[0]}}}\n"
-        f"  - {{aet: ABSENT, address: 127.0.0.1, port: {ports[1]}}}\n"
-        "  - {aet: NO_PORT, address: 127.0.0.1}\n"
-    )
+    nodes = nodes_file(folder, {DESTINATION: ports[0], "ABSENT": ports[1], "NO_PORT": {}})
     with (
         faulty_s3(cloud.endpoint) as s3,
         faulty_s3(cloud.endpoint) as dynamodb,
@@ -235,3 +240,23 @@ def test_what_the_index_does_not_say_is_not_an_empty_success(
     heard = site.retrieve(by, tmp_path / "some", *both)
     assert (heard.status, heard.counts) == (0xA702, (4, 1, 0))
     assert len(heard.files) == 4
+
+
+@pytest.mark.parametrize("by", ["movescu", "getscu"])
+def test_a_retrieval_that_we_cannot_process_is_c001(site: Site, tmp_path: Path, by: str) -> None:
+    # No read of ours is one that DynamoDB will never do.
+    site.dynamodb.fail(Fault.ITEM_REFUSED, where=f"STUDY#{FIRST}")
+    heard = site.retrieve(by, tmp_path / "none", STUDY_ROOT, "STUDY", keys(None, FIRST))
+    assert (heard.status, heard.files) == (0xC001, [])
+
+
+def test_a_query_whose_store_fails_after_a_match_is_not_answered_with_success(
+    site: Site, tmp_path: Path
+) -> None:
+    site.dynamodb.fail(Fault.ACCESS_DENIED, where=f"STUDY#{SECOND}")
+    query = Dataset()
+    query.QueryRetrieveLevel = "STUDY"
+    query.StudyInstanceUID = [FIRST, SECOND]
+    [answer] = dcmtk.find_each(site.gateway, tmp_path, query)
+    assert [match["0020,000d"] for match in answer.matches] == [FIRST]
+    assert (answer.pending, answer.final) == (["Pending"], "Refused: OutOfResources")

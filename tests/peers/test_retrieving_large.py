@@ -25,6 +25,7 @@ from tests.peers import dcmtk
 from tests.peers.destination import counts, requestor, responses
 from tests.peers.gateway_process import Stores, running_gateway
 from tests.peers.node_process import ROOT
+from tests.peers.nodes_file import nodes_file
 from tests.ports import free_port
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
@@ -81,8 +82,7 @@ def put(endpoint: str, path: str) -> None:
 
 def test_an_instance_of_600_megabytes_is_sent_in_little_memory(tmp_path: Path) -> None:
     port = free_port()
-    nodes = tmp_path / "nodes.yaml"
-    nodes.write_text(f"nodes: [{{aet: DEST, address: 127.0.0.1, port: {port}}}]")
+    nodes = nodes_file(tmp_path, {"DEST": port})
     with offline_cloud() as cloud, http_store() as endpoint:
         stores = Stores.in_cloud(cloud)
         put(endpoint, f"/{stores.bucket}/{KEY}")

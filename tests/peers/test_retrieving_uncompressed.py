@@ -10,6 +10,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import (
     MPEG2MPML,
+    MPEG4HP41,
     UID,
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
@@ -17,6 +18,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     RLELossless,
+    VideoEndoscopicImageStorage,
 )
 
 from lenticular.archive import INSTANCES
@@ -27,6 +29,7 @@ from tests.peers.archived import archive, image, key_of
 from tests.peers.corpus import CorpusFile, corpus_files
 from tests.peers.destination import counts, destination, get, requestor, responses
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
+from tests.peers.nodes_file import nodes_file
 from tests.ports import free_port
 
 pytestmark = [
@@ -38,6 +41,7 @@ pytestmark = [
 STUDY = "1.2.826.0.1.91.1"
 VIDEO = "1.2.826.0.1.91.2"
 PRIVATE = "1.2.826.0.1.91.3"
+FILM = "1.2.826.0.1.91.4"
 PRIVATE_CLASS = "1.2.826.0.1.91.99"
 NATIVE = [
     ImplicitVRLittleEndian,
@@ -79,14 +83,19 @@ def site(cloud: OfflineCloud, tmp_path_factory: pytest.TempPathFactory) -> Itera
             files[syntax] = image(STUDY, f"{STUDY}.1", uid, syntax=syntax)
     fragments = b"\xfe\xff\x00\xe0\0\0\0\0\xfe\xff\x00\xe0\x04\0\0\0\0\0\1\xb3"
     video = image(VIDEO, f"{VIDEO}.1", f"{VIDEO}.1.1", syntax=MPEG2MPML, pixels=fragments)
+    film = image(
+        FILM, f"{FILM}.1", f"{FILM}.1.1", syntax=MPEG4HP41, pixels=fragments,
+        sop_class=VideoEndoscopicImageStorage,
+    )  # fmt: skip
     private = image(PRIVATE, f"{PRIVATE}.1", f"{PRIVATE}.1.1", sop_class=PRIVATE_CLASS)
-    archive(stores, *files.values(), video, image(VIDEO, f"{VIDEO}.1", f"{VIDEO}.1.2"), private)
+    archive(
+        stores, *files.values(), video, film, image(VIDEO, f"{VIDEO}.1", f"{VIDEO}.1.2"), private
+    )
     folder = tmp_path_factory.mktemp("site")
     scratch = folder / "scratch"
     scratch.mkdir()
     port = free_port()
-    nodes = folder / "nodes.yaml"
-    nodes.write_text(f"nodes: [{{aet: DEST, address: 127.0.0.1, port: {port}}}]")
+    nodes = nodes_file(folder, {"DEST": port})
     settings = {
         "LENTICULAR_NODES_FILE": str(nodes),
         "LENTICULAR_READ_AHEAD_BYTES": str(1 << 20),
@@ -161,6 +170,14 @@ def test_the_stored_syntax_is_preferred_where_it_is_taken(site: Site) -> None:
     for syntax, uid in UID_OF.items():
         assert pydicom.dcmread(BytesIO(got.files[uid])).file_meta.TransferSyntaxUID == syntax
         assert got.files[uid].endswith(site.files[syntax][-200:])
+
+
+def test_a_video_is_got_where_one_context_has_its_syntax_among_others(site: Site) -> None:
+    contexts = [(VideoEndoscopicImageStorage, [ExplicitVRLittleEndian, MPEG4HP41])]
+    got = get(site.gateway, FILM, contexts)
+    assert (got.final.Status, counts(got.final), got.failed) == (0x0000, (-1, 1, 0, 0), [])
+    received = pydicom.dcmread(BytesIO(got.files[f"{FILM}.1.1"]))
+    assert received.file_meta.TransferSyntaxUID == MPEG4HP41
 
 
 def test_a_private_class_is_got_where_unknown_ones_are_accepted(site: Site) -> None:

@@ -15,6 +15,7 @@ from tests.cloud.standin import offline_cloud
 from tests.peers import dcmjs_dimse, dcmtk, orthanc
 from tests.peers.archived import archive, data_set_of, image
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
+from tests.peers.nodes_file import nodes_file
 from tests.ports import free_port
 
 pytestmark = pytest.mark.peers
@@ -41,11 +42,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Fill an archive and run a gateway over it that knows everyone."""
     folder = tmp_path_factory.mktemp("site")
     ports = {aet: free_port() for aet in (orthanc.AET, "DCMQRSCP", "DCMJS")}
-    nodes = folder / "nodes.yaml"
-    nodes.write_text(
-        "nodes:\n"
-        + "".join(f"  - {{aet: {aet}, address: 127.0.0.1, port: {ports[aet]}}}\n" for aet in ports)
-    )
+    nodes = nodes_file(folder, ports)
     files = {
         # Without private elements, of which dcmjs complains.
         uid: image(STUDY, uid.rpartition(".")[0], uid, private=False, PatientID="P93")

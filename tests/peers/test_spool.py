@@ -158,9 +158,11 @@ def test_what_is_wrong_with_an_instance_is_told_at_once_and_it_goes_to_quarantin
         data_set = instance.path.read_bytes()[instance.data_set_offset :]
         assert store_as(gateway, "1.2.3.4", data_set) == MISMATCH
         assert store_as(gateway, instance.sop_instance_uid, data_set[:50]) == CANNOT_UNDERSTAND
+        # Behind the UIDs, in the pixel data.
+        assert store_as(gateway, instance.sop_instance_uid, data_set[:-1]) == CANNOT_UNDERSTAND
     assert gateway.object_keys() == []
     s3.heal()
-    keys = eventually(gateway.object_keys, until=lambda keys: len(keys) == 4)
+    keys = eventually(gateway.object_keys, until=lambda keys: len(keys) == 6)
     assert all(key.startswith("quarantine/") for key in keys)
     assert in_bucket(gateway) == {key: key.split("/")[2][:64] for key in keys}
 
@@ -336,6 +338,18 @@ def test_an_instance_that_s3_does_not_take_holds_up_no_other(
     assert len(entries(spool)) == 1
     s3.heal()
     wait_for_bucket(gateway, kept([stuck, *others]))
+
+
+def test_a_gateway_that_starts_while_the_table_is_away_too_takes_what_comes(
+    start: StartGateway, s3: FaultyS3, settings: dict[str, str], tmp_path: Path
+) -> None:
+    instances = study(tmp_path / "sent", 6)
+    s3.fail(Fault.CONNECTION_RESET)
+    gateway = start({**settings, "AWS_ENDPOINT_URL_DYNAMODB": "http://127.0.0.1:1"})
+    with storing(gateway, instances[:2], instances[2:4], instances[4:]) as clients:
+        assert clients.finish() == [SUCCESS] * 6
+    s3.heal()
+    wait_for_bucket(gateway, kept(instances))
 
 
 # The spool is full
@@ -663,11 +677,12 @@ def test_depth_bytes_and_age_of_the_spool_are_metrics(
     heir.terminate()
     assert heir.process.wait(60) == 0
     assert heir.process.stdout is not None
-    # One as it starts, and one at its end.
+    # One as it starts, which may be before it has taken over anything, and one at its end.
     gauges = [
         line for line in map(json.loads, heir.process.stdout.read().splitlines())
         if "SpoolDepth" in line
     ]  # fmt: skip
+    assert len(gauges) == 2
     assert (gauges[-1]["SpoolDepth"], gauges[-1]["SpoolBytes"]) == (3, size)
     assert gauges[-1]["SpoolOldestAge"] > 0
 

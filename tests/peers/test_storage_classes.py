@@ -30,6 +30,7 @@ from tests.peers.digesting_s3 import digesting_s3
 from tests.peers.dimse import associate_rq, p_data
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
 from tests.peers.node_process import Node, running_node
+from tests.peers.nodes_file import nodes_file
 from tests.peers.pynetdicom_peer import association, store_bytes
 from tests.ports import free_port
 
@@ -197,31 +198,19 @@ def test_every_storage_class_is_stored_in_every_transfer_syntax(
 # Classes that this version does not know
 
 
-@dataclass(frozen=True)
-class Promiscuous:
-    """A node that takes unknown classes, and a workstation that does."""
-
-    node: Node
-    workstation_port: int
-
-
 @pytest.fixture(scope="module")
-def promiscuous(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Promiscuous]:
+def promiscuous(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clinic]:
+    """Run a node that takes unknown classes."""
     folder = tmp_path_factory.mktemp("promiscuous")
     port = free_port()
-    nodes = folder / "nodes.yaml"
-    nodes.write_text(
-        "nodes:\n"
-        f"  - {{aet: {WORKSTATION}, address: 127.0.0.1, port: {port}}}\n"
-        "  - {aet: READER, address: 127.0.0.1, may: [find, move]}\n"
-    )
+    nodes = nodes_file(folder, {WORKSTATION: port, "READER": {"may": ["find", "move"]}})
     with running_node(
         folder / "node.log",
         "--nodes",
         str(nodes),
         settings={"LENTICULAR_UNKNOWN_CLASSES": "accept"},
     ) as node:
-        yield Promiscuous(node, port)
+        yield Clinic(node, port)
 
 
 def contexts_accepted(node: Node, abstract_syntax: str, calling_aet: str = "ANY") -> int:
@@ -238,7 +227,7 @@ def contexts_accepted(node: Node, abstract_syntax: str, calling_aet: str = "ANY"
 @pytest.mark.parametrize("uid", [PRIVATE_CLASS, CLASS_OF_THE_NEXT_EDITION])
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
 def test_an_unknown_class_is_stored_found_moved_and_got_where_the_setting_says_so(
-    promiscuous: Promiscuous, tmp_path: Path, uid: str, syntax: UID
+    promiscuous: Clinic, tmp_path: Path, uid: str, syntax: UID
 ) -> None:
     node = promiscuous.node
     instance = Small(uid, syntax, f"{uid}.{len(syntax)}")
@@ -302,12 +291,10 @@ def test_an_unknown_class_is_refused_by_default(clinic: Clinic, uid: str) -> Non
 
 
 @pytest.mark.parametrize("uid", OTHER_SERVICES)
-def test_a_class_of_another_service_is_not_taken_for_storage(
-    promiscuous: Promiscuous, uid: str
-) -> None:
+def test_a_class_of_another_service_is_not_taken_for_storage(promiscuous: Clinic, uid: str) -> None:
     assert contexts_accepted(promiscuous.node, uid) == 0
 
 
-def test_a_node_that_may_not_store_offers_no_unknown_class(promiscuous: Promiscuous) -> None:
+def test_a_node_that_may_not_store_offers_no_unknown_class(promiscuous: Clinic) -> None:
     assert contexts_accepted(promiscuous.node, PRIVATE_CLASS, "READER") == 0
     assert contexts_accepted(promiscuous.node, PRIVATE_CLASS, WORKSTATION) == 1

@@ -19,6 +19,7 @@ from tests.images import Image
 from tests.peers import dcmtk
 from tests.peers.archived import data_set_of
 from tests.peers.node_process import Node, running_node
+from tests.peers.nodes_file import nodes_file
 from tests.ports import free_port
 
 pytestmark = pytest.mark.peers
@@ -106,8 +107,7 @@ def node_with(folder: Path, *parameters: str) -> Iterator[Stored]:
         path.write_bytes(image.file())
         files.append(path)
     port = free_port()
-    nodes = folder / "nodes.yaml"
-    nodes.write_text(f"nodes:\n  - {{aet: {ARCHIVE}, address: 127.0.0.1, port: {port}}}\n")
+    nodes = nodes_file(folder, {ARCHIVE: port})
     options = [option for each in parameters for option in ("--set", each)]
     with running_node(folder / "node.log", "--nodes", str(nodes), *options) as node:
         stored = Stored(node, folder, port)

@@ -15,7 +15,7 @@ import pytest
 
 from tests.cloud.deadline import eventually
 from tests.peers import dcmtk
-from tests.peers.dimse import RELEASE_RP, RELEASE_RQ, RawPeer, associate_rq, echo_rq
+from tests.peers.dimse import RELEASE_RP, RELEASE_RQ, RawPeer, associate_rq, echo_rq, item
 from tests.peers.gateway_process import Gateway, Stores, ask, is_running, running_gateway
 from tests.peers.instances import Instance, study
 from tests.peers.pki import Authority, Identity
@@ -108,6 +108,35 @@ def test_associations_are_spread_over_the_workers_and_the_limit_is_one_for_all(
         by_worker = associations_by_worker(gateway, most + 1)
     assert set(by_worker) == {1, 2, 3}
     assert sorted(by_worker.values()) == [2, 2, 3]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_each_association_that_is_rejected_is_counted_by_its_reason(
+    stores: Stores, log: Path, workers: str
+) -> None:
+    settings = {
+        "LENTICULAR_WORKERS": workers,
+        "LENTICULAR_MAX_ASSOCIATIONS": "1",
+        "LENTICULAR_METRICS": "emf",
+    }
+    with running_gateway(log, stores, settings) as gateway:
+        with gateway.connect() as peer:
+            peer.send(associate_rq(called=gateway.aet, version=2))
+            assert peer.read_rejection() == (1, 2, 2)
+        with associate(gateway) as holder:
+            for _ in range(2):
+                assert rejection(gateway) == LOCAL_LIMIT_EXCEEDED
+            holder.release()
+        gateway.terminate()
+        assert gateway.process.wait(60) == 0
+        assert gateway.process.stdout is not None
+        lines = [json.loads(line) for line in gateway.process.stdout.read().splitlines()]
+    rejected: Counter[str] = Counter()
+    for line in lines:
+        if "AssociationsRejected" in line:
+            rejected[line["Reason"]] += line["AssociationsRejected"]
+    assert rejected == {"protocol version not supported": 1, "local limit exceeded": 2}
+    assert len(gateway.lines(message="association rejected")) == 3
 
 
 def test_of_a_crowd_that_comes_at_once_exactly_as_many_get_in_as_may(
@@ -321,6 +350,33 @@ def test_a_worker_that_is_stuck_is_replaced(stores: Stores, log: Path) -> None:
         assert stuck not in gateway.workers()
 
 
+def test_a_worker_with_no_room_to_hear_more_is_not_killed_for_it(stores: Stores, log: Path) -> None:
+    # As long as an association request may be; nobody knows the items that make it so.
+    large = associate_rq(more=item(0x7F, bytes(65_000)) * 4)
+    with running(log, stores) as gateway, ExitStack() as stack:
+        peers = [stack.enter_context(associate(gateway)) for _ in range(WORKERS)]
+        workers = gateway.workers()
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        crowd = [stack.enter_context(gateway.connect()) for _ in range(4 * WORKERS)]
+        for peer in crowd:
+            peer.send(large)
+        # Who is turned away finds each worker's channel full.
+        eventually(lambda: gateway.lines(message="association rejected"))
+        gateway.terminate()
+        eventually(lambda: gateway.lines(message="draining"))
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+        assert all(map(is_served, peers))
+        taken = [peer for peer in crowd if peer.read_pdu()[0] == 2]
+        assert taken
+        for peer in (*peers, *taken):
+            peer.release()
+        assert gateway.process.wait(30) == 0
+        assert len(gateway.lines(message="draining")) == WORKERS + 1
+        assert not gateway.lines(message="worker ended")
+
+
 def test_when_the_supervisor_is_killed_nothing_holds_its_port(
     stores: Stores, log: Path, tmp_path: Path
 ) -> None:
@@ -412,6 +468,8 @@ def test_at_the_drains_deadline_what_still_runs_is_aborted(stores: Stores, log: 
         gateway.terminate()
         assert peer.read_abort() == (0, 0)
         assert gateway.process.wait(30) == 0
+        # The worker did so itself, and the supervisor did not have to end it 20 s later.
+        assert not gateway.lines(message="worker does not end")
 
 
 def test_a_signal_to_the_whole_group_drains_as_one_to_the_supervisor(
@@ -477,7 +535,8 @@ def test_open_associations_are_counted_once_for_all_workers(
         assert gateway.process.wait(30) == 0
         assert gateway.process.stdout is not None
         lines = [json.loads(line) for line in gateway.process.stdout]
-    assert [line["AssociationsOpen"] for line in lines if "AssociationsOpen" in line] == [0]
+    # At the start and at the end, of the process that counts them alone.
+    assert [line["AssociationsOpen"] for line in lines if "AssociationsOpen" in line] == [0, 0]
     assert sum(line.get("InstancesStored", 0) for line in lines) == 6
     namespaces = [each["Namespace"] for line in lines for each in line["_aws"]["CloudWatchMetrics"]]
     assert set(namespaces) == {"Lenticular/here"}

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from gateway.association import Limits
 from gateway.command_set import CommandField, CommandSet, encode
 from gateway.messages import BufferSink, Message, MessageExchange, PresentationContext
+from gateway.pdu import State
 from gateway.server import Server
-from gateway.wire import State, Wire
+from gateway.wire import Wire
 from tests.peers.dimse import (
     ABORT,
     CT,

@@ -11,7 +11,7 @@ from pydicom import Dataset, dcmread
 from pydicom.dataelem import DataElement
 from pydicom.sequence import Sequence
 
-from lenticular.elements import ElementsError, encode_data_set, find_uids, items, walk
+from lenticular.elements import ElementsError, encode_data_set, find_uids, is_whole, items, walk
 from lenticular.transfer_syntaxes import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_BIG_ENDIAN,
@@ -147,6 +147,7 @@ def test_we_walk_what_pydicom_writes(
     written = write(as_pydicom(data_set, undefined_length=undefined_length), syntax)
 
     assert walked(written, syntax) == normal(data_set)
+    assert is_whole(lambda at: written[at:], len(written), syntax)
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda each: each.name)
@@ -160,6 +161,7 @@ def test_the_uids_found_are_those_pydicom_reads(syntax: TransferSyntax, data_set
 
     found = find_uids(written, syntax)
 
+    assert is_whole(lambda at: written[at:], len(written), syntax)
     assert found.sop_instance_uid == made.get("SOPInstanceUID")
     assert found.study_instance_uid == made.get("StudyInstanceUID")
     assert found.series_instance_uid == made.get("SeriesInstanceUID")
@@ -207,3 +209,17 @@ def test_uids_in_noise_are_an_error_or_an_answer(syntax: TransferSyntax, noise: 
     except ElementsError:
         return
     assert isinstance(found.complete, bool)
+
+
+@pytest.mark.parametrize("syntax", PLAIN_SYNTAXES, ids=lambda each: each.name)
+@given(noise=st.one_of(st.binary(max_size=200), headers()), window=st.integers(12, 40))
+def test_noise_is_whole_by_any_window_and_whenever_it_can_be_walked(
+    syntax: TransferSyntax, noise: bytes, window: int
+) -> None:
+    whole = is_whole(lambda at: noise[at:], len(noise), syntax)
+    assert whole == is_whole(lambda at: noise[at : at + window], len(noise), syntax)
+    try:
+        list(walk(noise, explicit=syntax.explicit, little_endian=syntax.little_endian))
+    except ElementsError:
+        return
+    assert whole

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.handover import Channel, Kind, pack_arrival, unpack_arrival
-from gateway.wire import ASSOCIATE_PDU_MAX_BYTES, PDU_HEADER
+from gateway.pdu import ASSOCIATE_PDU_MAX_BYTES, PDU_HEADER
 
 hosts = st.one_of(
     st.ip_addresses(v=4).map(str),

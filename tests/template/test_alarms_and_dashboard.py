@@ -18,6 +18,7 @@ from gateway.association import Ended
 from gateway.command_set import CommandField
 from gateway.find import QueryEnded
 from gateway.metrics import Metrics
+from gateway.negotiation import LOCAL_LIMIT_EXCEEDED
 from gateway.wire import Outcome as AssociationOutcome
 from infra.local.template import read_template
 from lenticular.archive import TransactionKey
@@ -111,6 +112,7 @@ def of_the_gateway(certificate: Path, namespace: str) -> set[Metric]:
                 responses=failed,
             )
         )
+        metrics.association_rejected(LOCAL_LIMIT_EXCEEDED)
         metrics.query_ended(
             QueryEnded(
                 model="STUDY_ROOT",
@@ -295,8 +297,11 @@ def test_a_log_line_that_an_alarm_counts_is_written_at_every_level_that_can_be_c
     filters.remove(f'{{ $.level = "{logging.getLevelName(logging.ERROR)}" }}')
     assert len(filters) == 3
     for pattern in filters:
-        [message] = re.findall(r'^\{ \$\.message = "(.+)" \}$', pattern)
-        assert re.search(rf'_log\.(warning|error)\(\s*"{message}"', code)
+        messages = re.findall(r'\$\.message = "([^"]+)"', pattern)
+        each = '$.message = "{}"' if len(messages) == 1 else '($.message = "{}")'
+        assert pattern == f"{{ {' || '.join(each.format(one) for one in messages)} }}"
+        for message in messages:
+            assert re.search(rf'_log\.(warning|error)\(\s*"{message}"', code)
     assert "ERROR" not in written.document["Parameters"]["LogLevel"]["AllowedValues"]
 
 
@@ -343,7 +348,7 @@ def test_what_the_dashboard_searches_for_is_really_emitted(
             if isinstance(each[0], dict)
         ),
     )
-    assert len(searches) == 2
+    assert len(searches) == 3
     for schema, name in searches:
         namespace, *dimensions = schema.split(",")
         # With anything but letters, digits and slashes it must be quoted, as a stack's hyphen is.

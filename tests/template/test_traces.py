@@ -216,6 +216,23 @@ def test_the_level_a_function_is_given_is_that_of_the_shared_package_too(functio
     assert levels.splitlines()[0] == "30 30"
 
 
+def test_every_function_warns_of_a_variable_that_is_no_setting() -> None:
+    makers = {"commit": "_committing", "index": "_settings", "mpps": "_stores"}
+    calls = [
+        called(
+            function,
+            {"LENTICULAR_TABEL": "table"},
+            f"app.{makers.get(function, '_transcoder')}()",
+        )
+        for function in FUNCTIONS
+    ]
+    for call in calls:
+        log, _ = call.communicate(timeout=60)
+        [warning] = [each for each in map(json.loads, log.splitlines()) if "most_like" in each]
+        assert warning["level"] == "WARNING"
+        assert warning["most_like"] == {"LENTICULAR_TABEL": "LENTICULAR_TABLE"}
+
+
 def test_every_function_may_write_its_traces(transformed: Template) -> None:
     functions = transformed.properties("AWS::Lambda::Function")
     roles = transformed.properties("AWS::IAM::Role")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.acceptance import AccessPolicy, Offer, is_from
+from gateway.acceptance import AccessPolicy, is_from
 from gateway.negotiation import (
     ADDRESS_NOT_RECOGNIZED,
     CALLED_AET_NOT_RECOGNIZED,
@@ -16,10 +16,14 @@ from gateway.negotiation import (
     Rejected,
     Roles,
 )
+from gateway.offers import Offer
+from lenticular.errors import StoreUnavailable
 from lenticular.nodes import Node
+from lenticular.settings import Access
 
 CT, FIND, UNKNOWN = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.2.2.1", "1.2.3.4"
 IMPLICIT, EXPLICIT, JPEG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.70"
+ENDOSCOPY, MPEG4 = "1.2.840.10008.5.1.4.1.1.77.1.1.1", "1.2.840.10008.1.2.4.102"
 SYNTAXES = frozenset({IMPLICIT, EXPLICIT, JPEG})
 OFFERS = {
     CT: Offer(SYNTAXES, permission="store", scp_permission="move"),
@@ -91,6 +95,21 @@ def test_who_may_associate_is_a_setting(
 ) -> None:
     decided = policy(access).decide(asked)
     assert isinstance(decided, Accepted) if verdict is None else decided == verdict
+
+
+def test_who_cannot_be_looked_up_is_a_stranger_and_comes_in_where_strangers_do() -> None:
+    def away(_aet: str) -> Node:
+        raise StoreUnavailable("the nodes cannot be read")
+
+    def without_table(access: Access) -> AccessPolicy:
+        return AccessPolicy(ae_title="LENTICULAR", access=access, find_node=away, offers=OFFERS)
+
+    decided = without_table("open").decide(request((CT, (EXPLICIT,)), (FIND, (EXPLICIT,))))
+    assert {answer.result for answer in answers(decided)} == {ContextResult.ACCEPTANCE}
+    closed: tuple[Access, ...] = ("known-aet", "known-aet-and-address")
+    for access in closed:
+        with pytest.raises(StoreUnavailable):
+            without_table(access).decide(request((CT, (EXPLICIT,))))
 
 
 @pytest.mark.parametrize(
@@ -169,6 +188,25 @@ def test_the_scp_role_is_granted_where_it_is_offered(
     assert isinstance(decided, Accepted)
     assert decided.roles == {abstract: granted}
     assert decided.contexts[0].result is result
+
+
+@pytest.mark.parametrize(
+    ("abstract", "proposed", "taken"),
+    [
+        (ENDOSCOPY, Roles(scu=False, scp=True), MPEG4),
+        (ENDOSCOPY, Roles(scu=True, scp=True), MPEG4),
+        (ENDOSCOPY, Roles(scu=True, scp=False), EXPLICIT),
+        (CT, Roles(scu=False, scp=True), EXPLICIT),
+    ],
+)
+def test_who_receives_video_is_sent_video(abstract: str, proposed: Roles, taken: str) -> None:
+    offer = Offer(SYNTAXES | {MPEG4}, permission="store", scp_permission="move")
+    access_policy = AccessPolicy(
+        ae_title="LENTICULAR", access="open", find_node=lambda _: None, offers={abstract: offer}
+    )
+    asked = request((abstract, ("1.2.9", EXPLICIT, MPEG4)), roles={abstract: proposed})
+    [answer] = answers(access_policy.decide(asked))
+    assert answer.transfer_syntax == taken
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,9 @@ def test_no_metric_is_paid_for_that_nobody_looks_at_and_each_is_reckoned_with() 
     unseen = {name for name in of_gateway | of_functions if not re.search(rf"\b{name}\b", shown)}
     # What a query costs; and lines that were lost, which nobody hopes for.
     assert unseen == {"QueryItemsRead", "QueryCapacityUnits", "MetricLinesLost"}
-    seldom = {"CertificateDaysLeft", "MetricLinesLost", "ProceduresIncomplete"}
+    seldom = {
+        *("AssociationsRejected", "CertificateDaysLeft", "MetricLinesLost", "ProceduresIncomplete")
+    }
     seldom |= {name for name in of_gateway if name.startswith("Spool")}
     # Failures have two kinds on an ordinary day.
     assert CLINIC.metrics == len((of_gateway | of_functions) - seldom) + 1
@@ -223,6 +225,9 @@ def test_another_list_of_prices_is_taken_if_it_is_whole(tmp_path: Path) -> None:
     file.write_text(ours.replace("vpn_hour", "vpn_day"))
     done = CliRunner().invoke(main, ["cost", *ASKED, "--prices", str(file)])
     assert (done.exit_code, "network.vpn_hour" in done.stderr) == (2, True)
+    file.write_text(ours.replace("region =", "place ="))
+    done = CliRunner().invoke(main, ["cost", *ASKED, "--prices", str(file)])
+    assert (done.exit_code, "does not say: region" in done.stderr) == (2, True)
 
 
 def test_the_clinic_of_the_goal_stays_below_a_hundred_dollars_where_it_brings_its_network() -> None:

@@ -8,7 +8,7 @@ import pytest
 from click.shell_completion import BashComplete
 from click.testing import CliRunner
 
-from lenticular.cli import main
+from lenticular.cli import main, printing
 from lenticular.cli.exit_codes import MEANING, ExitCode
 from tests.commands import ROOT
 
@@ -65,6 +65,43 @@ def test_commands_are_completed() -> None:
     complete = BashComplete(main, {}, "lenticular", "_LENTICULAR_COMPLETE")
     assert [each.value for each in complete.get_completions([], "rest")] == ["restore"]
     assert [each.value for each in complete.get_completions(["nodes"], "e")] == ["echo", "export"]
+
+
+def test_a_variable_that_is_no_setting_is_told_and_changes_nothing() -> None:
+    environment = {"LENTICULAR_HOTS": "10.0.0.7", "LENTICULAR_XYZZY": "1"}
+    done = CliRunner(env=environment).invoke(main, ["settings"])
+    assert done.exit_code == 0
+    first, second = done.stderr.splitlines()
+    assert first.startswith("LENTICULAR_HOTS is set and is no setting")
+    assert first.endswith("LENTICULAR_HOST is one")
+    assert second.startswith("LENTICULAR_XYZZY is set and is no setting")
+    assert "LENTICULAR_BUCKET" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("send PEER file", "--retries=-1"),
+        ("import folder file", "--retries=-1"),
+        ("import node PEER", "--retries=-1"),
+        ("verify", "--parallel=0"),
+        ("procedures list", "--days=99999999999"),
+        ("dead-letters show index", "--limit=0"),
+    ],
+)
+def test_a_number_that_cannot_be_meant_is_refused(command: str, option: str) -> None:
+    done = CliRunner().invoke(main, [*command.split(), option])
+    assert (done.exit_code, "is not in the range" in done.output) == (2, True)
+
+
+def test_what_a_peer_said_cannot_command_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    said = "A\x1b[2J\x9b1mB\r\n"
+    rows = [{"one": said, "several": [said, said]}]
+    printing.print_rows(rows, as_json=False)
+    printing.print_facts(rows[0], as_json=False)
+    shown = capsys.readouterr().out
+    assert shown.count("A\ufffd[2J\ufffd1mB\ufffd\ufffd") == 6
+    assert not any(each in shown for each in "\x1b\x9b\r")
 
 
 def test_a_command_that_does_not_exist_is_told() -> None:

@@ -12,6 +12,7 @@ from time import monotonic
 import pytest
 
 from gateway.health import Health
+from tests.cloud.deadline import eventually
 
 
 @dataclass
@@ -21,6 +22,7 @@ class Node:
     draining: bool = False
     turning: bool = True
     found: str | None = None
+    trouble: str | None = None
 
 
 @contextmanager
@@ -29,6 +31,7 @@ def checked(
     look: Callable[[], str | None] | None = None,
     look_seconds: float = 0.01,
     probe_seconds: float = 5,
+    say_again_seconds: float = 3600,
 ) -> Iterator[Health]:
     health = Health(
         "127.0.0.1",
@@ -36,9 +39,11 @@ def checked(
         is_draining=lambda: node.draining,
         beat=lambda: monotonic() if node.turning else 0.0,
         look=look or (lambda: node.found),
+        trouble=lambda: node.trouble,
         look_seconds=look_seconds,
         probe_seconds=probe_seconds,
         stuck_seconds=0,
+        say_again_seconds=say_again_seconds,
     )
     health.start()
     try:
@@ -58,9 +63,8 @@ def ask(health: Health, path: str, method: str = "GET") -> tuple[int, str]:
 
 
 def ask_until(health: Health, expected: tuple[int, str]) -> None:
-    """Ask until the node's change has been looked at; the test's time-out is the judge."""
-    while ask(health, "/ready") != expected:
-        pass
+    """Ask until the node's change has been looked at."""
+    eventually(lambda: ask(health, "/ready"), until=lambda answer: answer == expected)
 
 
 def test_a_node_that_serves_is_alive_and_ready() -> None:
@@ -89,10 +93,43 @@ def test_a_node_without_its_bucket_is_alive_but_not_ready_until_it_is_back(
         node.found = None
         ask_until(health, (200, "ready"))
     # However often it was asked and looked at, each change is one line.
-    assert [record.getMessage() for record in caplog.records] == [
-        "not ready",
-        "bucket and table can be reached",
+    assert [record.getMessage() for record in caplog.records] == ["not ready", "ready"]
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return why the node was said not to be ready."""
+    return [
+        vars(record)["reason"] for record in caplog.records if record.getMessage() == "not ready"
     ]
+
+
+def test_a_node_that_stays_not_ready_says_so_again_and_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with checked(Node(found="the bucket cannot be reached: 403"), say_again_seconds=0.05):
+        reasons = eventually(lambda: said(caplog), until=lambda reasons: len(reasons) >= 3)
+    assert set(reasons) == {"the bucket cannot be reached: 403"}
+
+
+def test_a_node_that_has_a_trouble_of_its_own_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    node, looks = Node(), 0
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+
+    with checked(node, look) as health:
+        ask_until(health, (200, "ready"))
+        node.trouble = "the spool is full"
+        eventually(lambda: said(caplog), until=lambda reasons: reasons == ["the spool is full"])
+        node.trouble = None
+        eventually(lambda: [record.getMessage() for record in caplog.records][-1] == "ready")
+        # One that drains is as it should be.
+        node.draining, node.trouble = True, "no worker process is ready"
+        drains_since = looks
+        eventually(lambda: looks > drains_since + 1)
+    assert said(caplog) == ["the spool is full"]
 
 
 def test_a_node_is_not_ready_before_its_first_look_and_no_probe_waits_for_it() -> None:

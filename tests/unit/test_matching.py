@@ -52,6 +52,18 @@ def test_stars_alone_match_every_name_and_none() -> None:
     assert name_matches("*", "=山田")
 
 
+@pytest.mark.parametrize("key", ["^", "^^^^", "*^*", "*^ ^=", "=^"])
+def test_a_name_of_delimiters_alone_matches_every_name_and_none(key: str) -> None:
+    assert name_matches(key, "")
+    assert name_matches(key, "Doe^John")
+    assert name_matches(key, "=山田")
+
+
+def test_a_sequence_for_a_key_that_is_none_is_refused() -> None:
+    with pytest.raises(InvalidIdentifier, match="PatientName must be no sequence"):
+        compile_key("PN", PATIENT_NAME, {"vr": "SQ", "Value": [{"00080100": {"vr": "SH"}}]})
+
+
 @pytest.mark.parametrize("tag", [0x00080005, 0x00080052, 0x00080053, 0x00080201])
 def test_what_only_qualifies_the_query_matches_everything(tag: int) -> None:
     assert matches("CS", "ISO_IR 100", tag=tag)

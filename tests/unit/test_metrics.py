@@ -13,6 +13,7 @@ from gateway.association import Ended
 from gateway.command_set import CommandField
 from gateway.find import QueryEnded
 from gateway.metrics import Metrics, is_failure
+from gateway.negotiation import CALLED_AET_NOT_RECOGNIZED, LOCAL_LIMIT_EXCEEDED, Rejected
 from gateway.wire import Outcome
 from lenticular.index import Reading
 
@@ -34,8 +35,10 @@ def test_objects_that_were_missing_are_counted_for_an_alarm() -> None:
     assert metric_values(line)["ObjectsMissing"] == 2
 
 
-def lines(*associations: Ended, queries: Sequence[QueryEnded] = ()) -> list[dict[str, Any]]:
-    """Return the lines of associations and queries, without the gauges that come first."""
+def lines(
+    *associations: Ended, queries: Sequence[QueryEnded] = (), rejections: Sequence[Rejected] = ()
+) -> list[dict[str, Any]]:
+    """Return the lines of all of them, without the gauges before and after."""
     read, write = os.pipe()
     with open(read, encoding="utf-8") as reader:  # noqa: PTH123 - a descriptor
         metrics = Metrics(
@@ -45,11 +48,14 @@ def lines(*associations: Ended, queries: Sequence[QueryEnded] = ()) -> list[dict
             metrics.association_ended(association)
         for query in queries:
             metrics.query_ended(query)
+        for rejected in rejections:
+            metrics.association_rejected(rejected)
         metrics.start(lambda: 0)
         metrics.close()
         os.close(write)
-        gauges, *rest = [json.loads(line) for line in reader]
-    assert "AssociationsOpen" in gauges
+        first, *rest, last = [json.loads(line) for line in reader]
+    for gauges in (first, last):
+        assert "AssociationsOpen" in gauges
     return rest
 
 
@@ -102,6 +108,14 @@ def test_each_kind_of_failure_is_counted_by_operation_and_status() -> None:
     assert [metric_values(line) for line in failures] == [
         {"AETitle": "NODE", "Operation": "C-STORE", "Status": "A700", "Failures": 2},
         {"AETitle": "NODE", "Operation": "C-MOVE", "Status": "A801", "Failures": 1},
+    ]
+
+
+def test_each_rejection_is_counted_by_its_reason() -> None:
+    told = lines(rejections=[CALLED_AET_NOT_RECOGNIZED, LOCAL_LIMIT_EXCEEDED])
+    assert [metric_values(line) for line in told] == [
+        {"AETitle": "NODE", "Reason": reason, "AssociationsRejected": 1}
+        for reason in ("called AE title not recognized", "local limit exceeded")
     ]
 
 

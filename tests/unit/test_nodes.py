@@ -1,12 +1,17 @@
 """The nodes file: what it may say, and what a person is told when it is wrong."""
 
+import socket
+import threading
 from ipaddress import ip_network
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
-from lenticular.errors import NodesFileError
-from lenticular.nodes import PERMISSIONS, Node, read_nodes_file
+from lenticular.aws import dynamodb_client
+from lenticular.errors import NodesFileError, StoreUnavailable
+from lenticular.nodes import PERMISSIONS, Node, NodeTable, read_nodes_file
+from tests.cloud.deadline import eventually
 
 
 def _file(tmp_path: Path, text: str) -> Path:
@@ -70,3 +75,54 @@ def test_a_wrong_file_is_told_in_one_sentence(tmp_path: Path, text: str, told: s
 def test_a_file_that_is_not_there_is_told_by_name(tmp_path: Path) -> None:
     with pytest.raises(NodesFileError, match=r"nowhere\.yaml cannot be read"):
         read_nodes_file(tmp_path / "nowhere.yaml")
+
+
+def table_at(port: int, monkeypatch: pytest.MonkeyPatch) -> NodeTable:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "any")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", f"http://127.0.0.1:{port}")
+    return NodeTable(dynamodb_client(), "any", cache_seconds=0)
+
+
+def test_a_table_that_does_not_answer_keeps_nobody_waiting_for_longer_than_they_like(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads = threading.active_count()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        table = table_at(silent.getsockname()[1], monkeypatch)
+        told: list[str] = []
+
+        def find() -> None:
+            try:
+                table.find("CT1", first_patience_seconds=0.2)
+            except StoreUnavailable as error:
+                told.append(str(error))
+
+        seekers = [threading.Thread(target=find) for _ in range(10)]
+        began = monotonic()
+        for seeker in seekers:
+            seeker.start()
+        for seeker in seekers:
+            seeker.join()
+    assert told == ["the nodes have not been read yet"] * 10
+    # One after the other they would have waited for the first one's answer.
+    assert monotonic() - began < 5
+    eventually(threading.active_count, until=threads.__ge__)
+
+
+def test_a_table_that_is_away_is_told_of_once_and_read_again_when_it_is_back(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    table = table_at(port, monkeypatch)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="the nodes cannot be read: EndpointConn"):
+            table.find("CT1")
+    assert [record.message for record in caplog.records] == ["nodes not read"]
+    scanner = Node("CT1", "10.0.0.7", None, frozenset({"store"}))
+    monkeypatch.setattr(table, "all", lambda: [scanner])
+    assert table.find("CT1") == scanner
+    monkeypatch.setattr(table, "all", list)
+    eventually(lambda: table.find("CT1"), until=lambda found: found is None)

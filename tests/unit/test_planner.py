@@ -49,6 +49,8 @@ R13 = range(1, 13)
         ([DATE], ByDate("20260115", "20260302")),
         ([_name("Müller*")], ByNamePrefix("muller")),
         ([_name("Ива*")], ByNamePrefix("ива")),
+        ([(0x00100010, "PN", {"Alphabetic": "Yama*", "Ideographic": "山*"})], ByNamePrefix("yama")),
+        ([(0x00100010, "PN", {"Alphabetic": "Yama*", "Ideographic": "*"})], ByNamePrefix("yama")),
         ([], EveryStudy()),
     ],
 )
@@ -65,6 +67,8 @@ def test_the_most_selective_key_leads(keys: list[tuple[int, str, object]], chose
         _name('""'),
         _name("山田*"),
         _name("*"),
+        _name("^"),
+        (0x00100010, "PN", {"Ideographic": "山田"}),
     ],
 )
 def test_a_key_that_no_index_answers_in_full_reads_every_study(
@@ -135,6 +139,17 @@ def test_explaining_says_which_way_and_by_what() -> None:
             "the instances of each series that matches",
         ],
     }
+
+
+def test_a_key_below_the_level_leads_nowhere() -> None:
+    keys: dict[int, JsonElement] = {
+        0x00080052: {"vr": "CS", "Value": ["PATIENT"]},
+        0x00080050: {"vr": "SH", "Value": ["A1"]},
+        0x00080020: {"vr": "DA", "Value": ["20260115"]},
+    }
+    assert plan(read_query(Model.PATIENT_ROOT, keys, relational=False)) == EveryStudy()
+    relational = plan(read_query(Model.PATIENT_ROOT, keys, relational=True))
+    assert relational == ByValue("by-accession", "accession_number", ("A1",))
 
 
 def test_what_is_no_uid_reads_nothing() -> None:

@@ -5,9 +5,16 @@ from pathlib import Path
 import pytest
 
 from lenticular.errors import SettingsError
-from lenticular.settings import GatewaySettings, IndexPolicySettings, settings_table
+from lenticular.settings import (
+    GatewaySettings,
+    IndexPolicySettings,
+    PeerSettings,
+    settings_table,
+    unknown_variables,
+)
 
 REQUIRED = {"LENTICULAR_BUCKET": "bucket", "LENTICULAR_TABLE": "table"}
+NO_BUCKET = {"LENTICULAR_BUCKET": ""}
 README = Path(__file__).resolve().parents[2] / "README.md"
 
 
@@ -108,6 +115,43 @@ def test_settings_that_do_not_go_together_are_told(
     assert len(caught.value.problems) == len(problems)
     for problem, beginning in zip(caught.value.problems, problems, strict=True):
         assert problem.startswith(beginning)
+
+
+def test_commands_may_have_a_gateway_that_takes_tls_alone(tmp_path: Path) -> None:
+    file = tmp_path / "commands.pem"
+    file.touch()
+    settings = PeerSettings.from_environment(
+        {"LENTICULAR_PORT": "off", "LENTICULAR_CALLING_TLS_CERTIFICATE": str(file)}
+    )
+    assert (settings.port, settings.tls_port, settings.calling_tls_key) == (None, 2762, None)
+    with pytest.raises(SettingsError, match="LENTICULAR_CALLING_TLS_CERTIFICATE is not"):
+        PeerSettings.from_environment({"LENTICULAR_CALLING_TLS_KEY": str(file)})
+
+
+@pytest.mark.parametrize(
+    ("variable", "like"),
+    [
+        ("LENTICULAR_TLS_CERT", "LENTICULAR_TLS_CERTIFICATE"),
+        ("LENTICULAR_AETITLE", "LENTICULAR_AE_TITLE"),
+        ("LENTICULAR_COMMIT_GRACE", "LENTICULAR_COMMIT_GRACE_SECONDS"),
+        ("LENTICULAR_STACKNAME", "LENTICULAR_STACK"),
+        ("LENTICULAR_XYZZY", None),
+    ],
+)
+def test_a_variable_that_is_no_setting_is_told_with_the_one_most_like_it(
+    variable: str, like: str | None
+) -> None:
+    others = {"LENTICULAR_RETENTION_DAYS": "1", "_LENTICULAR_COMPLETE": "bash_source", "HOME": "/"}
+    assert unknown_variables({**REQUIRED, **others, variable: "any"}) == {variable: like}
+    assert unknown_variables({**REQUIRED, **others, variable: ""}) == {}
+
+
+def test_a_setting_that_is_missing_is_told_with_what_may_be_meant_by_it() -> None:
+    with pytest.raises(SettingsError) as caught:
+        GatewaySettings.from_environment({"LENTICULAR_BUKET": "bucket", **REQUIRED, **NO_BUCKET})
+    assert caught.value.problems[0].startswith(
+        "LENTICULAR_BUCKET is not set (but LENTICULAR_BUKET is): "
+    )
 
 
 def test_transfer_syntaxes_may_be_an_ordered_list() -> None:

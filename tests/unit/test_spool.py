@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import pytest
 
+from gateway import journal
 from gateway.custody import Custody
 from gateway.journal import EntryFile, EntryUnreadable, Journal, NoRoom, Room, journals
 from gateway.spool import Spool
@@ -107,6 +108,19 @@ def test_what_cannot_be_synced_is_not_kept_and_not_trusted_afterwards(  # noqa: 
     ]
 
 
+def test_a_spool_that_stays_full_says_so_once_a_minute(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(journal, "monotonic", lambda: now)
+    room = Room(1000)
+    room.take(900)
+    for now in (1.0, 30.0, 60.0, 62.0, 90.0, 123.0):  # noqa: B007 - the clock reads it
+        with pytest.raises(NoRoom):
+            room.take(200)
+    assert [record.message for record in caplog.records] == ["the spool takes no more"] * 3
+
+
 @both_sizes
 def test_beyond_the_limit_nothing_is_kept(spool: Spool, tmp_path: Path, keep: Keep) -> None:
     for _ in range(3):
@@ -126,6 +140,40 @@ def test_what_was_only_begun_takes_no_room_when_it_is_given_up(
         assert files(tmp_path) == [".part"]
     assert spool.gauges()["SpoolBytes"] == 0
     assert files(tmp_path) == []
+
+
+def test_who_asks_for_some_instances_opens_no_other_entries(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def key(uid: str) -> str:
+        return KEY.replace("1.2.3.4", uid)
+
+    wanted = {"1.2.3.4", "1.2.3.5", "1.2.3.6"}
+    for uid in ("1.2.3.4", "1.2.3.7", "1.2.3.8"):
+        assert spool.keep(key(uid), bytearray(b"file"), METADATA)
+    with spool.scratch() as scratch:
+        scratch.write(b"file")
+        assert spool.keep_large(key("1.2.3.5"), scratch, METADATA)
+    quarantined = f"quarantine/1.2.3.6/{hashlib.sha256(FILE).hexdigest()}.dcm"
+    assert spool.keep(quarantined, bytearray(b"file"), METADATA)
+    # Another process's, which is of a version that put no marks.
+    theirs = tmp_path / "journal-0"
+    theirs.mkdir()
+    assert spool.keep(key("1.2.3.6"), bytearray(b"file"), METADATA)
+    last = max(tmp_path.glob("*/*.entry"))
+    last.rename(theirs / "000000000001.entry")
+    opened: list[str] = []
+
+    def counted(path: Any, *arguments: Any, **options: Any) -> int:
+        if str(path).endswith(".entry"):
+            opened.append(Path(path).name)
+        return system_open(path, *arguments, **options)
+
+    system_open = os.open
+    monkeypatch.setattr(os, "open", counted)
+    assert set(spool.arriving(wanted)) == {key(uid) for uid in wanted}
+    assert len(opened) == 3
+    assert "000000000001.entry" in opened
 
 
 def test_no_more_is_taken_than_there_is_room_for_however_many_take() -> None:

@@ -3,22 +3,14 @@
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from gateway.wire import (
-    RECEIVED,
-    SENT,
-    AssociationAborted,
-    Outcome,
-    Pdu,
-    PeerTimeout,
-    ProtocolViolation,
-    State,
-    Wire,
-)
+from gateway.pdu import RECEIVED, SENT, Pdu, State
+from gateway.wire import AssociationAborted, Outcome, PeerTimeout, ProtocolViolation, Wire
 
 READING = [
     State.DATA_TRANSFER,
@@ -78,18 +70,23 @@ def test_every_state_that_is_entered_is_left() -> None:
     assert all(Pdu.ABORT in row for state, row in SENT.items() if state is not State.CONNECTED)
 
 
+def _release(ours: Wire, theirs: Wire) -> None:
+    """Release, where the other side agrees to it."""
+
+    def answer() -> None:
+        theirs.begin_message()
+        assert theirs.next_pdv() is None
+        theirs.answer_release()
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    ours.release()
+    thread.join()
+
+
 def test_a_release_takes_both_sides_to_their_ends() -> None:
     with connected(State.DATA_TRANSFER, State.DATA_TRANSFER) as (ours, theirs):
-
-        def answer() -> None:
-            theirs.begin_message()
-            assert theirs.next_pdv() is None
-            theirs.answer_release()
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        ours.release()
-        thread.join()
+        _release(ours, theirs)
         assert (ours.state, theirs.state) == (State.CLOSED, State.AWAITING_CLOSE)
 
 
@@ -107,16 +104,7 @@ def test_data_that_crosses_our_release_is_thrown_away() -> None:
     with connected(State.DATA_TRANSFER, State.DATA_TRANSFER) as (ours, theirs):
         theirs.set_peer_max_pdu(4096)
         theirs.send_message(1, b"\0" * 100, [b"\1" * 10_000])
-
-        def answer() -> None:
-            theirs.begin_message()
-            assert theirs.next_pdv() is None
-            theirs.answer_release()
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        ours.release()
-        thread.join()
+        _release(ours, theirs)
         assert ours.state is State.CLOSED
 
 
@@ -178,7 +166,7 @@ def test_messages_that_are_sent_together_come_as_if_sent_one_by_one(limit: int) 
 
 def test_cutting_wakes_a_thread_that_waits_and_tells_the_peer() -> None:
     with connected(State.DATA_TRANSFER, State.DATA_TRANSFER) as (ours, theirs):
-        timer = threading.Timer(0.1, ours.cut, ["the gateway stops"])
+        timer = threading.Timer(0.1, ours.cut, ["the gateway stops", 0])
         timer.start()
         assert ours.wait(5)
         ours.begin_message()
@@ -188,6 +176,57 @@ def test_cutting_wakes_a_thread_that_waits_and_tells_the_peer() -> None:
         theirs.begin_message()
         with pytest.raises(AssociationAborted, match="aborted"):
             theirs.next_pdv()
+
+
+def test_cutting_lets_a_write_that_runs_end_and_then_tells_the_peer() -> None:
+    left, right = socket.socketpair()
+    with left, right, right.makefile("rb") as received:
+        ours = wire(left, State.DATA_TRANSFER, 30)
+        data = b"\0" * (8 << 20)  # more than the connection holds
+        writer = threading.Thread(target=lambda: ours.send_messages(1, b"", [data]))
+        writer.start()
+        first = received.read(1)
+        cutter = threading.Thread(target=lambda: ours.cut("the gateway stops", 30))
+        cutter.start()
+        pdus = [struct.unpack(">BxI", first + received.read(5))]
+        while pdus[-1][0] == Pdu.P_DATA_TF:
+            received.read(pdus[-1][1])
+            pdus.append(struct.unpack(">BxI", received.read(6)))
+        assert pdus[-1] == (Pdu.ABORT, 4)
+        assert received.read() == bytes(4)
+        assert sum(length - 6 for _, length in pdus[:-1]) == len(data)
+        writer.join()
+        cutter.join()
+
+
+def test_an_abort_between_two_writes_of_a_message_comes_between_two_pdus() -> None:
+    left, right = socket.socketpair()
+    with left, right, right.makefile("rb") as received:
+        ours = wire(left, State.DATA_TRANSFER, 30)
+        ours.set_peer_max_pdu(4096)
+
+        def pieces() -> Iterator[bytes]:
+            for _ in range(12_000):  # of 100 bytes: more than is sent at once
+                yield bytes(100)
+            ours.cut("the gateway stops", 0)
+            while True:
+                yield bytes(100)
+
+        def send() -> None:
+            with pytest.raises(AssociationAborted, match="the gateway stops"):
+                ours.send_message(1, b"command", pieces())
+
+        writer = threading.Thread(target=send)
+        writer.start()
+        kinds = []
+        while header := received.read(6):
+            kind, length = struct.unpack(">BxI", header)
+            assert len(received.read(length)) == length
+            kinds.append(kind)
+        writer.join()
+        assert set(kinds[:-1]) == {Pdu.P_DATA_TF}
+        assert len(kinds) > 250
+        assert kinds[-1] == Pdu.ABORT
 
 
 def test_waiting_ends_when_the_wake_is_readable_and_only_once() -> None:
@@ -235,3 +274,18 @@ def test_a_peer_that_stops_reading_is_not_waited_for() -> None:
         with pytest.raises(PeerTimeout, match="does not read"):
             ours.send_message(1, b"c", [bytes(50_000_000)])
         assert ours.state is State.AWAITING_CLOSE
+
+
+def test_what_our_own_disk_takes_is_not_the_peers_time() -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        ours = wire(left, State.DATA_TRANSFER, seconds=0.4)
+        ours.begin_message()
+        right.sendall(struct.pack(">BxIIBB", Pdu.P_DATA_TF, 306, 302, 1, 2))
+        assert ours.next_pdv() is not None
+        for _ in range(3):
+            right.sendall(b"\1" * 100)
+            assert len(ours.take(100)) == 100
+            # As long as a disk may stall; the message goes on.
+            time.sleep(0.5)
+        assert ours.state is State.DATA_TRANSFER

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final, TypeAlias
 
-from .attributes import BY_TAG, UNIQUE_KEY, Level, computed_of_level
+from .attributes import BY_TAG, COMPUTED, UNIQUE_KEY, Level
 from .dicom_json import JsonElement, values_of
+from .identifiers import is_uid
 from .index import Index
-from .index_items import Item, elements_of, first_text
+from .index_items import Item, elements_of, first_text, study_uid_of
 from .matching import TIME_OF_DATE, Matcher, compile_date_and_time, compile_key
-from .planner import plan
-from .query import QUERY_RETRIEVE_LEVEL, SPECIFIC_CHARACTER_SET, Query
+from .planner import ByUID, plan
+from .query import Query
 
 _PATIENT_ID: Final = "00100020"
 _ISSUER_OF_PATIENT_ID: Final = "00100021"
@@ -25,8 +26,11 @@ _UNIQUE_TAG: Final[Mapping[Level, str]] = {
 }
 _STUDY_INSTANCE_UID: Final = _UNIQUE_TAG[Level.STUDY]
 
-#: Tells whether the attributes of an entity match, by tag in hexadecimal.
-_Filter: TypeAlias = Callable[[Mapping[str, Any]], bool]
+_RETRIEVE_AE_TITLE: Final = 0x00080054
+_INSTANCE_AVAILABILITY: Final = 0x00080056
+_OF_PATIENT: Final = (0x00201200, 0x00201202, 0x00201204)
+#: VRs of the computed attributes.
+_COMPUTED_VRS: Final[Mapping[int, str]] = {each.tag: each.vr for each in COMPUTED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +46,16 @@ class Entity:
     @classmethod
     def study(cls, item: Item) -> "Entity":
         """Read the item of a study."""
-        return cls(item, {**elements_of(item), _STUDY_INSTANCE_UID: _uid(_study_uid(item))})
+        return cls(item, {**elements_of(item), _STUDY_INSTANCE_UID: _uid(study_uid_of(item))})
 
     @classmethod
     def below(cls, level: Level, item: Item) -> "Entity":
         """Read the item of a series or an instance."""
         return cls(item, {**elements_of(item), _UNIQUE_TAG[level]: _uid(str(item["uid"]))})
+
+
+#: Tells whether an entity matches.
+_Filter: TypeAlias = Callable[[Entity], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +67,20 @@ class Match:
     instance: Entity | None = None
 
 
-def find(index: Index, query: Query) -> Iterator[Match]:
+def find(index: Index, query: Query, *, ae_title: str = "") -> Iterator[Match]:
     """Yield every entity of the query's level that matches (PS3.4 C.4.1.3).
+
+    All can be retrieved from `ae_title`.
 
     Raises:
         StoreUnavailable: the table could not be read; what was yielded is not all.
     """
-    filters = _Filters(query)
+    if not _is_held_by(query, ae_title):
+        return
+    filters = _Filters(index, query)
+    if _names_instances_alone(query):
+        yield from _named_instances(index, query, filters)
+        return
     studies = _studies(index, query, filters)
     if query.level is Level.PATIENT:
         yield from _patients(studies)
@@ -104,8 +119,8 @@ def select(index: Index, query: Query) -> Selection:
         StoreUnavailable: the table could not be read. Reading the pages may raise it, too.
     """
     if query.level <= Level.STUDY:
-        studies = [study.item for study in _studies(index, query, _Filters(query))]
-        uids_of_studies = ((_study_uid(study), None) for study in studies)
+        studies = [study.item for study in _studies(index, query, _Filters(index, query))]
+        uids_of_studies = ((study_uid_of(study), None) for study in studies)
         return _selection(index, studies, uids_of_studies, _patient_ids(studies))
     matches = list(find(index, query))
     patients = _patient_ids([match.study.item for match in matches])
@@ -113,7 +128,7 @@ def select(index: Index, query: Query) -> Selection:
         series = [
             (match.study.item, match.series.item) for match in matches if match.series is not None
         ]
-        uids = ((_study_uid(study), str(each["uid"])) for study, each in series)
+        uids = ((study_uid_of(study), str(each["uid"])) for study, each in series)
         return _selection(index, [each for _, each in series], uids, patients)
     instances = [match.instance.item for match in matches if match.instance is not None]
     classes = frozenset(str(instance["sop_class_uid"]) for instance in instances)
@@ -121,7 +136,7 @@ def select(index: Index, query: Query) -> Selection:
 
 
 def _patient_ids(studies: Iterable[Item]) -> dict[str, str]:
-    return {_study_uid(study): patient_id_of(study) for study in studies}
+    return {study_uid_of(study): patient_id_of(study) for study in studies}
 
 
 def patient_id_of(study: Item) -> str:
@@ -168,36 +183,33 @@ class _Filters:
     entity matches when there is something below it that matches them.
     """
 
-    def __init__(self, query: Query) -> None:
+    def __init__(self, index: Index, query: Query) -> None:
         self._by_level: dict[Level, list[_Filter]] = {level: [] for level in Level}
-        self._computed: list[tuple[Callable[[Item], list[str]], Matcher]] = []
-        keys = {tag: key for tag, key in query.keys.items() if key.get("Value")}
+        keys = {
+            tag: key
+            for tag in query.keys
+            if (key := query.key(tag)) is not None and key.get("Value")
+        }
         times = _times_of_dates(query, keys)
         for tag, key in keys.items():
-            if tag in (QUERY_RETRIEVE_LEVEL, SPECIFIC_CHARACTER_SET) or tag in times.values():
-                continue
             attribute = BY_TAG.get(tag)
-            if attribute is not None:
-                if attribute.level > query.level and not query.relational:
-                    continue
+            if attribute is not None and tag not in times.values():
                 # The instance's own UIDs are in its item whatever level the catalogue gives them.
                 self._by_level[attribute.level].append(
                     _date_and_time(tag, key, times[tag], keys[times[tag]])
                     if tag in times
                     else _one(tag, compile_key(attribute.vr, tag, key))
                 )
-            elif tag in _MATCHED_SETS:
-                computed = computed_of_level(Level.STUDY)[tag]
-                matcher = compile_key(computed.vr, tag, key)
-                self._computed.append((_MATCHED_SETS[tag], matcher))
+            elif tag in COMPUTED_IN_ITEM:
+                level, values = COMPUTED_IN_ITEM[tag]
+                self._by_level[level].append(_computed(tag, key, values))
+        # Last, because counting costs a query for each study that matches all else.
+        counts = [_count(index, tag, keys[tag]) for tag in _OF_PATIENT if tag in keys]
+        self._by_level[Level.STUDY] += counts
 
     def keep_study(self, study: Entity) -> bool:
-        """Tell whether patient, study and computed keys match a study."""
-        return (
-            all(matcher(values(study.item)) for values, matcher in self._computed)
-            and self.keep(Level.PATIENT, study)
-            and self.keep(Level.STUDY, study)
-        )
+        """Tell whether the keys of patient and study match a study."""
+        return self.keep(Level.PATIENT, study) and self.keep(Level.STUDY, study)
 
     def restricts(self, level: Level) -> bool:
         """Tell whether there is a key for a level's items."""
@@ -205,18 +217,39 @@ class _Filters:
 
     def keep(self, level: Level, entity: Entity) -> bool:
         """Tell whether the keys of a level match an entity of that level."""
-        return all(matches(entity.elements) for matches in self._by_level[level])
+        return all(matches(entity) for matches in self._by_level[level])
+
+
+def _is_held_by(query: Query, ae_title: str) -> bool:
+    """Tell whether the keys allow what all entities have: where they are, and that they are."""
+    constants = ((_RETRIEVE_AE_TITLE, ae_title), (_INSTANCE_AVAILABILITY, INSTANCE_AVAILABILITY))
+    return all(
+        compile_key(_COMPUTED_VRS[tag], tag, key)([value])
+        for tag, value in constants
+        if (key := query.key(tag)) is not None
+    )
 
 
 def _one(tag: int, matcher: Matcher) -> _Filter:
     name = f"{tag:08X}"
-    return lambda elements: matcher(values_of(elements.get(name)))
+    return lambda entity: matcher(values_of(entity.elements.get(name)))
+
+
+def _computed(tag: int, key: JsonElement, values: Callable[[Item], list[str]]) -> _Filter:
+    matches = compile_key(_COMPUTED_VRS[tag], tag, key)
+    return lambda entity: matches(values(entity.item))
+
+
+def _count(index: Index, tag: int, key: JsonElement) -> _Filter:
+    matches = compile_key(_COMPUTED_VRS[tag], tag, key)
+    which = _OF_PATIENT.index(tag)
+    return lambda study: matches([patient_counts(index, study)[which]])
 
 
 def _date_and_time(date: int, date_key: JsonElement, time: int, time_key: JsonElement) -> _Filter:
     matches = compile_date_and_time(date, date_key, time_key)
     names = f"{date:08X}", f"{time:08X}"
-    return lambda elements: matches(*(values_of(elements.get(name)) for name in names))
+    return lambda entity: matches(*(values_of(entity.elements.get(name)) for name in names))
 
 
 def _times_of_dates(query: Query, keys: Mapping[int, JsonElement]) -> Mapping[int, int]:
@@ -233,6 +266,36 @@ def _studies(index: Index, query: Query, filters: _Filters) -> Iterator[Entity]:
             query.level > Level.STUDY or not below or any(_series(index, query, study, filters))
         ):
             yield study
+
+
+def _names_instances_alone(query: Query) -> bool:
+    """Tell whether instances are named, and nothing above them (a relational query)."""
+    return (
+        query.level is Level.INSTANCE
+        and bool(query.unique_values(Level.INSTANCE))
+        and not (query.unique_values(Level.SERIES) or query.unique_values(Level.STUDY))
+    )
+
+
+def _named_instances(index: Index, query: Query, filters: _Filters) -> Iterator[Match]:
+    """Yield the instances that are named and match, from where the index says that they are."""
+    places: dict[str, dict[str, list[str]]] = {}
+    for uid in filter(is_uid, dict.fromkeys(query.unique_values(Level.INSTANCE))):
+        for study_uid, series_uid in index.series_of(uid):
+            places.setdefault(study_uid, {}).setdefault(series_uid, []).append(uid)
+    for study in map(Entity.study, ByUID(tuple(places)).studies(index)):
+        if not filters.keep_study(study):
+            continue
+        study_uid = study_uid_of(study.item)
+        for series_uid, uids in places[study_uid].items():
+            found = index.one_series(study_uid, series_uid)
+            series = found and Entity.below(Level.SERIES, found)
+            if not series or not filters.keep(Level.SERIES, series):
+                continue
+            for item in filter(None, (index.instance(study_uid, series_uid, uid) for uid in uids)):
+                instance = Entity.below(Level.INSTANCE, item)
+                if filters.keep(Level.INSTANCE, instance):
+                    yield Match(study, series, instance)
 
 
 def _patients(studies: Iterator[Entity]) -> Iterator[Match]:
@@ -256,8 +319,8 @@ def _patient(elements: Mapping[str, Any]) -> tuple[str | None, str | None]:
 
 def _series(index: Index, query: Query, study: Entity, filters: _Filters) -> Iterator[Entity]:
     """Yield the series of a study that match."""
-    study_uid, uids = _study_uid(study.item), query.unique_values(Level.SERIES)
-    named = (index.one_series(study_uid, uid) for uid in dict.fromkeys(uids))
+    study_uid, uids = study_uid_of(study.item), query.unique_values(Level.SERIES)
+    named = (index.one_series(study_uid, uid) for uid in filter(is_uid, dict.fromkeys(uids)))
     below = filters.restricts(Level.INSTANCE) and query.level < Level.INSTANCE
     for item in filter(None, named if uids else index.series(study_uid)):
         series = Entity.below(Level.SERIES, item)
@@ -271,17 +334,15 @@ def _instances(
     index: Index, query: Query, study: Entity, series: Entity, filters: _Filters
 ) -> Iterator[Entity]:
     """Yield the instances of a series that match."""
-    study_uid, series_uid = _study_uid(study.item), str(series.item["uid"])
-    uids = query.unique_values(Level.INSTANCE)
-    named = (index.instance(study_uid, series_uid, uid) for uid in dict.fromkeys(uids))
-    for item in filter(None, named if uids else index.instances(study_uid, series_uid)):
+    study_uid, series_uid = study_uid_of(study.item), str(series.item["uid"])
+    uids = tuple(filter(is_uid, dict.fromkeys(query.unique_values(Level.INSTANCE))))
+    # Of more than there are, reading all costs less.
+    one_by_one = uids and len(uids) <= _number(series.item, "instances")
+    named = (index.instance(study_uid, series_uid, uid) for uid in uids)
+    for item in filter(None, named if one_by_one else index.instances(study_uid, series_uid)):
         instance = Entity.below(Level.INSTANCE, item)
         if filters.keep(Level.INSTANCE, instance):
             yield instance
-
-
-def _study_uid(study: Item) -> str:
-    return str(study["pk"]).removeprefix("STUDY#")
 
 
 def _uid(value: str) -> dict[str, Any]:
@@ -298,8 +359,15 @@ def texts(item: Item, name: str) -> list[str]:
     return sorted(value) if isinstance(value, frozenset) else []
 
 
-#: Computed attributes that can be keys: Modalities in Study and SOP Classes in Study.
-_MATCHED_SETS: Final[Mapping[int, Callable[[Item], list[str]]]] = {
-    0x00080061: lambda study: texts(study, "modalities"),
-    0x00080062: lambda study: texts(study, "sop_class_uids"),
+#: Instance Availability (0008,0056) of all there is.
+INSTANCE_AVAILABILITY: Final = "ONLINE"
+
+#: Computed attributes whose values are in an item, and of which level that is: modalities and SOP
+#: classes in study, series and instances of a study, instances of a series.
+COMPUTED_IN_ITEM: Final[Mapping[int, tuple[Level, Callable[[Item], list[str]]]]] = {
+    0x00080061: (Level.STUDY, lambda study: texts(study, "modalities")),
+    0x00080062: (Level.STUDY, lambda study: texts(study, "sop_class_uids")),
+    0x00201206: (Level.STUDY, lambda study: [str(study["series"])]),
+    0x00201208: (Level.STUDY, lambda study: [str(study["instances"])]),
+    0x00201209: (Level.SERIES, lambda series: [str(series["instances"])]),
 }

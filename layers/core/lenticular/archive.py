@@ -30,8 +30,11 @@ And so are the records of what an operator deleted (`deletion`):
 """
 
 import hashlib
+import heapq
+import itertools
 from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -42,6 +45,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from .aws import error_code
 from .errors import InstanceMissing, StoreUnavailable
 from .identifiers import ae_title_of_key_part, aet_key_part, is_uid
+from .moments import moment
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -53,6 +57,9 @@ COMMITMENTS_CHECKED: Final = "commitments/checked/"
 PROCEDURES: Final = "procedures/"
 TRANSCODED: Final = "transcoded/"
 DELETIONS: Final = "deletions/"
+#: Where keys go on with a Study Instance UID. Where originals are retired, a study may have nothing
+#: but forms.
+OF_STUDIES: Final = (INSTANCES, TRANSCODED)
 _SUFFIX: Final = ".dcm"
 _LEFT_ALONE_SUFFIX: Final = ".left-alone"
 _JSON_SUFFIX: Final = ".json"
@@ -180,6 +187,11 @@ class DeletionKey:
         """Write the key of the record."""
         return f"{self._stem}{_JSON_SUFFIX}"
 
+    @classmethod
+    def begun(cls, study_instance_uid: str, when: datetime) -> "DeletionKey":
+        """Name a deletion that begins at a moment."""
+        return cls(study_instance_uid, when.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ"))
+
     @property
     def _stem(self) -> str:
         return f"{DELETIONS}{self.study_instance_uid}/{self.moment}"
@@ -214,6 +226,11 @@ class DeletionKey:
             return None
         parsed = cls(study, moment)
         return (parsed, said) if key == (parsed._saying(said) if said else str(parsed)) else None
+
+
+def key_prefix(of_studies: str, *uids: str) -> str:
+    """Return what keys under one of `OF_STUDIES` begin with, by UIDs from the study's on."""
+    return f"{of_studies}{'/'.join(uids)}/"
 
 
 def procedure_prefix(sop_instance_uid: str) -> str:
@@ -310,13 +327,13 @@ def content_sha256(key: str) -> str:
 
 
 def provenance(calling_ae_title: str, called_ae_title: str) -> dict[str, str]:
-    """Return the metadata of an object that arrives now: when (UTC, microseconds) and from whom.
+    """Return the metadata of an object that arrives now: when (`moments`) and from whom.
 
     AE titles are percent-encoded: they become headers, in which two spaces are as good as one, and
     then the signature of the request is not.
     """
     return {
-        RECEIVED: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        RECEIVED: moment(datetime.now(UTC)),
         CALLING_AE_TITLE: quote(calling_ae_title, safe=""),
         CALLED_AE_TITLE: quote(called_ae_title, safe=""),
     }
@@ -360,7 +377,7 @@ class Archive:
             InstanceMissing: the bucket holds no such object.
             StoreUnavailable: S3 refused or could not be reached.
         """
-        try:
+        with _asking_for(key):
             try:
                 answer = self._client.get_object(
                     Bucket=self.bucket, Key=key, Range=f"bytes=0-{length - 1}"
@@ -371,18 +388,13 @@ class Archive:
                 # An empty object has no first byte; it is read like any other.
                 answer = self._client.get_object(Bucket=self.bucket, Key=key)
             head = answer["Body"].read()
-        except ClientError as error:
-            raise _failure(error, key) from error
-        except BotoCoreError as error:
-            raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
         # "bytes 0-99/1234"; a store that ignores Range answers without it, with everything.
         total = answer.get("ContentRange", "").rpartition("/")[2]
         metadata = answer.get("Metadata", {})
-        modified = answer["LastModified"].astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         return StoredObject(
             key=key,
             size=int(total) if total else len(head),
-            received=metadata.get(RECEIVED, modified),
+            received=metadata.get(RECEIVED, moment(answer["LastModified"])),
             calling_ae_title=unquote(metadata.get(CALLING_AE_TITLE, "")),
             head=head,
             metadata=metadata,
@@ -391,34 +403,21 @@ class Archive:
 
     def read(self, key: str) -> bytes:
         """Return a whole object; raises as `head` does."""
-        try:
-            answer = self._client.get_object(Bucket=self.bucket, Key=key)
-            return answer["Body"].read()
-        except ClientError as error:
-            raise _failure(error, key) from error
-        except BotoCoreError as error:
-            raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
+        with _asking_for(key):
+            return self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
 
     def range(self, key: str, start: int, length: int) -> bytes:
         """Return `length` bytes of an object from `start` on; as `head` otherwise."""
-        try:
+        with _asking_for(key):
             answer = self._client.get_object(
                 Bucket=self.bucket, Key=key, Range=f"bytes={start}-{start + length - 1}"
             )
             return answer["Body"].read()
-        except ClientError as error:
-            raise _failure(error, key) from error
-        except BotoCoreError as error:
-            raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
 
     def form(self, key: str) -> Form:
         """Return what S3 says of a form, whose bytes are not read; as `head` otherwise."""
-        try:
+        with _asking_for(key):
             answer = self._client.head_object(Bucket=self.bucket, Key=key)
-        except ClientError as error:
-            raise _failure(error, key) from error
-        except BotoCoreError as error:
-            raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
         metadata = answer["Metadata"]
         return Form(
             key,
@@ -430,14 +429,10 @@ class Archive:
     def holds(self, key: str) -> bool:
         """Tell whether the bucket holds the object, or raise `StoreUnavailable`."""
         try:
-            self._client.head_object(Bucket=self.bucket, Key=key)
-        except ClientError as error:
-            failure = _failure(error, key)
-            if isinstance(failure, InstanceMissing):
-                return False
-            raise failure from error
-        except BotoCoreError as error:
-            raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
+            with _asking_for(key):
+                self._client.head_object(Bucket=self.bucket, Key=key)
+        except InstanceMissing:
+            return False
         return True
 
     def keys(self, prefix: str) -> Iterator[str]:
@@ -457,6 +452,14 @@ class Archive:
         except (ClientError, BotoCoreError) as error:
             raise StoreUnavailable(f"S3 could not list the bucket: {error_code(error)}") from error
 
+    def studies(self) -> Iterator[tuple[str, Iterator[Listed]]]:
+        """List originals and forms by study, in the one order that the bucket lists both in.
+
+        Objects of a study can be had until the next study is asked for.
+        """
+        listings = (self.listing(prefix) for prefix in OF_STUDIES)
+        return itertools.groupby(heapq.merge(*listings, key=_behind_prefix), key=_study_of)
+
     def known_sha256(self, key: str) -> str | None:
         """Return the SHA-256 that S3 compared when the whole object was written, if it did.
 
@@ -464,12 +467,8 @@ class Archive:
             InstanceMissing: the bucket holds no such object.
             StoreUnavailable: S3 refused or could not be reached.
         """
-        try:
+        with _asking_for(key):
             answer = self._client.head_object(Bucket=self.bucket, Key=key, ChecksumMode="ENABLED")
-        except ClientError as error:
-            raise _failure(error, key) from error
-        except BotoCoreError as error:
-            raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
         # Of parts it knows a SHA-256 of their SHA-256s, with a dash and their number behind it.
         checksum = answer.get("ChecksumSHA256", "")
         return b64decode(checksum).hex() if checksum and "-" not in checksum else None
@@ -482,14 +481,10 @@ class Archive:
             StoreUnavailable: S3 refused, or broke off.
         """
         digest = hashlib.sha256()
-        try:
+        with _asking_for(key):
             body = self._client.get_object(Bucket=self.bucket, Key=key)["Body"]
             for chunk in body.iter_chunks(_READ_BYTES):
                 digest.update(chunk)
-        except ClientError as error:
-            raise _failure(error, key) from error
-        except BotoCoreError as error:
-            raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
         return digest.hexdigest()
 
     # Documents
@@ -527,8 +522,23 @@ class Archive:
         return True
 
 
-def _failure(error: ClientError, key: str) -> InstanceMissing | StoreUnavailable:
-    code = error_code(error)
-    if code in _MISSING_CODES:
-        return InstanceMissing(f"the bucket holds no object {key}")
-    return StoreUnavailable(f"S3 refused: {code}")
+def _behind_prefix(listed: Listed) -> str:
+    return listed.key.partition("/")[2]
+
+
+def _study_of(listed: Listed) -> str:
+    return _behind_prefix(listed).partition("/")[0]
+
+
+@contextmanager
+def _asking_for(key: str) -> Iterator[None]:
+    """Tell failures of S3 in our own words: the object is missing, or the store unavailable."""
+    try:
+        yield
+    except ClientError as error:
+        code = error_code(error)
+        if code in _MISSING_CODES:
+            raise InstanceMissing(f"the bucket holds no object {key}") from error
+        raise StoreUnavailable(f"S3 refused: {code}") from error
+    except BotoCoreError as error:
+        raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error

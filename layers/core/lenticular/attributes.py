@@ -36,13 +36,12 @@ BY_QUERY_RETRIEVE_LEVEL: Final[Mapping[str, Level]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """One attribute; `mandatory` when each catalogued instance is expected to carry it."""
+    """One attribute and the level that it belongs to."""
 
     keyword: str
     tag: int
     vr: str
     level: Level
-    mandatory: bool = False
 
 
 #: In tag order. Specific Character Set (0008,0005) is missing on purpose: it describes the encoding
@@ -51,8 +50,8 @@ class Attribute:
 #: and times as well, so it is kept where every level can see it.
 CATALOGUE: Final[tuple[Attribute, ...]] = (
     Attribute("ImageType", 0x00080008, "CS", Level.INSTANCE),
-    Attribute("SOPClassUID", 0x00080016, "UI", Level.INSTANCE, mandatory=True),
-    Attribute("SOPInstanceUID", 0x00080018, "UI", Level.INSTANCE, mandatory=True),
+    Attribute("SOPClassUID", 0x00080016, "UI", Level.INSTANCE),
+    Attribute("SOPInstanceUID", 0x00080018, "UI", Level.INSTANCE),
     Attribute("StudyDate", 0x00080020, "DA", Level.STUDY),
     Attribute("SeriesDate", 0x00080021, "DA", Level.SERIES),
     Attribute("AcquisitionDate", 0x00080022, "DA", Level.INSTANCE),
@@ -63,7 +62,7 @@ CATALOGUE: Final[tuple[Attribute, ...]] = (
     Attribute("AcquisitionTime", 0x00080032, "TM", Level.INSTANCE),
     Attribute("ContentTime", 0x00080033, "TM", Level.INSTANCE),
     Attribute("AccessionNumber", 0x00080050, "SH", Level.STUDY),
-    Attribute("Modality", 0x00080060, "CS", Level.SERIES, mandatory=True),
+    Attribute("Modality", 0x00080060, "CS", Level.SERIES),
     Attribute("Manufacturer", 0x00080070, "LO", Level.SERIES),
     Attribute("InstitutionName", 0x00080080, "LO", Level.SERIES),
     Attribute("ReferringPhysicianName", 0x00080090, "PN", Level.STUDY),
@@ -78,8 +77,8 @@ CATALOGUE: Final[tuple[Attribute, ...]] = (
     Attribute("OperatorsName", 0x00081070, "PN", Level.SERIES),
     Attribute("AdmittingDiagnosesDescription", 0x00081080, "LO", Level.STUDY),
     Attribute("ManufacturerModelName", 0x00081090, "LO", Level.SERIES),
-    Attribute("PatientName", 0x00100010, "PN", Level.PATIENT, mandatory=True),
-    Attribute("PatientID", 0x00100020, "LO", Level.PATIENT, mandatory=True),
+    Attribute("PatientName", 0x00100010, "PN", Level.PATIENT),
+    Attribute("PatientID", 0x00100020, "LO", Level.PATIENT),
     Attribute("IssuerOfPatientID", 0x00100021, "LO", Level.PATIENT),
     Attribute("PatientBirthDate", 0x00100030, "DA", Level.PATIENT),
     Attribute("PatientBirthTime", 0x00100032, "TM", Level.PATIENT),
@@ -106,28 +105,28 @@ CATALOGUE: Final[tuple[Attribute, ...]] = (
     Attribute("ExposureTime", 0x00181150, "IS", Level.INSTANCE),
     Attribute("XRayTubeCurrent", 0x00181151, "IS", Level.INSTANCE),
     Attribute("PatientPosition", 0x00185100, "CS", Level.SERIES),
-    Attribute("StudyInstanceUID", 0x0020000D, "UI", Level.STUDY, mandatory=True),
-    Attribute("SeriesInstanceUID", 0x0020000E, "UI", Level.SERIES, mandatory=True),
+    Attribute("StudyInstanceUID", 0x0020000D, "UI", Level.STUDY),
+    Attribute("SeriesInstanceUID", 0x0020000E, "UI", Level.SERIES),
     Attribute("StudyID", 0x00200010, "SH", Level.STUDY),
     Attribute("SeriesNumber", 0x00200011, "IS", Level.SERIES),
     Attribute("AcquisitionNumber", 0x00200012, "IS", Level.INSTANCE),
     Attribute("InstanceNumber", 0x00200013, "IS", Level.INSTANCE),
-    Attribute("ImagePositionPatient", 0x00200032, "DS", Level.INSTANCE, mandatory=True),
-    Attribute("ImageOrientationPatient", 0x00200037, "DS", Level.INSTANCE, mandatory=True),
-    Attribute("FrameOfReferenceUID", 0x00200052, "UI", Level.SERIES, mandatory=True),
+    Attribute("ImagePositionPatient", 0x00200032, "DS", Level.INSTANCE),
+    Attribute("ImageOrientationPatient", 0x00200037, "DS", Level.INSTANCE),
+    Attribute("FrameOfReferenceUID", 0x00200052, "UI", Level.SERIES),
     Attribute("Laterality", 0x00200060, "CS", Level.SERIES),
     Attribute("SliceLocation", 0x00201041, "DS", Level.INSTANCE),
-    Attribute("SamplesPerPixel", 0x00280002, "US", Level.INSTANCE, mandatory=True),
-    Attribute("PhotometricInterpretation", 0x00280004, "CS", Level.INSTANCE, mandatory=True),
+    Attribute("SamplesPerPixel", 0x00280002, "US", Level.INSTANCE),
+    Attribute("PhotometricInterpretation", 0x00280004, "CS", Level.INSTANCE),
     Attribute("PlanarConfiguration", 0x00280006, "US", Level.INSTANCE),
     Attribute("NumberOfFrames", 0x00280008, "IS", Level.INSTANCE),
-    Attribute("Rows", 0x00280010, "US", Level.INSTANCE, mandatory=True),
-    Attribute("Columns", 0x00280011, "US", Level.INSTANCE, mandatory=True),
-    Attribute("PixelSpacing", 0x00280030, "DS", Level.INSTANCE, mandatory=True),
-    Attribute("BitsAllocated", 0x00280100, "US", Level.INSTANCE, mandatory=True),
-    Attribute("BitsStored", 0x00280101, "US", Level.INSTANCE, mandatory=True),
-    Attribute("HighBit", 0x00280102, "US", Level.INSTANCE, mandatory=True),
-    Attribute("PixelRepresentation", 0x00280103, "US", Level.INSTANCE, mandatory=True),
+    Attribute("Rows", 0x00280010, "US", Level.INSTANCE),
+    Attribute("Columns", 0x00280011, "US", Level.INSTANCE),
+    Attribute("PixelSpacing", 0x00280030, "DS", Level.INSTANCE),
+    Attribute("BitsAllocated", 0x00280100, "US", Level.INSTANCE),
+    Attribute("BitsStored", 0x00280101, "US", Level.INSTANCE),
+    Attribute("HighBit", 0x00280102, "US", Level.INSTANCE),
+    Attribute("PixelRepresentation", 0x00280103, "US", Level.INSTANCE),
     Attribute("WindowCenter", 0x00281050, "DS", Level.INSTANCE),
     Attribute("WindowWidth", 0x00281051, "DS", Level.INSTANCE),
     Attribute("RescaleIntercept", 0x00281052, "DS", Level.INSTANCE),
@@ -197,3 +196,9 @@ _COMPUTED_OF_LEVEL: Final[Mapping[Level, Mapping[int, Attribute]]] = MappingProx
 def computed_of_level(level: Level) -> Mapping[int, Attribute]:
     """Return the computed attributes of one level, by tag."""
     return _COMPUTED_OF_LEVEL[level]
+
+
+#: The outermost level at which an attribute can be a key, catalogued or computed, by tag.
+LEVEL_OF: Final[Mapping[int, Level]] = MappingProxyType(
+    {each.tag: each.level for each in (*reversed(COMPUTED), *CATALOGUE)}
+)

@@ -14,11 +14,12 @@ item of the table; so is what the check found. The item says how far things are.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import IntEnum, StrEnum
 from typing import Any, Final, NamedTuple
 
 from .archive import TransactionKey
+from .moments import moment
 from .status import CommitmentFailure
 
 #: More than any study has; a request that is longer is refused as a resource limitation.
@@ -178,11 +179,6 @@ class Patience:
         waited = (now - checked).total_seconds()
         # A quarter of an hour is the longest that SQS delays a message.
         return min(max(self.first_pause_seconds, waited / 2), _LONGEST_PAUSE_SECONDS)
-
-
-def moment(when: datetime) -> str:
-    """Write a moment so that texts sort as moments do: UTC, microseconds."""
-    return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f+00:00")
 
 
 def _document(fields: Mapping[str, Any]) -> bytes:

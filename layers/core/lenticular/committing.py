@@ -15,10 +15,11 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from .archive import Archive, TransactionKey
-from .commitment import Patience, Request, State, Verdict, moment
+from .commitment import Patience, Request, State, Verdict
 from .errors import CommitmentUnknown, StoreUnavailable
 from .event_report import NotDelivered, Reporter
 from .index import Index
+from .moments import moment
 from .nodes import Node
 from .s3_events import object_keys
 from .safekeeping import check

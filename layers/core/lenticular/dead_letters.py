@@ -111,12 +111,14 @@ class DeadLetters:
         for url in (url for page in pages for url in page.get("QueueUrls", [])):
             attributes = self._attributes(url)
             policy = attributes.get("RedrivePolicy")
-            if policy is None:
+            name = url.rpartition("/")[2].removeprefix(self._prefix)
+            # A name with a hyphen is of another stack, whose name begins with ours.
+            if policy is None or "-" in name:
                 continue
             target = str(json.loads(policy)["deadLetterTargetArn"]).rpartition(":")[2]
             dead_letters_url = self._client.get_queue_url(QueueName=target)["QueueUrl"]
             yield QueueWithDeadLetters(
-                name=url.rpartition("/")[2].removeprefix(self._prefix),
+                name=name,
                 url=url,
                 dead_letters_url=dead_letters_url,
                 waiting=int(attributes["ApproximateNumberOfMessages"]),

@@ -28,6 +28,7 @@ from .encapsulation import (
     frames,
     read_fragments,
 )
+from .errors import CannotUnderstand
 from .image_files import PIXEL_DATA, ImageFile, read_image_file, read_meta, transfer_syntax_of
 from .image_pixel import (
     PHOTOMETRIC_INTERPRETATION,
@@ -40,6 +41,8 @@ from .reencoding import is_group_length, reencoded
 from .transfer_syntaxes import EXPLICIT_VR_LITTLE_ENDIAN, TransferSyntax
 
 _COPIED_CHUNK_BYTES: Final = 4 << 20
+#: The greatest even length that is not "undefined", PS3.5 7.1.1.
+_LONGEST_VALUE_BYTES: Final = 0xFFFFFFFE
 #: Tag, VR, reserved bytes and length of encapsulated pixel data.
 _PIXEL_HEADER_BYTES: Final = 12
 _PIXEL_HEADER_MARK: Final = b"\xe0\x7f\x10\x00"
@@ -87,9 +90,12 @@ def _with_native_pixels(found: ImageFile, target: TransferSyntax) -> Iterator[by
         return
     if found.pixel_tag == PIXEL_DATA:
         vr = found.pixel_vr or "OW"
+        turned = vr == "OW" and not source.little_endian
+        if turned and found.value_length % 2:
+            raise CannotUnderstand("the pixel data is no whole number of words")
         yield encode_header(PIXEL_DATA, vr, found.value_length, explicit=target.explicit)
         for piece in _copied(found.file, found.value_start, found.tail_start):
-            yield piece if source.little_endian or vr != "OW" else _turned(piece)
+            yield _turned(piece) if turned else piece
     else:
         # Float pixels: rare enough to be read whole.
         pixels = found.file.read(found.pixel_start, found.tail_start - found.pixel_start)
@@ -107,12 +113,14 @@ def _with_decoded_pixels(found: ImageFile, target: TransferSyntax) -> Iterator[b
     uid, image = found.transfer_syntax.uid, found.image
     if uid not in CODECS:
         raise CannotDecode(f"pixels in {found.transfer_syntax.name} are not decoded")
+    padding = image.native_bytes % 2
+    if image.native_bytes + padding > _LONGEST_VALUE_BYTES:
+        raise CannotDecode("the decoded pixels are longer than one value may be")
     streams = frames(found.file, found.fragments, image.frames)
     first = decode_frame(uid, next(streams), image)
     changes = _changes(image, first.photometric_interpretation)
     header = _edited(found.header, changes, uid)
     yield _reencoded(header, EXPLICIT_VR_LITTLE_ENDIAN, target)
-    padding = image.native_bytes % 2
     vr = "OB" if image.bits_allocated <= 8 else "OW"  # noqa: PLR2004 - PS3.5 A.2
     yield encode_header(PIXEL_DATA, vr, image.native_bytes + padding, explicit=target.explicit)
     yield first.cells

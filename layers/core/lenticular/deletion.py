@@ -25,7 +25,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -35,13 +35,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 from .answers import patient_id_of
 from .archive import (
     DELETIONS,
-    INSTANCES,
-    TRANSCODED,
+    OF_STUDIES,
     Archive,
     DeletionKey,
     FormKey,
     InstanceKey,
     LeftAloneKey,
+    key_prefix,
 )
 from .audit import AuditMessage, AuditSource, Study
 from .audit_outlets import Outlet
@@ -49,6 +49,7 @@ from .errors import OperatorError, StoreUnavailable
 from .index import Index
 from .index_items import COPY_PREFIX, INSTANCE_PREFIX, PROCEDURE_PREFIX
 from .indexing import rebuild_study
+from .moments import moment
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -85,7 +86,7 @@ _STATES: Final[Mapping[str, State]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A deletion as its object in the bucket tells it. Moments are ISO 8601, UTC.
+    """A deletion as its object in the bucket tells it. `moment` is that of its key.
 
     Attributes:
         versions: of each of `keys`, the version that is deleted
@@ -113,7 +114,7 @@ class Plan:
     """What a deletion of a study would delete.
 
     Attributes:
-        last_received: when the newest of its instances came (ISO 8601, UTC)
+        last_received: when the newest of its instances came (`moments`)
         held_until: the end of its retention; None when that is over
         versions: of each of `keys`, the version that can be seen
     """
@@ -202,10 +203,10 @@ class Deletions:
         shown = self._index.study(plan.study_instance_uid)
         record = Record(
             plan.study_instance_uid,
-            now.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ"),
+            DeletionKey.begun(plan.study_instance_uid, now).moment,
             by,
             reason,
-            (now + kept).astimezone(UTC).isoformat(timespec="seconds"),
+            moment(now + kept),
             plan.keys,
             plan.versions,
             plan.instances,
@@ -387,14 +388,15 @@ class Deletions:
         found: dict[str, _Held] = defaultdict(_Held)
         pages = self._client.get_paginator("list_object_versions")
         try:
-            for prefix in (INSTANCES, TRANSCODED):
-                for page in pages.paginate(Bucket=self._archive.bucket, Prefix=f"{prefix}{study}/"):
-                    for each in page.get("Versions", []):
-                        held = found[each["Key"]]
+            for each in OF_STUDIES:
+                prefix = key_prefix(each, study)
+                for page in pages.paginate(Bucket=self._archive.bucket, Prefix=prefix):
+                    for version in page.get("Versions", []):
+                        held = found[version["Key"]]
                         # S3 lists the newest first.
                         if not held.version:
-                            held.version, held.size = each["VersionId"], each["Size"]
-                            held.modified = each["LastModified"].astimezone(UTC).isoformat()
+                            held.version, held.size = version["VersionId"], version["Size"]
+                            held.modified = moment(version["LastModified"])
                     for marker in page.get("DeleteMarkers", []):
                         if marker["IsLatest"]:
                             found[marker["Key"]].marker = marker["VersionId"]

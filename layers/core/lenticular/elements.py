@@ -42,6 +42,8 @@ _ITEM_GROUP: Final = 0xFFFE
 #: Inflating 16 KiB is enough for almost every head and takes a sixtieth of the time of the most.
 _DEFLATED_SLICE_BYTES: Final = 64 << 10
 _FIRST_INFLATED_BYTES: Final = 1 << 14
+#: What `is_whole` inflates at most, half a second's work: a small stream may become any length.
+_MOST_INFLATED_BYTES: Final = 256 << 20
 
 # PS3.5 7.1.2: these have 16 bits of length; all others, future ones too, have 32 after two bytes
 # that are reserved.
@@ -53,6 +55,9 @@ _SHORT_FORM: Final = {
     )
 }
 _SHORT_FORM_NAMES: Final = frozenset(_SHORT_FORM.values())
+_LONG_FORM: Final = (
+    *(b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"),
+)
 #: The longest even value that a 16-bit length can announce.
 _SHORT_FORM_MAX_BYTES: Final = 0xFFFE
 #: Padded with NUL to an even length, PS3.5 6.2; all others with a space.
@@ -154,12 +159,23 @@ class Identification:
 
 
 class _Encoding(NamedTuple):
-    """How headers are written: in `header` of explicit VR the length is of the short form."""
+    """How headers are written: in `header` of explicit VR the length is of the short form.
+
+    `jump` reads of a header what it takes to jump over a value: VR as a number and length of the
+    short form, or group and length. `short` and `long` are VRs as such numbers.
+    """
 
     explicit: bool
     header: Struct
     untyped_header: Struct
     length: Struct
+    jump: Struct
+    short: frozenset[int]
+    long: frozenset[int]
+
+
+def _as_numbers(vrs: Iterable[bytes], order: str) -> frozenset[int]:
+    return frozenset(Struct(f"{order}H").unpack(vr)[0] for vr in vrs)
 
 
 _ENCODINGS: Final = {
@@ -168,6 +184,9 @@ _ENCODINGS: Final = {
         Struct(f"{order}HH2sH" if explicit else f"{order}HHL"),
         Struct(f"{order}HHL"),
         Struct(f"{order}L"),
+        Struct(f"{order}4xHH" if explicit else f"{order}H2xL"),
+        _as_numbers(_SHORT_FORM, order),
+        _as_numbers(_LONG_FORM, order),
     )
     for explicit in (True, False)
     for little_endian, order in ((True, "<"), (False, ">"))
@@ -264,6 +283,27 @@ def find_uids(data: bytes | memoryview, transfer_syntax: TransferSyntax) -> Iden
     if transfer_syntax.deflated:
         return _find_deflated_uids(data, encoding)
     return _find_uids(data, encoding)
+
+
+def is_whole(
+    read: Callable[[int], bytes | memoryview], length: int, transfer_syntax: TransferSyntax
+) -> bool:
+    """Tell whether all that a data set of so many bytes announces is there.
+
+    `read` returns bytes from an offset on, as many as it likes, but those of a header; what it
+    raises goes on. Values of defined length are jumped over, whatever is in them.
+    """
+    outline = _Outline(transfer_syntax)
+    try:
+        if transfer_syntax.deflated:
+            return _inflates_whole(read, outline)
+        while (position := outline.position) < length:
+            outline.follow(read(position), position)
+            if outline.position == position:
+                return outline.may_end(length, read(position))
+    except ElementsError:
+        return False
+    return outline.may_end(length, b"")
 
 
 def encode_element(
@@ -534,3 +574,153 @@ def _find_deflated_uids(data: bytes | memoryview, encoding: _Encoding) -> Identi
         if identification.complete or at_end or len(head) >= MAX_INFLATED_BYTES:
             return identification
         step = MAX_INFLATED_BYTES - len(head)
+
+
+class _Outline:
+    """Follows an outline over windows of its data set and keeps nothing of what it passes.
+
+    It goes as `walk` does but yields nothing: this runs once an instance while its sender waits.
+    And it lets pass at the top level what other receivers let pass, too: a delimiter that closes
+    nothing, and zeros behind the last element.
+
+    Attributes:
+        position: where the next header starts
+    """
+
+    def __init__(self, transfer_syntax: TransferSyntax) -> None:
+        """Begin before the first element."""
+        self.position = 0
+        self._encoding = _ENCODINGS[transfer_syntax.explicit, transfer_syntax.little_endian]
+        # Whether elements are next, or items; and the same of what encloses the innermost open one.
+        self._in_item = True
+        self._enclosing: list[tuple[bool, _Encoding]] = []
+
+    def follow(self, window: bytes | memoryview, offset: int) -> None:
+        """Go on until a header begins that is not all in `window`, the bytes from `offset` on.
+
+        Raises ElementsError when what is there makes no sense.
+        """
+        view = memoryview(window)
+        last = len(view) - _HEADER_BYTES
+        position = self.position - offset
+        while position <= last:
+            position = self._jump(view, position, last)
+            if position > last:
+                break
+            try:
+                position = self._step(view, position)
+            except ElementsError as error:
+                if error.fault is Fault.TRUNCATED:
+                    break
+                raise
+        self.position = position + offset
+
+    def may_end(self, length: int, rest: bytes | memoryview) -> bool:
+        """Tell whether the data set may be over after `length` bytes, of which `rest` is left."""
+        return self.position + len(rest) == length and not (self._enclosing or any(rest))
+
+    def _jump(self, view: memoryview, position: int, last: int) -> int:
+        """Pass whatever has a defined length; return where that ends, perhaps behind the window."""
+        if not self._in_item:
+            return _behind_items(view, position, last, self._encoding)
+        if self._encoding.explicit:
+            return _behind_explicit(view, position, last, self._encoding)
+        return _behind_implicit(view, position, last, self._encoding)
+
+    def _step(self, view: memoryview, position: int) -> int:
+        """Take one header of any kind; return where the next one is."""
+        in_item, encoding = self._in_item, self._encoding
+        if in_item:
+            tag, vr, start, length = _read_header(view, position, len(view), encoding)
+        else:
+            tag, length = _read_untyped_header(view, position, len(view), encoding)
+            vr, start = None, position + _HEADER_BYTES
+        if tag in (ITEM_DELIMITATION, SEQUENCE_DELIMITATION):
+            if self._enclosing:
+                if (tag == ITEM_DELIMITATION) != in_item:
+                    raise ElementsError(Fault.MALFORMED, position, tag)
+                self._in_item, self._encoding = self._enclosing.pop()
+            return position + _HEADER_BYTES
+        if in_item == (tag >> 16 == _ITEM_GROUP) or len(self._enclosing) > 2 * MAX_DEPTH:
+            raise ElementsError(Fault.MALFORMED, position, tag)
+        if length != UNDEFINED_LENGTH:
+            return start + length
+        self._enclosing.append((in_item, encoding))
+        self._in_item = not in_item
+        self._encoding = _inside(vr, encoding)
+        return start
+
+
+def _behind_explicit(view: memoryview, position: int, last: int, encoding: _Encoding) -> int:
+    unpack, short, long = encoding.jump.unpack_from, encoding.short, encoding.long
+    unpack_length = encoding.length.unpack_from
+    while position <= last:
+        vr, length = unpack(view, position)
+        if vr in short:
+            position += _HEADER_BYTES + length
+            continue
+        if vr not in long or position > last - 4:
+            break
+        (length,) = unpack_length(view, position + _HEADER_BYTES)
+        if length == UNDEFINED_LENGTH:
+            break
+        position += _LONG_HEADER_BYTES + length
+    return position
+
+
+def _behind_implicit(view: memoryview, position: int, last: int, encoding: _Encoding) -> int:
+    unpack = encoding.jump.unpack_from
+    while position <= last:
+        group, length = unpack(view, position)
+        if length == UNDEFINED_LENGTH or group == _ITEM_GROUP:
+            break
+        position += _HEADER_BYTES + length
+    return position
+
+
+def _behind_items(view: memoryview, position: int, last: int, encoding: _Encoding) -> int:
+    unpack = encoding.untyped_header.unpack_from
+    while position <= last:
+        group, number, length = unpack(view, position)
+        if length == UNDEFINED_LENGTH or (group << 16 | number) != ITEM:
+            break
+        position += _HEADER_BYTES + length
+    return position
+
+
+def _inflates_whole(read: Callable[[int], bytes | memoryview], outline: _Outline) -> bool:
+    """Do as `is_whole` for a deflated data set, piece by piece."""
+    length = 0
+    rest = b""
+    for piece in _inflated(read):
+        rest += piece
+        length += len(piece)
+        outline.follow(rest, length - len(rest))
+        rest = rest[max(0, outline.position - (length - len(rest))) :]
+        if length >= _MOST_INFLATED_BYTES:
+            return True
+    return outline.may_end(length, rest)
+
+
+def _inflated(read: Callable[[int], bytes | memoryview]) -> Iterator[bytes]:
+    """Inflate to the end of the deflated stream; what follows it is padding, PS3.5 A.5."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    source = memoryview(b"")
+    waiting = b""
+    position = 0
+    while not inflater.eof:
+        if not waiting:
+            source = source or memoryview(read(position))
+            waiting = bytes(source[:_DEFLATED_SLICE_BYTES])
+            source = source[_DEFLATED_SLICE_BYTES:]
+            position += len(waiting)
+        at_end = not waiting
+        try:
+            piece = inflater.decompress(waiting, _DEFLATED_SLICE_BYTES)
+        except zlib.error as error:
+            raise ElementsError(Fault.MALFORMED, position, None) from error
+        # zlib may hold back output after it took all input.
+        if at_end and not piece:
+            raise ElementsError(Fault.TRUNCATED, position, None)
+        waiting = inflater.unconsumed_tail
+        yield piece

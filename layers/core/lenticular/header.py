@@ -14,6 +14,7 @@ from .archive import (
     ORIGINAL_ETAG,
     ORIGINAL_SIZE,
     ORIGINAL_TRANSFER_SYNTAX,
+    QUARANTINE,
     Archive,
     FormKey,
     InstanceKey,
@@ -34,13 +35,15 @@ from .elements import ElementsError, Fault, walk
 from .errors import CannotUnderstand
 from .index_items import Copy
 from .part10 import PREAMBLE_AND_PREFIX_BYTES, data_set_offset
-from .placement import Placement, place
+from .placement import Placement, Problem, place, with_end
 from .transfer_syntaxes import BY_UID, TransferSyntax
 
 _FIRST_RANGE_BYTES: Final = 64 << 10
 _GROWTH: Final = 4
 #: A header longer than this is not read to its end: what was found so far is indexed.
 _LONGEST_HEADER_BYTES: Final = 8 << 20
+#: What is read at a time to follow a data set behind its header.
+_FOLLOWED_BYTES: Final = 1 << 20
 #: What the attributes of one level may take of an instance's item, as JSON in ASCII.
 _LEVEL_CHARACTERS: Final = 64 << 10
 #: What one attribute may take, bytes of JSON in UTF-8: the longest text of a VR in the catalogue
@@ -86,7 +89,10 @@ def read_copy(archive: Archive, key: str) -> Copy | Unplaceable:
 
 
 def placed_key(archive: Archive, key: str) -> str | Unplaceable:
-    """Return the key that the instance in an object should have; raises as `read_copy`."""
+    """Return the key that the instance in an object should have; raises as `read_copy`.
+
+    The data set is followed to its end, as the gateway does.
+    """
     length = _FIRST_RANGE_BYTES
     while True:
         stored = archive.head(key, length)
@@ -95,12 +101,13 @@ def placed_key(archive: Archive, key: str) -> str | Unplaceable:
             found = _placed(stored, whole=whole)
         except _MoreWanted:
             length = min(length * _GROWTH, _LONGEST_HEADER_BYTES)
-        else:
-            return (
-                found
-                if isinstance(found, Unplaceable)
-                else found.placement.key(content_sha256(key))
-            )
+            continue
+        if isinstance(found, Unplaceable):
+            return found
+        placement = _with_end(archive, stored, found)
+        if placement.problem is not None:
+            return _unplaceable(stored, placement.problem.value)
+        return placement.key(content_sha256(key))
 
 
 class _MoreWanted(Exception):
@@ -154,6 +161,16 @@ def _placed(stored: StoredObject, *, whole: bool) -> FileHead | Unplaceable:
     return _unplaceable(stored, head.placement.problem.value)
 
 
+def _with_end(archive: Archive, stored: StoredObject, head: FileHead) -> Placement:
+    start, size = head.data_set_offset, stored.size
+
+    def read(offset: int) -> bytes:
+        at = start + offset
+        return archive.range(stored.key, at, _FOLLOWED_BYTES) if at < size else b""
+
+    return with_end(head.placement, read, size - start, head.transfer_syntax_uid)
+
+
 def _copy(stored: StoredObject, *, whole: bool) -> Copy | Unplaceable:
     form_key = FormKey.parse(stored.key)
     instance_key = form_key.original if form_key else InstanceKey.parse(stored.key)
@@ -163,6 +180,9 @@ def _copy(stored: StoredObject, *, whole: bool) -> Copy | Unplaceable:
     start, placement = head.data_set_offset, head.placement
     sop_class_uid, transfer_syntax_uid = head.sop_class_uid, head.transfer_syntax_uid
     data_set = memoryview(stored.head)[start:]
+    if stored.key.startswith(QUARANTINE):
+        # Only the gateway looks behind the head. `quarantine.retry` does, and tells for certain.
+        return _unplaceable(stored, Problem.BROKEN_OFF.value)
     if instance_key is None or placement.key(instance_key.sha256) != str(instance_key):
         return _unplaceable(stored, "the object's key is not that of the instance in it")
     attributes, defect = _attributes(data_set, BY_UID[transfer_syntax_uid], start, whole=whole)

@@ -11,14 +11,14 @@ from typing import Final
 
 from .index import Index
 from .index_items import (
-    INSTANCE_PREFIX,
-    SERIES_PREFIX,
     STUDY_SORT_KEY,
     Item,
     converted,
     elements_of,
     first_text,
     series_of_instance,
+    series_uid_of,
+    study_uid_of,
 )
 
 #: By what holdings are counted apart.
@@ -68,14 +68,16 @@ def holdings(index: Index, by: Sequence[str]) -> dict[tuple[str, ...], Holding]:
     modalities: dict[tuple[str, str], str] = {}
     months: dict[str, str] = {}
     for item in index.everything(_ATTRIBUTES):
-        pk, sk = str(item["pk"]), str(item["sk"])
-        if sk == STUDY_SORT_KEY:
-            months[pk.removeprefix("STUDY#")] = str(item["study_month"])
-        elif sk.startswith(SERIES_PREFIX):
-            place = (pk.removeprefix("STUDY#"), sk.removeprefix(SERIES_PREFIX))
-            modalities[place] = first_text(elements_of(item), _MODALITY) or _UNKNOWN
-        elif sk.startswith(INSTANCE_PREFIX) and (of := series_of_instance(item)):
-            _count(of_series[*of, str(item.get("calling_ae_title", _UNKNOWN))], of[0], item)
+        study = study_uid_of(item)
+        if not study:
+            # Whatever its sort key looks like: an AE title, too, may be STUDY.
+            continue
+        if item["sk"] == STUDY_SORT_KEY:
+            months[study] = str(item["study_month"])
+        elif series := series_uid_of(item):
+            modalities[study, series] = first_text(elements_of(item), _MODALITY) or _UNKNOWN
+        elif of := series_of_instance(item):
+            _count(of_series[*of, str(item.get("calling_ae_title", _UNKNOWN))], study, item)
     counted: dict[tuple[str, ...], Holding] = defaultdict(Holding)
     for (study, series, node), holding in of_series.items():
         kinds = {

@@ -113,13 +113,18 @@ class Index:
         """Use `table`; `newest_shown` is the policy for copies that differ."""
         self._client = client
         self._reading: Reading | None = None
+        self._whole_items = False
         self.table = table
         self.newest_shown = newest_shown
 
-    def noting(self, reading: Reading) -> "Index":
-        """Return this index, for a reader whose reading is noted; for one thread alone."""
+    def noting(self, reading: Reading, *, whole_items: bool = False) -> "Index":
+        """Return this index, for a reader whose reading is noted; for one thread at a time.
+
+        Without `whole_items` it reads of them what queries ask for.
+        """
         noting = copying.copy(self)
         noting._reading = reading  # noqa: SLF001 - its own, of a copy of itself
+        noting._whole_items = whole_items  # noqa: SLF001
         return noting
 
     # Writing
@@ -369,11 +374,7 @@ class Index:
         self, study_instance_uid: str, series_instance_uid: str | None = None
     ) -> Iterator[Item]:
         """Return the instance items of a series, or of a whole study."""
-        prefix = (
-            index_items.INSTANCE_PREFIX
-            if series_instance_uid is None
-            else instances_sort_prefix(series_instance_uid)
-        )
+        prefix = instances_sort_prefix(series_instance_uid)
         return self._partition(study_partition(study_instance_uid), prefix, consistent=False)
 
     def instance_locations(
@@ -381,19 +382,15 @@ class Index:
     ) -> Iterator[list[Item]]:
         """Yield, page by page, what `INSTANCE_LOCATION` names of the items `instances` returns.
 
-        It costs the same reads, but a fraction of the time to carry and to parse.
+        It takes a fraction of the time to carry and to parse. It is strongly consistent: what a
+        study or a series that was read before counts is there.
         """
-        prefix = (
-            index_items.INSTANCE_PREFIX
-            if series_instance_uid is None
-            else instances_sort_prefix(series_instance_uid)
-        )
-        names = {f"#{name}": name for name in index_items.INSTANCE_LOCATION}
+        prefix = instances_sort_prefix(series_instance_uid)
         return self._whole_pages(
             "query",
+            ConsistentRead=True,
             **_key_condition(study_partition(study_instance_uid), prefix),
-            ProjectionExpression=", ".join(names),
-            ExpressionAttributeNames=names,
+            **_projection(index_items.INSTANCE_LOCATION),
         )
 
     def instance_contents(
@@ -401,12 +398,10 @@ class Index:
     ) -> Iterator[Item]:
         """Return of the instance items of a series what `INSTANCE_CONTENT` names."""
         prefix = instances_sort_prefix(series_instance_uid)
-        names = {f"#{name}": name for name in index_items.INSTANCE_CONTENT}
         return self._pages(
             "query",
             **_key_condition(study_partition(study_instance_uid), prefix),
-            ProjectionExpression=", ".join(names),
-            ExpressionAttributeNames=names,
+            **_projection(index_items.INSTANCE_CONTENT),
         )
 
     def instance(
@@ -465,7 +460,7 @@ class Index:
             ProjectionExpression="sk",
             **_key_condition(study_partition(study_instance_uid), INSTANCE_PREFIX),
         )
-        return (str(item["sk"]).rpartition("#")[2] for item in items)
+        return map(index_items.sop_instance_uid_of, items)
 
     def copies(
         self,
@@ -542,16 +537,11 @@ class Index:
     def every_study_uid(self) -> set[str]:
         """Return the UID of every study the table has any item of."""
         items = self._pages("scan", ProjectionExpression="pk", ConsistentRead=True)
-        partitions = {str(item["pk"]) for item in items}
-        prefix = study_partition("")
-        return {pk.removeprefix(prefix) for pk in partitions if pk.startswith(prefix)}
+        return set(filter(None, map(index_items.study_uid_of, items)))
 
     def everything(self, names: Iterable[str]) -> Iterator[Item]:
         """Read some attributes of every item of the table, in no order."""
-        aliases = {f"#{name}": name for name in names}
-        return self._pages(
-            "scan", ProjectionExpression=", ".join(aliases), ExpressionAttributeNames=aliases
-        )
+        return self._pages("scan", **_projection(names))
 
     def release_from_quarantine(self, key: str) -> None:
         """Take an object off the quarantine list."""
@@ -595,12 +585,13 @@ class Index:
         if reading is None:
             return self._call(operation, TableName=self.table, **request)
         reading.before_page()
+        keys_alone = request.get("IndexName") == _KEYS_ALONE
         began = perf_counter()
         page = self._call(
             operation,
             TableName=self.table,
             ReturnConsumedCapacity="TOTAL",
-            **({} if request.get("IndexName") == _KEYS_ALONE else _OF_INTEREST_TO_QUERIES),
+            **({} if self._whole_items or keys_alone else _OF_INTEREST_TO_QUERIES),
             **request,
         )
         reading.seconds += perf_counter() - began
@@ -624,6 +615,12 @@ def _key_condition(pk: str, prefix: str) -> dict[str, Any]:
         condition += " AND begins_with(sk, :prefix)"
         values[":prefix"] = {"S": prefix}
     return {"KeyConditionExpression": condition, "ExpressionAttributeValues": values}
+
+
+def _projection(names: Iterable[str]) -> dict[str, Any]:
+    """Ask for these attributes alone, by other names, for some are words of DynamoDB's own."""
+    aliases = {f"#{name}": name for name in names}
+    return {"ProjectionExpression": ", ".join(aliases), "ExpressionAttributeNames": aliases}
 
 
 def _failure(error: ClientError | BotoCoreError) -> StoreUnavailable | ItemRefused:

@@ -40,6 +40,7 @@ Item = dict[str, "str | int | frozenset[str]"]
 
 QUARANTINE_PARTITION: Final = "QUARANTINE"
 STUDY_SORT_KEY: Final = "STUDY"
+_STUDY_PARTITIONS: Final = "STUDY#"
 SERIES_PREFIX: Final = "SERIES#"
 INSTANCE_PREFIX: Final = "INSTANCE#"
 PROCEDURE_PREFIX: Final = "PROCEDURE#"
@@ -85,7 +86,14 @@ PATIENT_TAGS: Final = frozenset(f"{each.tag:08X}" for each in of_level(Level.PAT
 
 def study_partition(study_instance_uid: str) -> str:
     """Name the partition of a study."""
-    return f"STUDY#{study_instance_uid}"
+    return f"{_STUDY_PARTITIONS}{study_instance_uid}"
+
+
+def study_uid_of(item: Item) -> str:
+    """Read the Study Instance UID from the keys of an item; empty for items of no study."""
+    partition = str(item["pk"])
+    is_of_study = partition.startswith(_STUDY_PARTITIONS)
+    return partition.removeprefix(_STUDY_PARTITIONS) if is_of_study else ""
 
 
 def series_sort_key(series_instance_uid: str) -> str:
@@ -93,9 +101,16 @@ def series_sort_key(series_instance_uid: str) -> str:
     return f"{SERIES_PREFIX}{series_instance_uid}"
 
 
-def instances_sort_prefix(series_instance_uid: str) -> str:
-    """Return what the sort keys of all instances of a series begin with."""
-    return f"{INSTANCE_PREFIX}{series_instance_uid}#"
+def series_uid_of(item: Item) -> str | None:
+    """Read the Series Instance UID from the keys of a series' item; None for other kinds."""
+    sort_key = str(item["sk"])
+    return sort_key.removeprefix(SERIES_PREFIX) if sort_key.startswith(SERIES_PREFIX) else None
+
+
+def instances_sort_prefix(series_instance_uid: str | None = None) -> str:
+    """Return what the sort keys of all instances of a series, or of the study, begin with."""
+    of_series = "" if series_instance_uid is None else f"{series_instance_uid}#"
+    return f"{INSTANCE_PREFIX}{of_series}"
 
 
 def instance_sort_key(series_instance_uid: str, sop_instance_uid: str) -> str:
@@ -104,14 +119,16 @@ def instance_sort_key(series_instance_uid: str, sop_instance_uid: str) -> str:
 
 
 def series_of_instance(item: Item) -> tuple[str, str] | None:
-    """Return study and series of an instance item's keys; None for items of another kind."""
+    """Read study and series from the keys of an instance's item; None for other kinds."""
     sort_key = str(item["sk"])
     if not sort_key.startswith(INSTANCE_PREFIX):
         return None
-    return (
-        str(item["pk"]).removeprefix(study_partition("")),
-        sort_key.removeprefix(INSTANCE_PREFIX).partition("#")[0],
-    )
+    return study_uid_of(item), sort_key.removeprefix(INSTANCE_PREFIX).partition("#")[0]
+
+
+def sop_instance_uid_of(item: Item) -> str:
+    """Read the SOP Instance UID from the keys of an instance's item."""
+    return str(item["sk"]).rpartition("#")[2]
 
 
 def procedure_sort_key(sop_instance_uid: str) -> str:
@@ -274,7 +291,7 @@ class Series:
     def from_item(cls, item: Item) -> "Series":
         """Read the series' item."""
         return cls(
-            str(item["pk"]).removeprefix("STUDY#"),
+            study_uid_of(item),
             str(item["uid"]),
             registers_of(item),
             frozenset(_texts(item, "sop_class_uids")),
@@ -517,7 +534,7 @@ class Procedure:
         """Read the step's item."""
         texts = {name: str(item.get(name, "")) for name in _PROCEDURE_TEXTS}
         return cls(
-            study_instance_uid=str(item["pk"]).removeprefix("STUDY#"),
+            study_instance_uid=study_uid_of(item),
             sop_instance_uid=str(item["sk"]).removeprefix(PROCEDURE_PREFIX),
             number=int(str(item["number"])),
             accession_numbers=tuple(sorted(_texts(item, "accession_numbers"))),

@@ -6,7 +6,6 @@ quarantine with the reason and is done with; one that cannot be read because AWS
 and comes again.
 """
 
-import heapq
 import itertools
 import json
 import logging
@@ -19,11 +18,13 @@ from typing import Final
 
 from .archive import (
     INSTANCES,
+    OF_STUDIES,
     QUARANTINE,
     TRANSCODED,
     Archive,
     FormKey,
     LeftAloneKey,
+    key_prefix,
 )
 from .errors import InstanceMissing, ItemRefused, StoreUnavailable
 from .header import Unplaceable, read_copy
@@ -32,7 +33,6 @@ from .index_items import PROCEDURE_PREFIX, Converted, Copy, Item, registers_of, 
 
 _log: Final = logging.getLogger(__name__)
 _PARALLEL_READS: Final = 16
-_PREFIXES: Final = (INSTANCES, TRANSCODED)
 _READS_AT_A_TIME: Final = 256
 #: Another batch wrote the same study while a rebuild was at it; after this many times, give up.
 _MOST_ROUNDS: Final = 20
@@ -127,9 +127,7 @@ def rebuild(
     months: set[str] = set()
     read = 0
     rebuilt: set[str] = set()
-    # Where originals are retired, a study may have nothing but forms.
-    everything = heapq.merge(*(map(_behind_prefix, archive.keys(each)) for each in _PREFIXES))
-    for study, _ in itertools.groupby(map(_study_of, everything)):
+    for study, _ in archive.studies():
         rebuilt.add(study)
         read += _rebuild_study(archive, index, study, unplaceable, months)
         progress(read)
@@ -154,7 +152,9 @@ def rebuild(
 def rebuild_study(archive: Archive, index: Index, study: str) -> None:
     """Make the index hold exactly what the bucket holds of a study; raises as `rebuild`."""
     listed = {
-        str(item["sk"]) for each in _PREFIXES for item in index.quarantined(f"{each}{study}/")
+        str(item["sk"])
+        for each in OF_STUDIES
+        for item in index.quarantined(key_prefix(each, study))
     }
     unplaceable: dict[str, Unplaceable] = {}
     months: set[str] = set()
@@ -261,7 +261,7 @@ def _read_study(
     """
     # Forms first: an original that goes after them, and so is in neither, has changed its item.
     became, one_form = _conversions(archive, study)
-    keys = list(archive.keys(f"{INSTANCES}{study}/"))
+    keys = list(archive.keys(key_prefix(INSTANCES, study)))
     retired = one_form.keys() - keys
     keys += [one_form[original] for original in retired]
     copies: list[Copy] = []
@@ -285,7 +285,7 @@ def _conversions(archive: Archive, study: str) -> tuple[dict[str, Converted], di
     """Read what became of the originals of a study, and name one form of each that has any."""
     became: dict[str, Converted] = defaultdict(Converted)
     one_form: dict[str, str] = {}
-    for key in archive.keys(f"{TRANSCODED}{study}/"):
+    for key in archive.keys(key_prefix(TRANSCODED, study)):
         if form_key := FormKey.parse(key):
             original = str(form_key.original)
             try:
@@ -317,11 +317,3 @@ def _read_all(
         remaining = iter(keys)
         while some := list(itertools.islice(remaining, _READS_AT_A_TIME)):
             yield from zip(some, pool.map(read, some), strict=True)
-
-
-def _behind_prefix(key: str) -> str:
-    return key.partition("/")[2]
-
-
-def _study_of(key_behind_prefix: str) -> str:
-    return key_behind_prefix.partition("/")[0]

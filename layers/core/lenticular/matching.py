@@ -67,6 +67,8 @@ def compile_key(vr: str, tag: int, key: Mapping[str, Any]) -> Matcher:
     values = [value for value in values_of(key) if value not in (None, "", {})]
     if vr == "SQ":
         return _compile_sequence(values)
+    if key.get("vr") == "SQ":
+        raise _invalid(tag, "no sequence")
     if not values or any(map(_is_universal, values)):
         return _always
     if all(map(_is_empty_value, values)):
@@ -167,10 +169,18 @@ def _any_value(matches: _ValueMatcher) -> Matcher:
 
 
 def _is_universal(value: object) -> bool:
-    """Tell whether a value is stars alone, which clients send for VRs without wildcards too."""
+    """Tell whether a value is stars alone, which clients send for VRs without wildcards too.
+
+    Of a name also where nothing stands but the delimiters of its components, as in "^" and "*^*".
+    """
     if isinstance(value, dict):
-        return all(_is_universal(group) for group in value.values())
+        return not restricting_groups(value)
     return isinstance(value, str) and value.strip(" ").strip("*") == ""
+
+
+def restricting_groups(name: Mapping[str, str]) -> dict[str, str]:
+    """Return the component groups of a name key that say anything."""
+    return {group: text for group, text in name.items() if text.strip(" *^")}
 
 
 def _is_empty_value(value: object) -> bool:
@@ -301,9 +311,7 @@ def _compile_person_name(vr: str, tag: int, value: object) -> _ValueMatcher:
     the three; in any other the alphabetic group, which is what indexes of names are made of.
     """
     del vr, tag
-    groups = {
-        name: text for name, text in _groups_of(value).items() if text and not _is_universal(text)
-    }
+    groups = restricting_groups(_groups_of(value))
     compiled = {name: _compile_name_group(text) for name, text in groups.items()}
     if set(groups) == {"Alphabetic"} and not means_alphabetic_group(groups["Alphabetic"]):
         matches = compiled["Alphabetic"]

@@ -164,34 +164,41 @@ class NodeTable:
         self._cached: Mapping[str, Node] | None = None
         self._read_at = 0.0
         self._reading: threading.Thread | None = None
+        #: Why the last attempt to read failed, if it did.
+        self._failure: str | None = None
 
-    def find(self, aet: str) -> Node | None:
-        """Return the node with this AE title, None when there is none."""
+    def find(self, aet: str, *, first_patience_seconds: float | None = None) -> Node | None:
+        """Return the node with this AE title, None when there is none.
+
+        As long as there is no copy, `first_patience_seconds` are waited for one, or unless given
+        as long as reading takes. Raises `StoreUnavailable` when there is none then.
+        """
         with self._lock:
-            cached, reading = self._cached, self._reading
-            if cached is None:
-                cached = self._read()
-            elif reading is None and self._clock() - self._read_at >= self._cache_seconds:
-                reading = threading.Thread(target=self._read_again, daemon=True)
+            is_first, reading = self._cached is None, self._reading
+            if reading is None and (
+                is_first or self._clock() - self._read_at >= self._cache_seconds
+            ):
+                # Whoever asks meanwhile waits for the same attempt, and none longer than it likes.
+                reading = threading.Thread(target=self._read, daemon=True)
                 self._reading = reading
                 reading.start()
         if reading is not None:
-            reading.join(self._patience_seconds)
-            cached = self._cached or cached
+            reading.join(first_patience_seconds if is_first else self._patience_seconds)
+        cached = self._cached
+        if cached is None:
+            raise StoreUnavailable(self._failure or "the nodes have not been read yet")
         return cached.get(aet)
 
-    def _read(self) -> Mapping[str, Node]:
-        self._cached = {node.aet: node for node in self.all()}
-        self._read_at = self._clock()
-        return self._cached
-
-    def _read_again(self) -> None:
+    def _read(self) -> None:
         try:
-            self._read()
+            self._cached = {node.aet: node for node in self.all()}
+            self._failure = None
         except StoreUnavailable as error:
-            _log.warning("nodes not read again", extra={"reason": str(error)})
-            self._read_at = self._clock()
+            if self._failure is None:
+                _log.warning("nodes not read", extra={"reason": str(error)})
+            self._failure = str(error)
         finally:
+            self._read_at = self._clock()
             self._reading = None
 
     def all(self) -> list[Node]:

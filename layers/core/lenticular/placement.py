@@ -3,10 +3,13 @@
 The gateway decides this before it answers, and the index function decides it again from the
 stored file, so both use this one rule. An instance with a problem is kept in quarantine, never
 thrown away.
+
+Whether a data set goes on to its end is for the gateway alone: its sender has another one still.
+Of what was acknowledged nothing becomes unfindable because a later version reads further.
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -14,7 +17,15 @@ from typing import Final
 from .archive import InstanceKey, quarantine_key
 from .character_sets import character_sets
 from .dicom_json import SPECIFIC_CHARACTER_SET, read_character_sets, read_element, values_of
-from .elements import Element, ElementsError, Fault, Identification, find_uids, walk
+from .elements import (
+    Element,
+    ElementsError,
+    Fault,
+    Identification,
+    find_uids,
+    is_whole,
+    walk,
+)
 from .identifiers import is_uid
 from .transfer_syntaxes import BY_UID, TransferSyntax
 
@@ -29,6 +40,7 @@ class Problem(Enum):
 
     UNKNOWN_TRANSFER_SYNTAX = "the transfer syntax is not one this node knows"
     UNREADABLE = "the data set cannot be read in its transfer syntax"
+    BROKEN_OFF = "the data set cannot be followed to its end"
     INVALID_SOP_INSTANCE_UID = "the SOP Instance UID of the command is not a UID"
     SOP_CLASS_DIFFERS = "the SOP Class UID of the data set is not the command's"
     SOP_INSTANCE_DIFFERS = "the SOP Instance UID of the data set is not the command's"
@@ -100,6 +112,18 @@ def place(
     return Placement(
         sop_instance_uid, found.study_instance_uid or "", found.series_instance_uid or ""
     )
+
+
+def with_end(
+    placement: Placement,
+    read: Callable[[int], bytes | memoryview],
+    length: int,
+    transfer_syntax_uid: str,
+) -> Placement:
+    """Return the placement of a data set that is `BROKEN_OFF` unless `elements.is_whole`."""
+    if is_whole(read, length, BY_UID[transfer_syntax_uid]):
+        return placement
+    return Placement(placement.sop_instance_uid, problem=Problem.BROKEN_OFF)
 
 
 def patient_id_in(data_set: bytes | memoryview, transfer_syntax_uid: str) -> str:

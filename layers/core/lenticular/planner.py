@@ -24,8 +24,8 @@ from .attributes import Level
 from .dicom_json import values_of
 from .identifiers import is_uid
 from .index import Index
-from .index_items import INDEXED_CHARACTERS, Item, name_index_key, study_partition
-from .matching import fold_person_name, means_alphabetic_group, span_of
+from .index_items import INDEXED_CHARACTERS, Item, name_index_key, study_uid_of
+from .matching import fold_person_name, means_alphabetic_group, restricting_groups, span_of
 from .query import Query
 
 _PATIENT_NAME: Final = 0x00100010
@@ -75,10 +75,7 @@ class ByEntityUID:
     def studies(self, index: Index) -> Iterator[Item]:
         """Read an index entry for each entity, then its study."""
         entries = (entry for uid in self.uids for entry in index.by_key("by-uid", ("uid", uid)))
-        uids = dict.fromkeys(
-            str(entry["pk"]).removeprefix(study_partition("")) for entry in entries
-        )
-        yield from ByUID(tuple(uids)).studies(index)
+        yield from ByUID(tuple(dict.fromkeys(map(study_uid_of, entries)))).studies(index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,23 +234,24 @@ def _folded_literals(query: Query) -> list[str]:
     The index files a study under the alphabetic group alone, so a key that may match another
     group must not use it.
     """
-    values = values_of(query.keys.get(_PATIENT_NAME))
+    values = values_of(query.key(_PATIENT_NAME))
     name = values[0] if len(values) == 1 else None
-    if not isinstance(name, dict) or set(name) != {"Alphabetic"}:
+    groups = restricting_groups(name) if isinstance(name, dict) else {}
+    pattern = groups.get("Alphabetic", "")
+    if len(groups) == 1 and not means_alphabetic_group(pattern):
         return [""]
-    pattern = str(name["Alphabetic"])
-    if not means_alphabetic_group(pattern) or "=" in pattern or pattern.strip(" ") == _EMPTY:
+    if not pattern or "=" in pattern or pattern.strip(" ") == _EMPTY:
         return [""]
     # Trailing empty components and spaces are not significant, so they are in none of them.
     return [fold_person_name(literal.rstrip("^ ")) for literal in _BETWEEN.split(pattern)]
 
 
 def _by_date(query: Query) -> ByDate | None:
-    days = span_of("DA", query.keys.get(_STUDY_DATE))
+    days = span_of("DA", query.key(_STUDY_DATE))
     if days is None:
         return None
     first, last = days
-    times = span_of("TM", query.keys.get(_STUDY_TIME))
+    times = span_of("TM", query.key(_STUDY_TIME))
     # Of one day, the time narrows the range. Not where the two are matched as one: there a study
     # without a time matches by its day.
     if times and first == last and len(first) == _DAY_DIGITS and not query.combined_date_time:

@@ -18,10 +18,10 @@ from .archive import PROCEDURES, Archive, ProcedureKey, procedure_prefix
 from .errors import InstanceMissing, StoreUnavailable
 from .index import Index
 from .index_items import Procedure
+from .moments import moment
 from .procedure_step import Step
 
 _log: Final = logging.getLogger(__name__)
-_MOMENT: Final = "%Y-%m-%dT%H:%M:%S.%fZ"
 #: Races on one item end after a few rounds; more says that something else is wrong.
 _MOST_ROUNDS: Final = 20
 #: What SQS can delay a message by.
@@ -91,20 +91,20 @@ def look(  # noqa: PLR0913 - where to look, for what, and what to do about it
         # Objects of steps are never deleted by us; whoever did it wants them gone.
         _log.warning("procedure is gone", extra={"sop_instance_uid": sop_instance_uid})
         return None
-    moment = now()
+    present = now()
     known = record(index, step)
     if not known.is_final or known.is_complete or known.overdue:
         return known
-    if known.checks > check and known.next_check > moment.strftime(_MOMENT):
+    if known.checks > check and known.next_check > moment(present):
         return known
-    waited_until = _parsed(known.since) + timedelta(seconds=waiting.patience_seconds)
-    if moment >= waited_until:
+    waited_until = datetime.fromisoformat(known.since) + timedelta(seconds=waiting.patience_seconds)
+    if present >= waited_until:
         watch.give_up(known)
         noted = replace(known, overdue=True, next_check="")
     else:
-        pause = min(waiting.pause(check), math.ceil((waited_until - moment).total_seconds()))
+        pause = min(waiting.pause(check), math.ceil((waited_until - present).total_seconds()))
         watch.look_again(sop_instance_uid, check + 1, pause)
-        following = (moment + timedelta(seconds=pause)).strftime(_MOMENT)
+        following = moment(present + timedelta(seconds=pause))
         noted = replace(known, checks=check + 1, next_check=following)
     _note(index, step, noted)
     return noted
@@ -221,7 +221,3 @@ def rebuild(archive: Archive, index: Index) -> int:
                 if present is not None:
                     index.remove(present)
     return read
-
-
-def _parsed(moment: str) -> datetime:
-    return datetime.strptime(moment, _MOMENT).replace(tzinfo=UTC)

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Final
 
 from . import sop_classes
-from .attributes import BY_QUERY_RETRIEVE_LEVEL, BY_TAG, UNIQUE_KEY, Level
+from .attributes import BY_QUERY_RETRIEVE_LEVEL, LEVEL_OF, UNIQUE_KEY, Level
 from .character_sets import UTF_8_TERM
 from .dicom_json import JsonElement, read_data_set, values_of, vr_of
 from .elements import EncodableElement, encode_data_set
@@ -62,19 +62,22 @@ class Query:
     relational: bool = False
     combined_date_time: bool = False
 
+    def key(self, tag: int) -> JsonElement | None:
+        """Return a key if it is there and is one that is matched at this level."""
+        level = LEVEL_OF.get(tag)
+        if level is None or (level > self.level and not self.relational):
+            return None
+        return self.keys.get(tag)
+
     def values(self, tag: int) -> tuple[str, ...]:
         """Return a key's values that are not empty; a UID list comes as one value each."""
-        values = values_of(self.keys.get(tag))
+        values = values_of(self.key(tag))
         return tuple(value for value in values if isinstance(value, str) and value)
 
     def restricts(self, *levels: Level) -> bool:
-        """Tell whether a key of one of these levels has a value and counts."""
+        """Tell whether a key of one of these levels has a value and is matched."""
         return any(
-            (attribute := BY_TAG.get(tag)) is not None
-            and attribute.level in levels
-            and (self.relational or attribute.level <= self.level)
-            and bool(values_of(key))
-            for tag, key in self.keys.items()
+            LEVEL_OF.get(tag) in levels and bool(values_of(self.key(tag))) for tag in self.keys
         )
 
     def unique_values(self, level: Level) -> tuple[str, ...]:
@@ -136,15 +139,21 @@ def read_retrieval(model: Model, keys: Mapping[int, JsonElement], *, relational:
     """Check an identifier of a C-MOVE or C-GET (PS3.4 C.4.2.2.1): unique keys only, lists allowed.
 
     Raises:
-        InvalidIdentifier: as `read_query`, or the level's own unique key names nothing.
+        InvalidIdentifier: as `read_query`, or the level's own unique key names nothing. A unique
+            key below the level may be there, but without a value.
     """
     level = _level(model, keys)
-    named = {key.tag for key in UNIQUE_KEY.values()}
-    # Other keys have no meaning here, and must not leave out what is named.
+    named = {UNIQUE_KEY[each].tag for each in Level if each > level or each in model.value}
+    # Other keys have no meaning here, and must not leave out what is named: not even the Patient ID
+    # where the model begins with studies.
     query = Query(level, {tag: key for tag, key in keys.items() if tag in named}, relational)
     if not query.unique_values(query.level):
         raise InvalidIdentifier(f"{UNIQUE_KEY[query.level].keyword} must name what to retrieve")
     if not relational:
+        for each in Level:
+            # To send all of the level, or less than that, would both be a guess.
+            if each > level and query.values(UNIQUE_KEY[each].tag):
+                raise _is_below(each, query)
         _require_unique_keys_above(model, query)
     return query
 
@@ -161,13 +170,16 @@ def _level(model: Model, keys: Mapping[int, JsonElement]) -> Level:
 def _require_hierarchical_keys(model: Model, query: Query) -> None:
     for level, unique_key in UNIQUE_KEY.items():
         if level > query.level and unique_key.tag in query.keys:
-            raise InvalidIdentifier(
-                f"{unique_key.keyword} is below level {query.level.query_retrieve_level}"
-            )
+            raise _is_below(level, query)
         # An empty one is against the standard but common, and can only mean all of that level.
         is_empty = unique_key.tag in query.keys and not query.values(unique_key.tag)
         if level in model.value and not is_empty:
             _require_unique_key_above(level, query)
+
+
+def _is_below(level: Level, query: Query) -> InvalidIdentifier:
+    keyword = UNIQUE_KEY[level].keyword
+    return InvalidIdentifier(f"{keyword} is below level {query.level.query_retrieve_level}")
 
 
 def _require_unique_keys_above(model: Model, query: Query) -> None:

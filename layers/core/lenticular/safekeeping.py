@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
-from .archive import INSTANCES, Archive, InstanceKey, Listed
+from .archive import INSTANCES, Archive, InstanceKey, Listed, key_prefix
 from .commitment import Reference
 from .errors import InstanceMissing
 from .index import Index
@@ -199,10 +199,9 @@ def _held(
 
 def _prefixes(series: _Series, uids: Sequence[str]) -> Iterable[str]:
     """Return what to list so as to see the objects of these instances."""
-    of_series = f"{INSTANCES}{'/'.join(series)}/"
     if len(uids) > _FEW:
-        return [of_series]
-    return [f"{of_series}{uid}/" for uid in uids]
+        return [key_prefix(INSTANCES, *series)]
+    return [key_prefix(INSTANCES, *series, uid) for uid in uids]
 
 
 def _contents(

@@ -5,9 +5,11 @@ once, so that a person mends them in one go. Settings of AWS itself (`AWS_DEFAUL
 `AWS_ENDPOINT_URL`, credentials) are boto3's own and are not repeated here.
 """
 
+import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, Literal, Self, cast
 
@@ -24,6 +26,9 @@ Validation = Literal["none", "warn", "reject"]
 MetricsFormat = Literal["off", "emf"]
 CustodyMode = Literal["s3", "spool"]
 
+_log: Final = logging.getLogger(__name__)
+
+_PREFIX: Final = "LENTICULAR_"
 _MIB: Final = 1 << 20
 _TRANSCODE: Final = "rules that say which internal storage format an instance gets"
 _DEFAULT_POLICY: Final = TranscodingPolicy.parse("jpeg-lossless")
@@ -69,13 +74,16 @@ def _yes_or_no(raw: str) -> bool:
     return raw == "true"
 
 
-def _port_or_off(raw: str) -> int | None:
-    if raw == "off":
-        return None
-    try:
-        return _whole(0, 65535)(raw)
-    except ValueError:
-        raise ValueError("must be a whole number from 0 to 65535, or off") from None
+def _port_or_off(low: int) -> Callable[[str], int | None]:
+    def parse(raw: str) -> int | None:
+        if raw == "off":
+            return None
+        try:
+            return _whole(low, 65535)(raw)
+        except ValueError as error:
+            raise ValueError(f"{error}, or off") from None
+
+    return parse
 
 
 def _file(raw: str) -> Path:
@@ -180,12 +188,15 @@ class _FromEnvironment:
         """
         values: dict[str, object] = {}
         problems: list[str] = []
+        misspelt = {like: variable for variable, like in unknown_variables(environment).items()}
         for setting in fields(cast("Any", cls)):
             variable = setting.metadata["variable"]
             raw = environment.get(variable, "")
             if not raw:
                 if setting.default is MISSING:
-                    problems.append(f"{variable} is not set: {setting.metadata['meaning']}")
+                    perhaps = f" (but {misspelt[variable]} is)" if variable in misspelt else ""
+                    meaning = setting.metadata["meaning"]
+                    problems.append(f"{variable} is not set{perhaps}: {meaning}")
                 continue
             try:
                 values[setting.name] = setting.metadata["parse"](raw)
@@ -301,12 +312,49 @@ class PeerSettings(_FromEnvironment):
     host: str = _setting(
         "LENTICULAR_HOST", _text, "name or address at which commands find the gateway", "127.0.0.1"
     )
-    port: int = _setting(
-        "LENTICULAR_PORT", _whole(1, 65535), "port at which commands find the gateway", 11112
+    port: int | None = _setting(
+        "LENTICULAR_PORT",
+        _port_or_off(1),
+        "port at which commands find the gateway; `off` where it takes TLS alone",
+        11112,
+    )
+    tls_port: int = _setting(
+        "LENTICULAR_TLS_PORT",
+        _whole(1, 65535),
+        "port at which commands find the gateway when they speak TLS",
+        2762,
     )
     calling_ae_title: str = _setting(
         "LENTICULAR_CALLING_AE_TITLE", _ae_title, "AE title of the commands", "LENTICULAR-CLI"
     )
+    calling_tls_ca: Path | None = _setting(
+        "LENTICULAR_CALLING_TLS_CA",
+        _file,
+        "PEM file of who issued the certificates of the peers of commands; default whom the system "
+        "trusts",
+        None,
+    )
+    calling_tls_certificate: Path | None = _setting(
+        "LENTICULAR_CALLING_TLS_CERTIFICATE",
+        _file,
+        "PEM file of the certificate that commands show to peers that ask for one",
+        None,
+    )
+    calling_tls_key: Path | None = _setting(
+        "LENTICULAR_CALLING_TLS_KEY",
+        _file,
+        "PEM file of that certificate's private key, without password; default the same file",
+        None,
+    )
+
+    @classmethod
+    def _contradictions(cls, environment: Mapping[str, str]) -> list[str]:
+        certificate = environment.get("LENTICULAR_CALLING_TLS_CERTIFICATE")
+        if environment.get("LENTICULAR_CALLING_TLS_KEY") and not certificate:
+            return [
+                "LENTICULAR_CALLING_TLS_KEY is set, but LENTICULAR_CALLING_TLS_CERTIFICATE is not"
+            ]
+        return []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -373,13 +421,13 @@ class GatewaySettings(_Shared):
     bind: str = _setting("LENTICULAR_BIND", _text, "address to listen on", "0.0.0.0")  # noqa: S104 - a container's own network namespace
     port: int | None = _setting(
         "LENTICULAR_PORT",
-        _port_or_off,
+        _port_or_off(0),
         "port to listen on; 0 takes a free one, `off` leaves TLS alone",
         11112,
     )
     tls_port: int | None = _setting(
         "LENTICULAR_TLS_PORT",
-        _port_or_off,
+        _port_or_off(0),
         "port to listen on with TLS (registered: 2762); 0 takes a free one; default none",
         None,
     )
@@ -409,7 +457,7 @@ class GatewaySettings(_Shared):
     )
     health_port: int | None = _setting(
         "LENTICULAR_HEALTH_PORT",
-        _port_or_off,
+        _port_or_off(0),
         "port for `GET /alive` and `GET /ready` over HTTP; 0 takes a free one; default none",
         None,
     )
@@ -594,6 +642,44 @@ class GatewaySettings(_Shared):
             # Whoever gives a directory believes that it is used.
             problems.append("LENTICULAR_SPOOL_DIR is set, but LENTICULAR_CUSTODY is not spool")
         return problems
+
+
+def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
+    """Return what is set like a setting and is none, with the setting that is most like it.
+
+    What only another process of the node reads is a setting, too: they may share an environment.
+    """
+    # Compared without what all of them begin with, which would make any two alike.
+    known = {
+        setting.metadata["variable"].removeprefix(_PREFIX)
+        for settings in _subclasses(_FromEnvironment)
+        for setting in fields(cast("Any", settings))
+    }
+    unknown: dict[str, str | None] = {}
+    for variable, value in sorted(environment.items()):
+        name = variable.removeprefix(_PREFIX)
+        if value and name != variable and name not in known:
+            like = _most_like(name, sorted(known))
+            unknown[variable] = None if like is None else f"{_PREFIX}{like}"
+    return unknown
+
+
+def _most_like(name: str, known: Sequence[str]) -> str | None:
+    if longer := [each for each in known if each.startswith(name)]:
+        return min(longer, key=len)
+    return next(iter(get_close_matches(name, known, n=1)), None)
+
+
+def _subclasses(of: type[_FromEnvironment]) -> Iterator[type[_FromEnvironment]]:
+    for each in of.__subclasses__():
+        yield each
+        yield from _subclasses(each)
+
+
+def warn_of_unknown_variables(environment: Mapping[str, str]) -> None:
+    """Log in one line what is set like a setting and is none; a process does so when it starts."""
+    if unknown := unknown_variables(environment):
+        _log.warning("what is set and is no setting is ignored", extra={"most_like": unknown})
 
 
 def settings_table() -> str:

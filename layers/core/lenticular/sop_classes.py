@@ -33,6 +33,10 @@ STUDY_ROOT_GET: Final = "1.2.840.10008.5.1.4.1.2.2.3"
 PATIENT_STUDY_ONLY_FIND: Final = "1.2.840.10008.5.1.4.1.2.3.1"
 PATIENT_STUDY_ONLY_MOVE: Final = "1.2.840.10008.5.1.4.1.2.3.2"
 PATIENT_STUDY_ONLY_GET: Final = "1.2.840.10008.5.1.4.1.2.3.3"
+#: Those of each operation; one of another operation is no context for it.
+FIND: Final = (PATIENT_ROOT_FIND, STUDY_ROOT_FIND, PATIENT_STUDY_ONLY_FIND)
+MOVE: Final = (PATIENT_ROOT_MOVE, STUDY_ROOT_MOVE, PATIENT_STUDY_ONLY_MOVE)
+GET: Final = (PATIENT_ROOT_GET, STUDY_ROOT_GET, PATIENT_STUDY_ONLY_GET)
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,6 +348,8 @@ _STORAGE: Final[tuple[SOPClass, ...]] = (
 )
 
 STORAGE: Final[Mapping[str, SOPClass]] = MappingProxyType({each.uid: each for each in _STORAGE})
+#: What they hold is mostly a video stream, which there is no way to have uncompressed.
+VIDEO: Final = frozenset(each.uid for each in _STORAGE if each.name.startswith("Video "))
 
 #: The root of every UID of the standard, PS3.5 9.
 _DICOM_ROOT: Final = "1.2.840.10008."

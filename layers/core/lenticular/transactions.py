@@ -23,9 +23,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from .archive import Archive, TransactionKey
 from .aws import conditional_write, error_code
-from .commitment import Request, State, Verdict, moment
+from .commitment import Request, State, Verdict
 from .errors import CommitmentUnknown, StoreUnavailable, TransactionUidInUse
 from .index_items import Item, from_dynamodb, to_dynamodb
+from .moments import moment
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

@@ -288,6 +288,9 @@ ALL: Final[tuple[TransferSyntax, ...]] = (
 
 BY_UID: Final[Mapping[str, TransferSyntax]] = MappingProxyType({each.uid: each for each in ALL})
 
+#: What no image codec reads.
+VIDEO: Final = frozenset(each.uid for each in ALL if "MPEG" in each.name or "HEVC" in each.name)
+
 IMPLICIT_VR_LITTLE_ENDIAN: Final = BY_UID["1.2.840.10008.1.2"]
 EXPLICIT_VR_LITTLE_ENDIAN: Final = BY_UID["1.2.840.10008.1.2.1"]
 ENCAPSULATED_UNCOMPRESSED: Final = BY_UID["1.2.840.10008.1.2.1.98"]

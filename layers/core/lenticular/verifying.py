@@ -10,7 +10,6 @@ Only what adds to the index is repaired. What removes from it would hide a loss,
 `rebuild-index`, which a person runs who knows.
 """
 
-import heapq
 import itertools
 from collections import Counter, deque
 from collections.abc import Container, Iterable, Iterator, Sequence
@@ -31,6 +30,7 @@ from .archive import (
     LeftAloneKey,
     Listed,
     content_sha256,
+    key_prefix,
 )
 from .byte_ranges import ReadAhead
 from .errors import CannotUnderstand, InstanceMissing
@@ -38,18 +38,17 @@ from .index import Index
 from .index_items import (
     COPY_PREFIX,
     INSTANCE_PREFIX,
-    SERIES_PREFIX,
     STUDY_SORT_KEY,
     Converted,
     Item,
     converted,
     forms_of,
     series_of_instance,
+    series_uid_of,
 )
 from .indexing import Became, index_each
 from .splice import restored_sha256
 
-_PREFIXES: Final = (INSTANCES, TRANSCODED)
 #: A study that ingest writes while it is counted is counted again, so often at most.
 _MOST_COUNTS: Final = 5
 #: The name under which objects in quarantine are reported; no UID looks like it.
@@ -143,10 +142,7 @@ class Verifier:
                     each.cancel()
 
     def _listed(self, seen: set[str]) -> Iterator[tuple[str, list[Listed]]]:
-        """Yield the objects of each study, in the one order that the bucket lists them in."""
-        listings = (self.archive.listing(prefix) for prefix in _PREFIXES)
-        everything = heapq.merge(*listings, key=_behind_prefix)
-        for study, listed in itertools.groupby(everything, key=_study_of):
+        for study, listed in self.archive.studies():
             seen.add(study)
             yield study, list(listed)
 
@@ -296,7 +292,7 @@ class _Look:
             items = list(self.index.partition(study))
             known, repaired = _Known.of(items), False
         if not known.is_counted():
-            report.findings.append(Finding(Kind.MISCOUNTED, f"{INSTANCES}{study}/"))
+            report.findings.append(Finding(Kind.MISCOUNTED, key_prefix(INSTANCES, study)))
 
     def _read(self, report: Report, known: "_Known", listed: Sequence[Listed]) -> None:
         """Read every byte of a study's objects, and restore the originals that only forms have."""
@@ -395,8 +391,8 @@ class _Known:
                 instances[""] += 1
             elif sk.startswith(COPY_PREFIX):
                 known.hidden.add(str(item["object_key"]))
-            elif sk.startswith(SERIES_PREFIX):
-                known.said[sk.removeprefix(SERIES_PREFIX)] = int(str(item["instances"]))
+            elif series := series_uid_of(item):
+                known.said[series] = int(str(item["instances"]))
             elif sk == STUDY_SORT_KEY:
                 known.said[""] = int(str(item["instances"]))
         known.hidden -= known.shown.keys()
@@ -421,11 +417,3 @@ def _repair(kind: Kind, key: str, became: Became) -> Finding:
 
 def _is_as_indexed(listed: Listed, item: Item) -> bool:
     return listed.size == int(str(item["size"])) and listed.etag == item.get("etag", listed.etag)
-
-
-def _behind_prefix(listed: Listed) -> str:
-    return listed.key.partition("/")[2]
-
-
-def _study_of(listed: Listed) -> str:
-    return _behind_prefix(listed).partition("/")[0]

@@ -8,11 +8,13 @@ no Lambda layer has, so nothing else imports it.
 import sys
 from importlib import import_module
 from keyword import iskeyword
+from os import environ
 from typing import Final
 
 import click
 
 from lenticular.errors import LenticularError
+from lenticular.settings import unknown_variables
 
 from .exit_codes import MEANING, ExitCode, exit_code
 
@@ -73,6 +75,9 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command; a failure that we name becomes a sentence and an exit status."""
+        for variable, like in unknown_variables(environ).items():
+            hint = f"{like} is one" if like else "`lenticular settings` prints those of the gateway"
+            click.echo(f"{variable} is set and is no setting, so it is ignored; {hint}", err=True)
         try:
             return super().invoke(ctx)
         except LenticularError as error:

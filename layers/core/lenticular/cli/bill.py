@@ -181,6 +181,8 @@ def read_prices(path: Path | None = None) -> Prices:
         if not isinstance(prices.get(group, {}).get(name), int | float)
     ):
         raise OperatorError(f"{path} has no price of {', '.join(missing)}")
+    if missing := sorted(ours.keys() - prices.keys()):
+        raise OperatorError(f"{path} does not say: {', '.join(missing)}")
     return prices
 
 

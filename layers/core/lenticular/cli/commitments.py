@@ -6,8 +6,9 @@ from typing import Final
 import click
 
 from lenticular.archive import TransactionKey
-from lenticular.commitment import Reference, State, Verdict, moment
+from lenticular.commitment import Reference, State, Verdict
 from lenticular.errors import OperatorError
+from lenticular.moments import moment
 from lenticular.status import CommitmentFailure
 from lenticular.transactions import Transaction
 
@@ -63,7 +64,9 @@ def show_commitment(requester: str, transaction_uid: str, *, as_json: bool) -> N
 @commitments.command("retry")
 @click.argument("requester", required=False)
 @click.argument("transaction_uid", required=False)
-@click.option("--undelivered", is_flag=True, help="Every one that could not be reported.")
+@click.option(
+    "--undelivered", is_flag=True, help="Every one that could not be reported, or REQUESTER's."
+)
 def retry_commitments(
     requester: str | None, transaction_uid: str | None, *, undelivered: bool
 ) -> None:
@@ -72,7 +75,11 @@ def retry_commitments(
     if undelivered == (transaction_uid is not None):
         raise OperatorError("name a requester and a Transaction UID, or say --undelivered")
     keys = (
-        [each.key for each in transactions.all() if each.state is State.UNDELIVERED]
+        [
+            each.key
+            for each in transactions.all()
+            if each.state is State.UNDELIVERED and requester in (None, each.key.requester)
+        ]
         if undelivered
         else [TransactionKey(requester or "", transaction_uid or "")]
     )

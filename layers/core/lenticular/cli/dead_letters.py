@@ -23,7 +23,13 @@ def list_dead_letters(*, as_json: bool) -> None:
 
 @dead_letters.command("show")
 @click.argument("queue")
-@click.option("--limit", default=100, show_default=True, help="Most letters that are shown.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="Most letters that are shown.",
+)
 @printing.as_json
 def show_dead_letters(queue: str, *, limit: int, as_json: bool) -> None:
     """Print when the dead letters of QUEUE were sent, how often they were tried, and of what."""

@@ -11,6 +11,7 @@ from lenticular.aws import s3_client
 from lenticular.deletion import Deletions, State
 from lenticular.errors import OperatorError
 from lenticular.identifiers import is_uid
+from lenticular.moments import moment
 from lenticular.settings import RetentionSettings
 
 from . import printing, stores, trail
@@ -119,7 +120,7 @@ def restore(studies: tuple[str, ...], *, as_json: bool) -> None:
 def deletions(*, finish: bool, as_json: bool) -> None:
     """Print what was deleted, when, by whom and why, and until when it can be brought back."""
     found = _deletions()
-    now = datetime.now(UTC).isoformat()
+    now = moment(datetime.now(UTC))
     rows, untold = [], list[str]()
     for record, so_far in found.all():
         state = so_far

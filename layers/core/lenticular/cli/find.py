@@ -24,6 +24,7 @@ from . import printing
 from .exit_codes import NotAllIsWell, PeerFailed
 from .pace import progress_bar
 from .peers import Peer, peer_named, this_node
+from .tls import TlsOptions, tls_options
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -75,9 +76,16 @@ _from = click.option(
     show_default=True,
 )
 @_from
+@tls_options
 @printing.as_json
-def find(
-    keys: tuple[str, ...], *, model: str, level: str, source: str | None, as_json: bool
+def find(  # noqa: PLR0913 - options of a command
+    keys: tuple[str, ...],
+    *,
+    model: str,
+    level: str,
+    source: str | None,
+    tls: TlsOptions,
+    as_json: bool,
 ) -> None:
     """Print what matches at a peer: a line each, the keys its columns.
 
@@ -85,7 +93,7 @@ def find(
     """
     from .service_user import find as find_at
 
-    peer = peer_named(source) if source else this_node()
+    peer = peer_named(source, tls) if source else this_node(tls)
     wanted = keys or _KEYS[level]
     asked = identifier(level, wanted)
     tags = list(read_keys(wanted))
@@ -124,9 +132,16 @@ def _row(match: "Dataset", tags: Sequence[int]) -> dict[str, object]:
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--series", multiple=True, help="Only a series of it; repeatable.")
 @_from
+@tls_options
 @printing.as_json
-def get(
-    study: str, folder: Path, *, series: tuple[str, ...], source: str | None, as_json: bool
+def get(  # noqa: PLR0913 - options of a command
+    study: str,
+    folder: Path,
+    *,
+    series: tuple[str, ...],
+    source: str | None,
+    tls: TlsOptions,
+    as_json: bool,
 ) -> None:
     """Get the study with the Study Instance UID STUDY into FOLDER, uncompressed.
 
@@ -136,7 +151,7 @@ def get(
     for uid in (study, *series):
         if not is_uid(uid):
             raise OperatorError(f"{uid!r} is not a UID")
-    peer = peer_named(source) if source else this_node()
+    peer = peer_named(source, tls) if source else this_node(tls)
     keys = [f"StudyInstanceUID={study}"]
     if series:
         keys.append("SeriesInstanceUID=" + "\\".join(series))

@@ -15,12 +15,17 @@ from . import printing
 from .find import identifier
 from .moving import move_study
 from .pace import Pace, progress_bar, rate_option
-from .peers import Peer, peer_named, this_node
+from .peers import Peer, own_ae_title, peer_named, this_node
 from .send import Checks, Outcome, send_files
 from .state import State, state_option
+from .tls import TlsOptions, tls_options
 
 _RETRIES: Final = click.option(
-    "--retries", default=2, show_default=True, help="How often what failed is tried again."
+    "--retries",
+    type=click.IntRange(min=0),
+    default=2,
+    show_default=True,
+    help="How often what failed is tried again.",
 )
 
 
@@ -37,6 +42,7 @@ def import_() -> None:
 @click.option(
     "--unknown-classes", is_flag=True, help="Take storage classes that we do not know, too."
 )
+@tls_options
 @printing.as_json
 def import_folder(  # noqa: PLR0913 - options of a command
     paths: tuple[Path, ...],
@@ -45,11 +51,12 @@ def import_folder(  # noqa: PLR0913 - options of a command
     retries: int,
     rate: float | None,
     unknown_classes: bool,
+    tls: TlsOptions,
     as_json: bool,
 ) -> None:
     """Send every DICOM file of folders to this node; LENTICULAR_HOST says where its gateway is."""
     checks = Checks.wanted("none", unknown_classes=unknown_classes)
-    send_files(this_node(), paths, checks, state_file, retries, rate).print(as_json=as_json)
+    send_files(this_node(tls), paths, checks, state_file, retries, rate).print(as_json=as_json)
 
 
 @import_.command("node")
@@ -64,6 +71,7 @@ def import_folder(  # noqa: PLR0913 - options of a command
 @state_option
 @_RETRIES
 @rate_option
+@tls_options
 @printing.as_json
 def import_node(  # noqa: PLR0913 - options of a command
     source: str,
@@ -74,16 +82,17 @@ def import_node(  # noqa: PLR0913 - options of a command
     state_file: Path | None,
     retries: int,
     rate: float | None,
+    tls: TlsOptions,
     as_json: bool,
 ) -> None:
     """Have the PACS PEER send its studies to this node, which it must know by its AE title.
 
     Which studies there are is asked by C-FIND, then each is moved by C-MOVE. Many PACS answer some
     hundred matches at most, so ask by --dates. A study of which less is sent than C-FIND says there
-    is was not imported.
+    is was not imported. Whether PEER sends with TLS is set there.
     """
-    peer = peer_named(source)
-    destination = this_node().aet
+    peer = peer_named(source, tls)
+    destination = own_ae_title()
     outcome = Outcome()
     pace = Pace(rate)
     asked = {"import from": str(peer), "dates": dates, "keys": list(keys)}
@@ -122,7 +131,13 @@ def _studies(
             uid = str(match.get("StudyInstanceUID", ""))
             if is_uid(uid) and uid not in seen:
                 seen.add(uid)
-                yield uid, int(match.get("NumberOfStudyRelatedInstances", 0) or 0)
+                yield uid, _count(match.get("NumberOfStudyRelatedInstances"))
+
+
+def _count(value: object) -> int:
+    """Read how many instances a PACS says there are, 0 where it does not say."""
+    text = str(value or "").strip()
+    return int(text) if text.isdecimal() else 0
 
 
 def days_of(dates: str) -> Iterator[date]:

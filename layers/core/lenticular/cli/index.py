@@ -12,7 +12,7 @@ import click
 
 from lenticular import procedures
 from lenticular.aws import sqs_client
-from lenticular.errors import StoreUnavailable
+from lenticular.errors import OperatorError, StoreUnavailable
 from lenticular.indexing import rebuild
 from lenticular.settings import IndexSettings
 from lenticular.transcoding import originals_without_form
@@ -28,10 +28,24 @@ _KEYS_AT_A_TIME: Final = 1000
 
 
 @click.command("rebuild-index")
-def rebuild_index() -> None:
-    """Rebuild the index from the bucket alone; safe to run on a node in use, and to run again."""
+@click.option("--yes", is_flag=True, help="Also where most of the index would go.")
+def rebuild_index(*, yes: bool) -> None:
+    """Rebuild the index from the bucket alone; safe to run on a node in use, and to run again.
+
+    An index most of whose studies have nothing in the bucket is another bucket's, so it is left as
+    it is unless --yes.
+    """
     index, archive = stores.index(), stores.archive()
-    read = rebuild(archive, index)
+    indexed = index.every_study_uid()
+    gone = len(indexed - {study for study, _ in archive.studies()})
+    if 2 * gone > len(indexed) and not yes:
+        raise OperatorError(
+            f"{gone} of the {len(indexed)} studies in {index.table} have nothing in "
+            f"{archive.bucket}, and would be taken out of the index: are table and bucket of one "
+            "stack? If they are, say --yes"
+        )
+    with progress_bar(0, "objects") as bar:
+        read = rebuild(archive, index, lambda objects: bar.update(objects - bar.pos))
     steps = procedures.rebuild(archive, index)
     click.echo(f"{read} objects and {steps} procedures read, the index holds what the bucket holds")
 
@@ -56,7 +70,13 @@ def transcode() -> None:
 @click.command()
 @click.option("--quick", is_flag=True, help="Compare what is listed, and read no object.")
 @click.option("--no-repair", is_flag=True, help="Only report.")
-@click.option("--parallel", default=16, show_default=True, help="Objects read at a time.")
+@click.option(
+    "--parallel",
+    type=click.IntRange(1, 256),
+    default=16,
+    show_default=True,
+    help="Objects read at a time.",
+)
 @click.option(
     "--grace-minutes",
     type=click.IntRange(min=0),
@@ -108,6 +128,8 @@ def verify(  # noqa: PLR0913 - options of a command
             total.findings += report.findings
             studies += report.study_instance_uid != IN_QUARANTINE
             bar.update(1)
+        # Whoever uses the same file next month means all of it.
+        state.forget()
     summary = {
         "studies": studies,
         "objects": total.objects,

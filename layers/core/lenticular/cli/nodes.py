@@ -13,6 +13,7 @@ from lenticular.status import Status
 from . import printing, stores
 from .exit_codes import PeerFailed
 from .peers import peer_named
+from .tls import TlsOptions, tls_options
 
 
 @click.group()
@@ -70,8 +71,9 @@ def remove_node(aet: str) -> None:
 
 @nodes.command("echo")
 @click.argument("aets", metavar="[AET]...", nargs=-1)
+@tls_options
 @printing.as_json
-def echo_nodes(aets: tuple[str, ...], *, as_json: bool) -> None:
+def echo_nodes(aets: tuple[str, ...], *, tls: TlsOptions, as_json: bool) -> None:
     """Send C-ECHO to nodes, all that have a port by default; print status and milliseconds.
 
     AET@address:port is a peer that is no node. The echo goes out from this machine.
@@ -81,11 +83,12 @@ def echo_nodes(aets: tuple[str, ...], *, as_json: bool) -> None:
     names = aets or [node.aet for node in stores.node_table().all() if node.port is not None]
     rows, failed = [], 0
     for name in names:
-        peer = peer_named(name)
+        peer = peer_named(name, tls)
         row: dict[str, object] = {
             "aet": peer.aet,
             "address": peer.address,
             "port": peer.port,
+            "tls": None,
             "status": None,
             "associate_ms": None,
             "echo_ms": None,
@@ -96,6 +99,7 @@ def echo_nodes(aets: tuple[str, ...], *, as_json: bool) -> None:
         except PeerFailed as error:
             row["problem"] = str(error)
         else:
+            row["tls"] = answer.tls
             row["status"] = f"{answer.status:04X}"
             row["associate_ms"] = round(1000 * answer.associate_seconds, 1)
             row["echo_ms"] = round(1000 * answer.echo_seconds, 1)

@@ -1,32 +1,48 @@
 """Which DICOM peer a command speaks with: one of the nodes, this node, or any other."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import environ
+from typing import Final
 
 from lenticular.errors import OperatorError
 from lenticular.identifiers import is_ae_title
 from lenticular.settings import PeerSettings
 
 from . import stores
+from .tls import Tls, TlsOptions
+
+_PLAIN: Final = TlsOptions()
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """An application entity that can be called."""
+    """An application entity that can be called; with `tls`, over TLS."""
 
     aet: str
     address: str
     port: int
+    tls: Tls | None = None
 
     def __str__(self) -> str:
         """Name it in a message as it is typed."""
         return f"{self.aet}@{self.address}:{self.port}"
 
 
-def this_node() -> Peer:
-    """Return our own gateway, or raise `SettingsError`."""
+def this_node(tls: TlsOptions = _PLAIN) -> Peer:
+    """Return our own gateway, spoken with by TLS also if it takes nothing else.
+
+    Raises:
+        OperatorError: a setting is wrong, or TLS is not set up.
+    """
     settings = PeerSettings.from_environment(environ)
+    if tls.wanted or settings.port is None:
+        return Peer(settings.ae_title, settings.host, settings.tls_port, Tls.of(tls, settings))
     return Peer(settings.ae_title, settings.host, settings.port)
+
+
+def own_ae_title() -> str:
+    """Return the AE title of our own gateway, or raise `SettingsError`."""
+    return PeerSettings.from_environment(environ).ae_title
 
 
 def calling_ae_title() -> str:
@@ -34,12 +50,19 @@ def calling_ae_title() -> str:
     return PeerSettings.from_environment(environ).calling_ae_title
 
 
-def peer_named(text: str) -> Peer:
+def peer_named(text: str, tls: TlsOptions = _PLAIN) -> Peer:
     """Return the peer that a person names: AET of the nodes, or AET@address:port.
 
     Raises:
-        OperatorError: there is no such node, or it has no port.
+        OperatorError: there is no such node, or it has no port, or TLS is not set up.
     """
+    peer = _named(text)
+    if not tls.wanted:
+        return peer
+    return replace(peer, tls=Tls.of(tls, PeerSettings.from_environment(environ)))
+
+
+def _named(text: str) -> Peer:
     aet, at, place = text.rpartition("@")
     if at:
         address, _, port = place.rpartition(":")

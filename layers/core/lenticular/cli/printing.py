@@ -1,10 +1,13 @@
 """Facts on standard output: columns for people, one JSON object a line for programs."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import click
+
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 Facts = Mapping[str, object]
 
@@ -67,10 +70,11 @@ def _text(value: object) -> str:
         case float():
             return f"{value:.2f}"
         case str():
-            return value
+            # A terminal obeys what is hidden in a name that some modality sent.
+            return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", value)
         case set() | frozenset():
-            return " ".join(sorted(map(str, value)))
+            return " ".join(sorted(map(_text, value)))
         case list() | tuple():
-            return " ".join(map(str, value))
+            return " ".join(map(_text, value))
         case _:
             return str(value)

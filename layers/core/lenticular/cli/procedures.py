@@ -24,7 +24,11 @@ def procedures() -> None:
 
 @procedures.command("list")
 @click.option(
-    "--days", default=7, show_default=True, help="Those that started so long ago or less."
+    "--days",
+    type=click.IntRange(0, 36_500),
+    default=7,
+    show_default=True,
+    help="Those that started so long ago or less.",
 )
 @click.option("--study", default=None, help="Only those of a Study Instance UID, whenever.")
 @click.option("--incomplete", is_flag=True, help="Only those of which something has not come.")

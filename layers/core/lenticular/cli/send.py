@@ -21,6 +21,7 @@ from .outgoing import OutgoingFile, Unfit, files_below, read_outgoing
 from .pace import Pace, progress_bar, rate_option
 from .peers import Peer, peer_named, this_node
 from .state import State, state_option
+from .tls import TlsOptions, tls_options
 
 #: An association has room for 128 contexts. The last ones are for what is not compressed.
 _MOST_CONTEXTS: Final = 128
@@ -30,7 +31,11 @@ _WARNINGS: Final = range(0xB000, 0xC000)
 _TRANSIENT: Final = range(StoreStatus.OUT_OF_RESOURCES, StoreStatus.OUT_OF_RESOURCES + 0x100)
 
 _retries = click.option(
-    "--retries", default=2, show_default=True, help="How often what failed is tried again."
+    "--retries",
+    type=click.IntRange(min=0),
+    default=2,
+    show_default=True,
+    help="How often what failed is tried again.",
 )
 _iod = click.option(
     "--iod",
@@ -86,6 +91,7 @@ class Outcome:
 @_iod
 @_unknown_classes
 @click.option("--check", is_flag=True, help="Look at the files and send nothing.")
+@tls_options
 @printing.as_json
 def send(  # noqa: PLR0913 - options of a command
     to: str,
@@ -98,29 +104,38 @@ def send(  # noqa: PLR0913 - options of a command
     iod: str | None,
     unknown_classes: bool,
     check: bool,
+    tls: TlsOptions,
     as_json: bool,
 ) -> None:
     """Send files, folders or stored studies to PEER: a node's AE title, or AET@address:port.
 
     Files are checked before the first is sent: group 0002, storage class, transfer syntax, UIDs,
-    and their IOD. Stored studies are sent by this node's gateway, so PEER must be a node then.
+    and their IOD. Stored studies are sent by this node's gateway, so PEER must be a node then; TLS
+    is spoken with the gateway, which itself sends without it.
     """
     if bool(paths) == bool(studies):
         raise OperatorError("name files and folders, or studies by --study")
     if studies:
-        _send_studies(to, studies, state_file, retries, as_json=as_json)
+        _send_studies(to, studies, state_file, retries, tls, as_json=as_json)
         return
     checks = Checks.wanted(iod, unknown_classes=unknown_classes)
-    peer = peer_named(to)
+    peer = peer_named(to, tls)
     send_files(peer, paths, checks, state_file, retries, rate, only_check=check).print(
         as_json=as_json
     )
 
 
-def _send_studies(
-    to: str, studies: Sequence[str], state_file: Path | None, retries: int, *, as_json: bool
+def _send_studies(  # noqa: PLR0913 - what the command was given
+    to: str,
+    studies: Sequence[str],
+    state_file: Path | None,
+    retries: int,
+    tls: TlsOptions,
+    *,
+    as_json: bool,
 ) -> None:
     destination = _node_with_port(stores.node_table(), to)
+    gateway = this_node(tls)
     if wrong := [uid for uid in studies if not is_uid(uid)]:
         raise OperatorError(f"{wrong[0]!r} is not a UID")
     outcome = Outcome()
@@ -130,7 +145,7 @@ def _send_studies(
                 outcome.before += 1
                 continue
             with progress_bar(0, uid) as bar:
-                problem = move_study(this_node(), destination, uid, retries, bar)
+                problem = move_study(gateway, destination, uid, retries, bar)
             if problem is None:
                 state.note(uid)
                 outcome.sent += 1

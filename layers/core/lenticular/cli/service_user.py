@@ -3,6 +3,7 @@
 Every failure is `PeerFailed`, a sentence that names the peer; a status is returned as it is.
 """
 
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from lenticular.transfer_syntaxes import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_
 
 from .exit_codes import PeerFailed
 from .peers import Peer, calling_ae_title
+from .tls_connection import TlsAE, tls_version
 
 # What a peer answers may break rules of the standard, and pydicom's warnings would quote it.
 config.settings.reading_validation_mode = config.IGNORE
@@ -55,7 +57,11 @@ def association(
 
     With `get`, all contexts but the first are for C-STORE sub-operations that it answers.
     """
-    ae = AE(ae_title=calling_ae_title())
+    ae = (
+        AE(ae_title=calling_ae_title())
+        if peer.tls is None
+        else TlsAE(calling_ae_title(), peer, peer.tls)
+    )
     ae.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
     ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     ae.maximum_pdu_size = _MAX_PDU_BYTES
@@ -68,24 +74,39 @@ def association(
         if isinstance(event.pdu, (A_ASSOCIATE_RJ, A_ABORT_RQ)):
             refusals.append(event.pdu)
 
+    problem = "cannot be reached"
+
+    def note_connection(_: evt.Event) -> None:
+        nonlocal problem
+        problem = (
+            "ended the connection, or did not answer the association request; if it takes TLS "
+            "alone on this port, give --tls"
+        )
+
     roles: list[SCP_SCU_RoleSelectionNegotiation] = (
         [build_role(uid, scp_role=True) for uid in dict.fromkeys(uid for uid, _ in contexts[1:])]
         if get
         else []
     )
-    opened = ae.associate(
-        peer.address,
-        peer.port,
-        contexts=[build_context(abstract, list(syntaxes)) for abstract, syntaxes in contexts],
-        ae_title=peer.aet,
-        ext_neg=list(roles),
-        evt_handlers=[
-            (evt.EVT_PDU_RECV, note),
-            *([(evt.EVT_C_STORE, get)] if get else ()),
-        ],
-    )
+    try:
+        opened = ae.associate(
+            peer.address,
+            peer.port,
+            contexts=[build_context(abstract, list(syntaxes)) for abstract, syntaxes in contexts],
+            ae_title=peer.aet,
+            ext_neg=list(roles),
+            evt_handlers=[
+                (evt.EVT_CONN_OPEN, note_connection),
+                (evt.EVT_PDU_RECV, note),
+                *([(evt.EVT_C_STORE, get)] if get else ()),
+            ],
+        )
+    except (socket.gaierror, UnicodeError) as error:
+        raise PeerFailed(f"{peer} cannot be reached: no address is known for this name") from error
     if not opened.is_established:
-        raise PeerFailed(_why_not(refusals, peer))
+        if isinstance(ae, TlsAE):
+            problem = ae.connection.problem
+        raise PeerFailed(_why_not(refusals, peer, problem))
     keep_answers(opened)
     try:
         yield opened
@@ -96,11 +117,11 @@ def association(
         opened.release()
 
 
-def _why_not(refusals: Sequence[A_ASSOCIATE_RJ | A_ABORT_RQ], peer: Peer) -> str:
+def _why_not(refusals: Sequence[A_ASSOCIATE_RJ | A_ABORT_RQ], peer: Peer, otherwise: str) -> str:
     # By what was received: pynetdicom takes a refusal that comes together with the end of the
     # connection for a connection that never was.
     if not refusals:
-        return f"{peer} cannot be reached"
+        return f"{peer} {otherwise}"
     if isinstance(refusals[0], A_ABORT_RQ):
         return f"{peer} aborted the association"
     reason = refusals[0].reason_str
@@ -109,9 +130,13 @@ def _why_not(refusals: Sequence[A_ASSOCIATE_RJ | A_ABORT_RQ], peer: Peer) -> str
 
 @dataclass(frozen=True, slots=True)
 class Echo:
-    """The answer to a C-ECHO: its status, and how long association and echo took, in seconds."""
+    """The answer to a C-ECHO: its status, and how long association and echo took, in seconds.
+
+    `tls` is the version that was spoken, such as `TLSv1.3`; `None` on plain TCP.
+    """
 
     status: int
+    tls: str | None
     associate_seconds: float
     echo_seconds: float
 
@@ -126,7 +151,12 @@ def echo(peer: Peer) -> Echo:
         answer = opened.send_c_echo()
         if "Status" not in answer:
             raise PeerFailed(f"{peer} did not answer C-ECHO")
-        return Echo(int(answer.Status), associated - began, time.perf_counter() - associated)
+        return Echo(
+            int(answer.Status),
+            tls_version(opened),
+            associated - began,
+            time.perf_counter() - associated,
+        )
 
 
 class NotAccepted(PeerFailed):

@@ -76,6 +76,11 @@ class State:
         self.done[name] = facts
         self._write({"done": name, **facts})
 
+    def forget(self) -> None:
+        """Remove the file: the whole command is done, and the next begins anew."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
     def _write(self, facts: Facts) -> None:
         if self._file is not None:
             self._file.write(json.dumps(facts) + "\n")
