@@ -11,7 +11,7 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 from lenticular.archive import Archive
 from lenticular.index import Index
-from lenticular.indexing import rebuild
+from lenticular.indexing import index_objects
 from lenticular.part10 import data_set_offset, file_head
 from lenticular.placement import place
 from tests.peers.gateway_process import Stores
@@ -83,7 +83,7 @@ def key_of(file: bytes) -> tuple[str, bytes]:
 
 
 def archive(stores: Stores, *files: bytes | Path) -> list[str]:
-    """Put files into the bucket and make the index hold what the bucket holds; return the keys."""
+    """Put files into the bucket and make the index hold them; return the keys."""
     s3: Any = stores.cloud.clients.s3
     keys = []
     for file in files:
@@ -91,5 +91,5 @@ def archive(stores: Stores, *files: bytes | Path) -> list[str]:
         s3.put_object(Bucket=stores.bucket, Key=key, Body=kept)
         keys.append(key)
     dynamodb: Any = stores.cloud.clients.dynamodb
-    rebuild(Archive(s3, stores.bucket), Index(dynamodb, stores.table))
+    assert index_objects(Archive(s3, stores.bucket), Index(dynamodb, stores.table), keys) == []
     return keys
