@@ -176,7 +176,7 @@ class _Delivery:
                     extra={"destination": self._node.aet, "reason": str(error)},
                 )
                 self._retrieval.pending(self._progress)
-        return False
+        return files.was_interrupted
 
     def _send_over(
         self,
