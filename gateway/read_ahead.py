@@ -52,6 +52,10 @@ _PAGES_AHEAD: Final = 2
 _T = TypeVar("_T")
 
 
+class KeptWaiting(StoreUnavailable):
+    """What was waited for did not come, and has been waited for long enough."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stored:
     """What sending an instance takes to know of it.
@@ -369,7 +373,7 @@ class ReadAhead:
             if may_break_off and self._interrupted():
                 raise Interrupted
             if monotonic() > deadline:
-                raise StoreUnavailable("the index kept us waiting")
+                raise KeptWaiting("the index kept us waiting")
         return asked.result()
 
     def insist(self, key: str, part: _Part, *, may_break_off: bool) -> memoryview:
@@ -396,7 +400,7 @@ class ReadAhead:
                 waiting.add(again)
             if not done and may_break_off and self._interrupted():
                 raise Interrupted
-        raise StoreUnavailable("S3 kept us waiting for the rest of the file")
+        raise KeptWaiting("S3 kept us waiting for the rest of the file")
 
     def _ask_again(self, key: str, part: _Part, seconds: float) -> memoryview:
         """Return bytes of a file that did not come; once more, or while S3 fails for a while."""
