@@ -34,6 +34,7 @@ from tests.peers.archived import archive, image, transcode
 from tests.peers.destination import MESSAGE_ID, counts, destination, requestor, responses
 from tests.peers.faulty_s3 import Fault, FaultyS3, faulty_s3
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
+from tests.peers.nodes_file import nodes_file
 from tests.ports import free_port
 
 pytestmark = pytest.mark.peers
@@ -83,8 +84,7 @@ def whole_site(cloud: OfflineCloud, tmp_path_factory: pytest.TempPathFactory) ->
     forms = {FORM: transcode(stores, first), LARGE: transcode(stores, large, "deflate")}
     folder = tmp_path_factory.mktemp("site")
     port = free_port()
-    nodes = folder / "nodes.yaml"
-    nodes.write_text(f"nodes: [{{aet: DEST, address: 127.0.0.1, port: {port}}}]")
+    nodes = nodes_file(folder, {"DEST": port})
     with faulty_s3(cloud.endpoint) as s3, faulty_s3(cloud.endpoint) as dynamodb:
         settings = {
             "AWS_ENDPOINT_URL_S3": s3.endpoint,

@@ -57,6 +57,7 @@ from tests.peers.destination import (
 )
 from tests.peers.faulty_s3 import Fault, FaultyS3, faulty_s3
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
+from tests.peers.nodes_file import nodes_file
 from tests.peers.raw_query import asking
 from tests.ports import free_port
 
@@ -139,15 +140,9 @@ def whole_site(cloud: OfflineCloud, tmp_path_factory: pytest.TempPathFactory) ->
     archive(stores, *files)
     folder = tmp_path_factory.mktemp("site")
     ports = {aet: free_port() for aet in ("DEST", "OLD")}
-    nodes = folder / "nodes.yaml"
-    nodes.write_text(
-        "nodes:\n"
-        f"  - {{aet: DEST, address: 127.0.0.1, port: {ports['DEST']}}}\n"
-        f"  - {{aet: OLD, address: 127.0.0.1, port: {ports['OLD']}, "
-        "associations: one-per-instance}\n"
-        "  - {aet: FINDS, address: 127.0.0.1, may: [find]}\n"
-        "  - {aet: MOVES, address: 127.0.0.1, may: [move]}\n"
-    )
+    old = {"port": ports["OLD"], "associations": "one-per-instance"}
+    rights = {"FINDS": {"may": ["find"]}, "MOVES": {"may": ["move"]}}
+    nodes = nodes_file(folder, {"DEST": ports["DEST"], "OLD": old, **rights})
     with faulty_s3(cloud.endpoint) as s3, faulty_s3(cloud.endpoint) as dynamodb:
         settings = {
             "AWS_ENDPOINT_URL_S3": s3.endpoint,
