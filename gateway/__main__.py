@@ -42,7 +42,7 @@ from .normalized import NormalizedService, Operation
 from .ports import Ports
 from .procedure_steps import ProcedureSteps
 from .retrieval import Memory
-from .server import Server, Slots
+from .server import Server, Slots, spare_the_collector
 from .spool import Spool
 from .storage import StorageService
 from .supervisor import FAILED, USAGE_ERROR, Supervisor
@@ -369,6 +369,7 @@ def main() -> int:
         spool.start()
     audit.start()
     audit.application_started()
+    spare_the_collector()
     # Whoever started us waits for this line.
     print(_ready_line(settings, ports, health), flush=True)  # noqa: T201
     if metrics is not None:
