@@ -515,6 +515,24 @@ def test_an_object_that_goes_while_it_is_being_sent_fails_alone(
     assert sorted(receiving.files) == uids[failing:]
 
 
+def test_while_the_destination_is_at_an_instance_the_next_one_is_asked_for(site: Site) -> None:
+    study = f"{LARGE}.2"
+    uids = [f"{study}.1.{number}" for number in range(2)]
+    # More than may be ahead, so that the second is not asked for from the start.
+    archive(site.stores, *(image(study, f"{study}.1", uid, rows=1536) for uid in uids))
+    site.s3.fail(Fault.HELD, where=f"/{uids[1]}/")
+
+    def on_store(request: C_STORE, _: Association) -> int:
+        if request.AffectedSOPInstanceUID == uids[0]:
+            eventually(lambda: site.s3.held, within=FEW_SECONDS / 2)
+            site.s3.heal()
+        return 0
+
+    with at(site, on_store):
+        final, failed = site.moved("DEST", study)
+    assert (final.Status, counts(final), failed) == (0x0000, (-1, 2, 0, 0), [])
+
+
 def large(site: Site, number: int) -> tuple[str, bytes, str]:
     """Archive an image of many parts; return its study, its file and the object's key."""
     study = f"{LARGE}.{number}"
