@@ -11,6 +11,7 @@ A study is one partition: an item for the study, one for each series, one for ea
     STUDY#{study}     COPY#{series}#{sop}#{sha256}   a content of an instance that has several
     MONTH             {YYYY-MM}                 that there may be studies of this month
     QUARANTINE        {object key}              why an object has no place above
+    LEASE#{study}     {name}                    that somebody writes above what it read before
 
 Events come more than once and in any order, so an item must not depend on how it came about.
 Every attribute of a study or series is a register: its value and the stamp of the copy it came
@@ -46,6 +47,7 @@ PROCEDURE_PREFIX: Final = "PROCEDURE#"
 TALLY_PREFIX: Final = "TALLY#"
 COPY_PREFIX: Final = "COPY#"
 MONTH_PARTITION: Final = "MONTH"
+LEASE_PREFIX: Final = "LEASE#"
 
 #: What it takes to tell whether an instance is in the bucket as it was indexed.
 INSTANCE_CONTENT: Final = (
@@ -86,6 +88,11 @@ PATIENT_TAGS: Final = frozenset(f"{each.tag:08X}" for each in of_level(Level.PAT
 def study_partition(study_instance_uid: str) -> str:
     """Name the partition of a study."""
     return f"STUDY#{study_instance_uid}"
+
+
+def lease_partition(study_instance_uid: str) -> str:
+    """Name the partition of the leases on a study."""
+    return f"{LEASE_PREFIX}{study_instance_uid}"
 
 
 def series_sort_key(series_instance_uid: str) -> str:

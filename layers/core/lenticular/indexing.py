@@ -24,6 +24,7 @@ from .archive import (
     Archive,
     FormKey,
     LeftAloneKey,
+    studies_of,
 )
 from .errors import InstanceMissing, ItemRefused, StoreUnavailable
 from .header import Unplaceable, read_copy
@@ -68,9 +69,19 @@ def index_objects(archive: Archive, index: Index, keys: Iterable[str]) -> list[s
 
 def index_each(archive: Archive, index: Index, keys: Iterable[str]) -> dict[str, Became]:
     """Make the index hold these objects as `index_objects` does; say what became of each key."""
+    wanted = list(dict.fromkeys(keys))
+    try:
+        with index.leased(studies_of(wanted)):
+            return _index_each(archive, index, wanted)
+    except StoreUnavailable as error:
+        _log.warning("objects not indexed", extra={"reason": str(error), "objects": len(wanted)})
+        return dict.fromkeys(wanted, Became.FAILED)
+
+
+def _index_each(archive: Archive, index: Index, keys: Sequence[str]) -> dict[str, Became]:
     outcomes: dict[str, Became] = {}
     by_study: dict[str, dict[str, Copy]] = defaultdict(dict)
-    for key, outcome in _read_all(archive, dict.fromkeys(keys)):
+    for key, outcome in _read_all(archive, keys):
         match outcome:
             case Copy():
                 by_study[outcome.key.study_instance_uid][key] = outcome
@@ -182,7 +193,19 @@ def _rebuild_study(
     unplaceable: dict[str, Unplaceable],
     months: set[str],
 ) -> int:
-    """Make one study's items what its objects say; return the number of objects read.
+    """Make one study's items what its objects say; return the number of objects read."""
+    with index.leased([study]):
+        return _rebuild_leased(archive, index, study, unplaceable, months)
+
+
+def _rebuild_leased(
+    archive: Archive,
+    index: Index,
+    study: str,
+    unplaceable: dict[str, Unplaceable],
+    months: set[str],
+) -> int:
+    """Do what `_rebuild_study` does.
 
     The items are read before the bucket is listed. An object is always there before its item, so an
     item whose object is not in that listing names nothing and may go. But one that went and has
