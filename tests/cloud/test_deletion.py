@@ -19,6 +19,7 @@ from lenticular.deletion import DELETED_TAG, Deletions, State
 from lenticular.errors import OperatorError, StoreUnavailable
 from lenticular.forms import RETIRED_TAG, FormStore
 from lenticular.indexing import index_objects, rebuild
+from lenticular.transcoding_queue import object_key
 from tests.audit_schema import read
 from tests.cloud.standin import OfflineCloud
 from tests.cloud.stored_instances import Store, instance, stored
@@ -340,6 +341,21 @@ def test_a_record_knows_the_patient_until_the_audit_trail_does(store: Store) -> 
     found = s3.list_object_versions(Bucket=store.bucket, Prefix=str(record.key))["Versions"]
     [version] = [each for each in found if not each["IsLatest"]]
     assert ends_by(store, version["Key"], version["VersionId"]) == DELETED_TAG
+
+
+def test_forms_that_could_not_be_made_are_asked_for_when_a_study_comes_back(store: Store) -> None:
+    sqs: Any = store.cloud.clients.sqs
+    queue = sqs.create_queue(QueueName=f"forms-{store.bucket}")["QueueUrl"]
+    for uid, names_queue in (("1.2.81", True), ("1.2.82", False)):
+        with_form, without = stored(store, uid, 2)
+        put_form(store, with_form, store.archive.read(with_form))
+        delete(store, uid)
+        asking = {"LENTICULAR_TRANSCODE_QUEUE": queue} if names_queue else {}
+        restored = CliRunner().invoke(main, ["restore", uid], env=environment(store) | asking)
+        assert restored.exit_code == 0, restored.output
+        found = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages", [])
+        assert [object_key(each["Body"]) for each in found] == [without] * names_queue
+        assert ("1 originals have no form" in restored.output) is not names_queue
 
 
 def test_retention_counts_from_what_came_last_shown_or_not(store: Store) -> None:

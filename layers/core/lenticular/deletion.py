@@ -273,8 +273,7 @@ class Deletions:
         if self._archive.holds(record.key.restoring):
             raise _restored(record)
         self._mark_all(record.named)
-        for key, version in record.retired:
-            self._tag(key, version, DELETED_TAG)
+        self._tag_all(record.retired, DELETED_TAG)
         if self._index.leases(record.study_instance_uid):
             # Nobody is to find it while we wait.
             rebuild_study(self._archive, self._index, record.study_instance_uid)
@@ -391,6 +390,10 @@ class Deletions:
         if answer is not None and answer.get("VersionId", _NULL_VERSION) == version:
             self._asked(lambda: self._client.delete_object(**place))
 
+    def _tag_all(self, versions: Iterable[tuple[str, str]], tag: tuple[str, str]) -> None:
+        with ThreadPoolExecutor(_PARALLEL) as pool:
+            list(pool.map(lambda each: self._tag(each[0], each[1], tag), versions))
+
     def _tag(self, key: str, version: str, tag: tuple[str, str]) -> bool:
         """Give a version one tag, whatever it had; False when there is no such version."""
         if not version:
@@ -467,9 +470,8 @@ class Deletions:
         with ThreadPoolExecutor(_PARALLEL) as pool:
             if not all(pool.map(self._untag, there)):
                 raise StoreUnavailable("what was brought back was hidden again: run it again")
-        for key, version in record.retired:
-            # Behind its marker, as it was before.
-            self._tag(key, version, RETIRED_TAG)
+        # Behind their markers, as they were before.
+        self._tag_all(record.retired, RETIRED_TAG)
         rebuild_study(self._archive, self._index, record.study_instance_uid)
         return there
 
