@@ -55,6 +55,7 @@ def store(cloud: OfflineCloud, monkeypatch: pytest.MonkeyPatch) -> Store:
         "LENTICULAR_BUCKET": store.bucket,
         "LENTICULAR_TABLE": store.table,
         "LENTICULAR_TRANSCODE": "jpeg-lossless",
+        "LENTICULAR_FORMS_CLASS": "STANDARD",
         "LENTICULAR_TRANSCODE_QUEUE": "asked for nothing",
         "POWERTOOLS_SERVICE_NAME": "lenticular",
         "POWERTOOLS_METRICS_NAMESPACE": "Lenticular",
