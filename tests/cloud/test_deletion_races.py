@@ -56,6 +56,7 @@ def store(cloud: OfflineCloud, monkeypatch: pytest.MonkeyPatch) -> Store:
         "LENTICULAR_TABLE": store.table,
         "LENTICULAR_TRANSCODE": "jpeg-lossless",
         "LENTICULAR_TRANSCODE_QUEUE": "asked for nothing",
+        "LENTICULAR_FORMS_CLASS": "STANDARD",
         "POWERTOOLS_SERVICE_NAME": "lenticular",
         "POWERTOOLS_METRICS_NAMESPACE": "Lenticular",
     }.items():
