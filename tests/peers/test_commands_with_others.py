@@ -392,6 +392,17 @@ def test_another_pacs_is_imported_once(clinic: Clinic, orthanc: Orthanc, tmp_pat
     assert "1.2.3.413: " in lost.stderr
 
 
+def test_a_destination_that_the_other_pacs_does_not_know_is_named(
+    clinic: Clinic, tmp_path: Path
+) -> None:
+    with pacs(clinic.node, study(tmp_path, "1.2.3.430", 1), 1) as peer:
+        settings = {**clinic.node.environment(), "LENTICULAR_AE_TITLE": "STRANGER"}
+        done = CliRunner(env=settings).invoke(main, ["import", "node", peer, "--retries", "0"])
+    assert done.exit_code == 4
+    assert "A801" in done.stderr
+    assert "does not know STRANGER as a destination" in done.stderr
+
+
 @contextmanager
 def pacs(node: Node, files: Sequence[Path], says: int) -> Iterator[str]:
     """Run a PACS that says how many instances its study 1.2.3.430 has, and sends these files."""
@@ -402,7 +413,10 @@ def pacs(node: Node, files: Sequence[Path], says: int) -> Iterator[str]:
         match.NumberOfStudyRelatedInstances = says
         yield 0xFF00, match
 
-    def on_move(_: evt.Event) -> Iterator[Any]:
+    def on_move(event: evt.Event) -> Iterator[Any]:
+        if event.move_destination != node.aet:
+            yield None, None
+            return
         contexts = [build_context(CTImageStorage, ExplicitVRLittleEndian)]
         yield node.host, node.port, {"ae_title": node.aet, "contexts": contexts}
         yield len(files)

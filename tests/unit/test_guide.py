@@ -17,6 +17,7 @@ from lenticular.settings import (
     AuditSettings,
     IndexPolicySettings,
     IndexSettings,
+    PeerSettings,
     RetentionSettings,
     StackSettings,
 )
@@ -102,7 +103,8 @@ def commands() -> list[tuple[str, str]]:
 #: Named in a sentence without what it works on; everything else is shown to be typed.
 MENTIONED = {
     *("lenticular cost", "lenticular delete", "lenticular restore", "lenticular send"),
-    *("lenticular export", "lenticular import folder", "lenticular nodes add"),
+    *("lenticular export", "lenticular import folder", "lenticular import node"),
+    "lenticular nodes add",
 }
 
 #: Of two parameters of a command exactly one is given; click does not know.
@@ -147,14 +149,38 @@ def test_what_is_only_mentioned_is_shown_somewhere() -> None:
 def test_the_set_up_of_the_command_line_names_what_the_stack_decides() -> None:
     """What has a default in the stack and another one here would be told wrongly."""
     [block] = re.findall(r"```\n(export .*?)```", page("README.md"), re.DOTALL)
-    ours = (IndexPolicySettings, IndexSettings, StackSettings, RetentionSettings, AuditSettings)
+    ours = (
+        *(IndexPolicySettings, IndexSettings, StackSettings, RetentionSettings, AuditSettings),
+        PeerSettings,
+    )
     known = {each.metadata["variable"] for settings in ours for each in fields(settings)}
+    with_tls = {name for name in known if "TLS" in name} | {"LENTICULAR_PORT"}
+    with_tls.remove("LENTICULAR_TLS_PORT")
+    [tls_block] = re.findall(
+        r"```\n(export LENTICULAR_HOST=.*?)```", page("deploying.md"), re.DOTALL
+    )
+    assert set(re.findall(r"^export (\w+)=", tls_block, re.MULTILINE)) == with_tls | {
+        "LENTICULAR_HOST"
+    }
+    # The stack has the registered ports, which are the default here.
+    known -= with_tls | {"LENTICULAR_TLS_PORT"}
     # What is transcoded the function decides, and a file of the audit trail is for `make run`.
     known -= {"LENTICULAR_TRANSCODE", "LENTICULAR_AUDIT_FILE", "LENTICULAR_LOG_LEVEL"}
     shown = dict(re.findall(r"^export (\w+)=(\S+)", block, re.MULTILINE))
     assert shown.keys() == known | {"AWS_DEFAULT_REGION"}
-    for settings in (StackSettings, RetentionSettings):
+    for settings in (StackSettings, RetentionSettings, PeerSettings):
         settings.from_environment(shown)
+
+
+def test_names_of_resources_have_the_form_that_aws_gives_them() -> None:
+    """A resource of a nested stack has that stack's name before its own."""
+    [name] = re.findall(
+        r"^export LENTICULAR_AUDIT_LOG_GROUP=(\S+)", page("README.md"), re.MULTILINE
+    )
+    value = read_template(ROOT / "template.yaml")["Outputs"]["AuditLogName"]["Value"]
+    nested, _ = value["Fn::GetAtt"]
+    assert "AuditLog" in read_template(ROOT / "infra/gateway.yaml")["Resources"]
+    assert re.fullmatch(rf"lenticular-{nested}-\w+-AuditLog-\w+", name)
 
 
 def test_the_output_that_pages_show_is_that_of_the_command() -> None:
