@@ -81,7 +81,7 @@ def _send_all(
             return True
         files.drop()
         retrieval.pending(progress)
-    return False
+    return files.was_interrupted
 
 
 def _storage_contexts(association: Association) -> Contexts:

@@ -215,7 +215,7 @@ class _Delivery:
                     extra={"destination": self._node.aet, "reason": str(error)},
                 )
                 self._retrieval.pending(self._progress)
-        return False
+        return files.was_interrupted
 
     def _note(self, error: Exception, *, taken: bool) -> None:
         """Count what went wrong with an association, which may have been `taken` before."""

@@ -11,6 +11,10 @@ be taken back only by an abort. So nothing is sent before the first part is here
 that S3 does not give is asked for again, for a while. Any part that S3 keeps us waiting for is
 asked for a second time. Where the object has gone meanwhile, as it does when an original is
 retired, `restore` may still have the file.
+
+Whatever else it takes to send an instance, its forms and what the index says of it now, is had by
+`OutgoingFile.form` and `OutgoingFile.told`: whoever waits looks a few times a second whether the
+instance is still wanted, and does not wait for ever.
 """
 
 import threading
@@ -18,10 +22,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from queue import Queue
+from queue import Empty, Queue
 from time import monotonic
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self, TypeVar
 
 from lenticular.archive import Form, InstanceKey
 from lenticular.errors import InstanceMissing, StoreUnavailable
@@ -37,13 +41,15 @@ _FETCHES_AT_A_TIME: Final = 32
 #: Parts that wait to be sent, so that of small instances not thousands are held.
 _PARTS_AHEAD: Final = 64
 _PARTS_OF_BUDGET: Final = 8
-#: How long a later part may take, however often it is asked for. Below the 30 s after which
-#: impatient receivers abort a message that does not go on.
-_LATER_PART_SECONDS: Final = 20.0
+#: How long may take what is waited for in its turn, such as a later part, however often it is asked
+#: for. Below the 30 s after which impatient receivers abort a message that does not go on.
+_LONGEST_WAIT_SECONDS: Final = 20.0
 #: After this long it is asked for a second time, for it may be the one connection that hangs.
 _PATIENT_SECONDS: Final = 5.0
 #: Pages of the index, of several hundred instances each.
 _PAGES_AHEAD: Final = 2
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +161,22 @@ class OutgoingFile:
         data_set = None if head is None else head[data_set_offset(head) :]
         return self._pieces(data_set, may_break_off=self._ahead.may_break_off)
 
+    def form(self, form: Form, *, may_break_off: bool) -> Iterator[memoryview]:
+        """Return another object in pieces, which is not read before it is asked for.
+
+        The iterator raises what that of `pieces` does; `Interrupted` only if it `may_break_off`.
+        """
+        return self._ahead.read(form.object_key, form.size, may_break_off=may_break_off)
+
+    def told(self, ask: Callable[[], _T], *, may_break_off: bool) -> _T:
+        """Return what the index tells of the instance.
+
+        Raises:
+            StoreUnavailable: it did not tell, or not in time.
+            Interrupted: nobody wants it any more, and it `may_break_off`.
+        """
+        return self._ahead.wait_for(ask, may_break_off=may_break_off)
+
     def _pieces(self, piece: memoryview | None, *, may_break_off: bool) -> Iterator[memoryview]:
         while piece is not None:
             yield piece
@@ -165,7 +187,7 @@ class OutgoingFile:
                 piece = self._later(part, may_break_off=may_break_off)
             except InstanceMissing as error:
                 try:
-                    whole = self._ahead.restore(self.stored)
+                    whole = self._ahead.restore(self, may_break_off=may_break_off)
                 except InstanceMissing:
                     # It was there a moment ago. Whoever asks again is told what became of it.
                     raise StoreUnavailable("the object went while it was being read") from error
@@ -184,7 +206,7 @@ class OutgoingFile:
 
     def _later(self, part: _Part, *, may_break_off: bool) -> memoryview:
         try:
-            return self._ahead.insist(self.stored, part, may_break_off=may_break_off)
+            return self._ahead.insist(self.stored.read_key, part, may_break_off=may_break_off)
         finally:
             part.bytes.cancel()
             self._ahead.release(part.length)
@@ -194,8 +216,15 @@ class OutgoingFile:
         return self.parts.popleft() if self.parts else None
 
 
-def _not_restored(stored: Stored) -> memoryview:
-    raise InstanceMissing(f"the bucket holds no object {stored.read_key}")
+class Restore(Protocol):
+    """Returns a whole file of which the object has gone, or raises `InstanceMissing`."""
+
+    def __call__(self, file: OutgoingFile, *, may_break_off: bool) -> memoryview:
+        """Take it from what `OutgoingFile.form` gives."""
+
+
+def _not_restored(file: OutgoingFile, *, may_break_off: bool) -> memoryview:  # noqa: ARG001 - the interface
+    raise InstanceMissing(f"the bucket holds no object {file.stored.read_key}")
 
 
 class ReadAhead:
@@ -203,6 +232,7 @@ class ReadAhead:
 
     Attributes:
         failure: why the instances broke off, once all that came before has been sent
+        was_interrupted: whether they ended because nobody wanted to wait for more of them
         may_break_off, restore: as they were given
     """
 
@@ -213,17 +243,17 @@ class ReadAhead:
         *,
         budget_bytes: int,
         is_wanted: Callable[[Stored], bool] = lambda _: True,
-        restore: Callable[[Stored], memoryview] = _not_restored,
+        restore: Restore = _not_restored,
         interrupted: Callable[[], bool] = lambda: False,
         may_break_off: bool = True,
     ) -> None:
         """Read files from `custody`, but none that `is_wanted` says will not be sent.
 
-        `restore` returns a whole file of which the object has gone, or raises `InstanceMissing`.
         `interrupted` is asked while we wait for S3, but within a data set that is being sent only
         if it may be broken off there.
         """
         self.failure: StoreUnavailable | None = None
+        self.was_interrupted = False
         self._custody = custody
         self._budget_bytes = budget_bytes
         self._part_bytes = budget_bytes // _PARTS_OF_BUDGET
@@ -259,7 +289,10 @@ class ReadAhead:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def head(self) -> OutgoingFile | None:
-        """Return the file whose turn it is; None at the end, be it that of a `failure`."""
+        """Return the file whose turn it is; None at the end, be it that of a `failure`.
+
+        It is also the end where the index keeps us waiting and we are interrupted.
+        """
         self.ask_for_more()
         return self._files[0] if self._files else None
 
@@ -316,7 +349,30 @@ class ReadAhead:
             wait([each for each in asked if not each.done()], seconds, FIRST_COMPLETED)
         return part.came_by.done()
 
-    def insist(self, stored: Stored, part: _Part, *, may_break_off: bool) -> memoryview:
+    def read(self, key: str, size: int, *, may_break_off: bool) -> Iterator[memoryview]:
+        """Read an object now, part by part, each of which is insisted on."""
+        for start in range(0, size, self._part_bytes):
+            length = min(self._part_bytes, size - start)
+            asked = self._pool.submit(self._custody.get, key, start, length)
+            yield self.insist(key, _Part(start, length, asked), may_break_off=may_break_off)
+
+    def wait_for(self, ask: Callable[[], _T], *, may_break_off: bool) -> _T:
+        """Return what `ask` returns in a thread of its own.
+
+        Raises:
+            StoreUnavailable: it did not return in time.
+            Interrupted: nobody wants it any more, and it `may_break_off`.
+        """
+        asked = self._pool.submit(ask)
+        deadline = monotonic() + _LONGEST_WAIT_SECONDS
+        while not wait([asked], LOOK_SECONDS).done:
+            if may_break_off and self._interrupted():
+                raise Interrupted
+            if monotonic() > deadline:
+                raise StoreUnavailable("the index kept us waiting")
+        return asked.result()
+
+    def insist(self, key: str, part: _Part, *, may_break_off: bool) -> memoryview:
         """Return a part that must come, because what is before it has been taken.
 
         Raises:
@@ -327,7 +383,7 @@ class ReadAhead:
         began = monotonic()
         again: Future[memoryview] | None = None
         waiting: set[Future[memoryview]] = {part.bytes}
-        while (left := began + _LATER_PART_SECONDS - monotonic()) > 0:
+        while (left := began + _LONGEST_WAIT_SECONDS - monotonic()) > 0:
             done, waiting = wait(waiting, min(LOOK_SECONDS, left), FIRST_COMPLETED)
             for each in done:
                 error = each.exception()
@@ -336,16 +392,16 @@ class ReadAhead:
                 if each is again or not isinstance(error, (InstanceMissing, StoreUnavailable)):
                     raise error
             if again is None and (done or monotonic() > began + _PATIENT_SECONDS):
-                again = self._pool.submit(self._ask_again, stored, part, left)
+                again = self._pool.submit(self._ask_again, key, part, left)
                 waiting.add(again)
             if not done and may_break_off and self._interrupted():
                 raise Interrupted
         raise StoreUnavailable("S3 kept us waiting for the rest of the file")
 
-    def _ask_again(self, stored: Stored, part: _Part, seconds: float) -> memoryview:
+    def _ask_again(self, key: str, part: _Part, seconds: float) -> memoryview:
         """Return bytes of a file that did not come; once more, or while S3 fails for a while."""
         return persistently(
-            lambda: self._custody.get(stored.read_key, part.start, part.length),
+            lambda: self._custody.get(key, part.start, part.length),
             seconds,
             is_transient=lambda error: isinstance(error, StoreUnavailable),
         )
@@ -373,7 +429,9 @@ class ReadAhead:
         while not self._page:
             if self._all_pages_are_here or (self._files and self._pages.empty()):
                 return None
-            page = self._pages.get()
+            page = self._next_page()
+            if page is None:
+                return None
             if isinstance(page, StoreUnavailable):
                 self.failure = page
                 page = []
@@ -382,6 +440,14 @@ class ReadAhead:
             self._all_pages_are_here = not page
             self._page.extend(page)
         return self._page.popleft()
+
+    def _next_page(self) -> list[Stored] | Exception | None:
+        while not self.was_interrupted:
+            try:
+                return self._pages.get(timeout=LOOK_SECONDS)
+            except Empty:
+                self.was_interrupted = self._interrupted()
+        return None
 
     def _read_index(self, pages: Iterable[list[Stored]]) -> None:
         """Read on in the index while files are being sent; in a thread of its own."""

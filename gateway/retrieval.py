@@ -12,6 +12,7 @@ import mmap
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -19,7 +20,7 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import Final, TypeAlias
 
-from lenticular.answers import select
+from lenticular.answers import Selection, select
 from lenticular.archive import Form, InstanceKey
 from lenticular.audit import Action, Outcome, Participant
 from lenticular.byte_ranges import InMemory
@@ -156,8 +157,12 @@ class Unsendable(Exception):
         self.for_now = for_now
 
 
-class _Cancelled(Exception):
-    """The requestor sent C-CANCEL while we looked for what it asked for."""
+class _NotWanted(Exception):
+    """Nobody waits any more for what is being looked for in the index."""
+
+
+def _read_no_more() -> None:
+    raise _NotWanted
 
 
 class Retrieval:
@@ -179,7 +184,7 @@ class Retrieval:
         self._custody = custody
         self._memory = memory
         self._index: Index | None = None
-        self._reading = Reading(on_page=self._stop_if_cancelled)
+        self._reading = Reading()
         self.log = association.log
 
     @property
@@ -194,17 +199,15 @@ class Retrieval:
         return priority if priority in (Priority.HIGH, Priority.LOW) else Priority.MEDIUM
 
     def find(self, index: Index) -> Found | None:
-        """Return the instances that are asked for; `None` when the request has been refused."""
+        """Return the instances that are asked for; `None` when the request has been answered."""
         self._index = index
         context = self._message.context
         try:
             keys = read_identifier(self._message.data or b"", context.transfer_syntax)
             model = model_of(context.abstract_syntax)
             query = read_retrieval(model, keys, relational=self._relational())
-            selection = select(index.noting(self._reading, whole_items=True), query)
-        except _Cancelled:
-            self.final(Progress(0), cancelled=True, destination="", failure=None)
-            return None
+            noting = index.noting(self._reading, whole_items=True)
+            selection = self._unless_cancelled(lambda: select(noting, query))
         except InvalidIdentifier as error:
             self.refuse(MoveStatus.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS, str(error))
             return None
@@ -212,10 +215,25 @@ class Retrieval:
             self.log.warning("retrieval not counted", extra={"reason": str(error)})
             self.refuse(MoveStatus.CANNOT_COUNT_MATCHES, "the index is unavailable")
             return None
-        # From here on another thread reads, and the association is not for it to look at.
-        self._reading.on_page = lambda: None
+        if selection is None:
+            self.final(Progress(0), cancelled=True, destination="", failure=None)
+            return None
         pages = (list(map(Stored.from_item, page)) for page in selection.pages)
         return Found(selection.count, selection.sop_class_uids, pages, selection.patients)
+
+    def _unless_cancelled(self, look: Callable[[], Selection]) -> Selection | None:
+        """Return what `look` returns in a thread of its own; `None` where C-CANCEL comes before."""
+        pool = ThreadPoolExecutor(1, "select")
+        looking = pool.submit(look)
+        pool.shutdown(wait=False)
+        try:
+            while not wait([looking], LOOK_SECONDS).done:
+                if self.cancelled():
+                    return None
+            return looking.result()
+        finally:
+            if not looking.done():
+                self._reading.on_page = _read_no_more
 
     @contextmanager
     def audited(
@@ -280,7 +298,7 @@ class Retrieval:
                 if not (stored.retired or isinstance(error, InstanceMissing)):
                     raise
                 # The original was retired, or the form written anew, since the item was read.
-                return context, self._from_another_form(stored, context.transfer_syntax, error)
+                return context, self._from_another_form(file, context.transfer_syntax, error)
         except InstanceMissing:
             # The index promised it. Whoever runs the node must hear of it: an alarm looks for this.
             self.association.objects_missing += 1
@@ -314,57 +332,55 @@ class Retrieval:
         if target_uid == stored.transfer_syntax_uid:
             return file.data_set()
         if any(form.transfer_syntax_uid == target_uid for form in stored.forms):
-            return self._from_form(stored, target_uid)
+            return self._from_form(file, stored, target_uid)
         return [self._uncompressed(self._gathered(file.pieces()), target_uid)]
 
     def _from_another_form(
-        self, stored: Stored, target_uid: str, error: Exception
+        self, file: OutgoingFile, target_uid: str, error: Exception
     ) -> Iterable[bytes | memoryview]:
         """Return the data set from a form that the index names now, or raise `error`."""
-        forms = self._forms_now(stored)
+        stored = file.stored
+        forms = self._forms_now(file, may_break_off=True)
         if stored.retired:
             forms = tuple(form for form in forms if form != stored.forms[0])
         if not forms:
             raise error
-        return self._from_form(replace(stored, forms=forms), target_uid)
+        return self._from_form(file, replace(stored, forms=forms), target_uid)
 
-    def _forms_now(self, stored: Stored) -> tuple[Form, ...]:
-        key = InstanceKey.parse(stored.object_key)
-        if self._index is None or key is None:
-            return stored.forms
+    def _forms_now(self, file: OutgoingFile, *, may_break_off: bool) -> tuple[Form, ...]:
+        index, key = self._index, InstanceKey.parse(file.stored.object_key)
+        if index is None or key is None:
+            return file.stored.forms
         uids = key.study_instance_uid, key.series_instance_uid, key.sop_instance_uid
-        item = self._index.instance(*uids, consistent=True)
+        item = file.told(
+            lambda: index.instance(*uids, consistent=True), may_break_off=may_break_off
+        )
         return forms_of_content(item, key.sha256) if item else ()
 
-    def _from_form(self, stored: Stored, target_uid: str) -> Iterable[bytes | memoryview]:
+    def _from_form(
+        self, file: OutgoingFile, stored: Stored, target_uid: str
+    ) -> Iterable[bytes | memoryview]:
         """Return the data set as `_in_syntax` does, from the closest form that gives it."""
         forms = sorted(
             stored.forms, key=lambda form: form.transfer_syntax_uid == target_uid, reverse=True
         )
         for form in forms[:-1]:
             try:
-                return self._from_one_form(stored, form, target_uid)
+                return self._from_one_form(file, stored, form, target_uid)
             except (InstanceMissing, StoreUnavailable, CannotUnderstand) as error:
                 extra = {"object_key": form.object_key, "reason": str(error)}
                 self.log.warning("form not readable", extra=extra)
-        return self._from_one_form(stored, forms[-1], target_uid)
+        return self._from_one_form(file, stored, forms[-1], target_uid)
 
     def _from_one_form(
-        self, stored: Stored, form: Form, target_uid: str
+        self, file: OutgoingFile, stored: Stored, form: Form, target_uid: str
     ) -> Iterable[bytes | memoryview]:
-        file = self._read(form)
+        whole = self._gathered(file.form(form, may_break_off=True))
         if target_uid == form.transfer_syntax_uid:
-            return [_data_set_of(file)]
+            return [_data_set_of(whole)]
         if target_uid == stored.transfer_syntax_uid:
-            return [_data_set_of(self._restored(file, stored))]
-        return [self._uncompressed(file, target_uid)]
-
-    def _read(self, form: Form) -> memoryview:
-        part_bytes = self._memory.read_ahead_bytes
-        return self._gathered(
-            self._custody.get(form.object_key, start, min(part_bytes, form.size - start))
-            for start in range(0, form.size, part_bytes)
-        )
+            return [_data_set_of(self._restored(whole, stored))]
+        return [self._uncompressed(whole, target_uid)]
 
     def _restored(self, form: memoryview, stored: Stored) -> memoryview:
         """Return the file of the original that a form was made of, and of nothing else."""
@@ -373,15 +389,17 @@ class Retrieval:
             raise CannotUnderstand("the form does not restore to its original")
         return original
 
-    def _restored_now(self, stored: Stored) -> memoryview:
+    def _restored_now(self, file: OutgoingFile, *, may_break_off: bool) -> memoryview:
         """Return the file of an original that went while it was being sent, or `InstanceMissing`.
 
         Retiring it is the one thing that takes it away, and then a form restores to it.
         """
+        stored = file.stored
         # A form that was being sent itself is not to be had from another one.
-        for form in () if stored.retired else self._forms_now(stored):
+        for form in () if stored.retired else self._forms_now(file, may_break_off=may_break_off):
             try:
-                return self._restored(self._read(form), stored)
+                whole = self._gathered(file.form(form, may_break_off=may_break_off))
+                return self._restored(whole, stored)
             except (InstanceMissing, StoreUnavailable, CannotUnderstand) as error:
                 extra = {"object_key": form.object_key, "reason": str(error)}
                 self.log.warning("form not readable", extra=extra)
@@ -431,10 +449,6 @@ class Retrieval:
                 return memoryview(mmap.mmap(scratch.fileno(), 0, access=mmap.ACCESS_READ))
         except OSError as error:
             raise StoreUnavailable(f"the scratch disk failed: {error.strerror}") from error
-
-    def _stop_if_cancelled(self) -> None:
-        if self.cancelled():
-            raise _Cancelled
 
     def cancelled(self) -> bool:
         """Tell whether the requestor sent C-CANCEL."""

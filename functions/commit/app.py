@@ -101,12 +101,8 @@ class _Turns:
 
 def _count(progress: Progress) -> None:
     reasons = [] if progress.verdict is None else list(progress.verdict.failures.values())
-    references = 0 if progress.verdict is None else len(progress.request.references)
     for name, value in {
-        "CommitmentsReported": int(progress.ended is State.REPORTED),
         "CommitmentsUndelivered": int(progress.ended is State.UNDELIVERED),
-        "ReferencesCommitted": references - len(reasons),
-        "ReferencesNotCommitted": len(reasons),
         # What is indexed and not there as it was: the one failure that is never the requester's.
         "InstancesNotSafe": reasons.count(CommitmentFailure.PROCESSING_FAILURE),
     }.items():

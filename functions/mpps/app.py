@@ -10,7 +10,7 @@ from functools import cache
 from os import environ
 from typing import TYPE_CHECKING, Any
 
-from aws_lambda_powertools import Logger, Metrics, Tracer, single_metric
+from aws_lambda_powertools import Logger, Tracer, single_metric
 from aws_lambda_powertools.logging.utils import copy_config_to_registered_loggers
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.batch import (
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 logger = Logger()
-metrics = Metrics()
 # By ourselves: as the tracer would do it, traces have what AWS says, which quotes values.
 tracer = Tracer(auto_patch=False)
 trace_calls(tracer)
@@ -86,7 +85,6 @@ def _stores() -> tuple[Archive, Index, _Watch, Waiting]:
 
 @logger.inject_lambda_context
 @tracer.capture_lambda_handler(capture_response=False, capture_error=False)
-@metrics.log_metrics
 def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
     """Bring every step that the batch names to the index; report what is to come again."""
     return process_partial_response(event, _look_at, processor, context)
@@ -99,7 +97,6 @@ def _look_at(record: SQSRecord) -> None:
     try:
         for uid, check in _steps(record.body):
             procedure = look(archive, index, uid, waiting=waiting, watch=watch, check=check)
-            metrics.add_metric("ProceduresLookedAt", MetricUnit.Count, 1)
             if procedure is not None:
                 logger.info("procedure recorded", extra={**_facts(procedure), "check": check})
     except StoreUnavailable as error:

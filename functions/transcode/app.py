@@ -98,8 +98,6 @@ def transcode(record: SQSRecord) -> None:
 def _count(outcome: Outcome) -> None:
     for name, unit, value in (
         ("FormsMade", MetricUnit.Count, int(outcome.form_bytes > 0)),
-        ("OriginalsLeftAlone", MetricUnit.Count, int(outcome.reason is not None)),
-        ("OriginalsRetired", MetricUnit.Count, int(outcome.retired)),
         (
             "OriginalsDamaged",
             MetricUnit.Count,

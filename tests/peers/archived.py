@@ -9,11 +9,14 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
-from lenticular.archive import Archive
+from lenticular.archive import Archive, FormKey, InstanceKey
+from lenticular.forms import FormStore
 from lenticular.index import Index
-from lenticular.indexing import rebuild
+from lenticular.indexing import index_objects
 from lenticular.part10 import data_set_offset, file_head
 from lenticular.placement import place
+from lenticular.transcoding import Transcoder
+from lenticular.transcoding_policy import TranscodingPolicy
 from tests.peers.gateway_process import Stores
 
 
@@ -83,7 +86,7 @@ def key_of(file: bytes) -> tuple[str, bytes]:
 
 
 def archive(stores: Stores, *files: bytes | Path) -> list[str]:
-    """Put files into the bucket and make the index hold what the bucket holds; return the keys."""
+    """Put files into the bucket and make the index hold them; return the keys."""
     s3: Any = stores.cloud.clients.s3
     keys = []
     for file in files:
@@ -91,5 +94,26 @@ def archive(stores: Stores, *files: bytes | Path) -> list[str]:
         s3.put_object(Bucket=stores.bucket, Key=key, Body=kept)
         keys.append(key)
     dynamodb: Any = stores.cloud.clients.dynamodb
-    rebuild(Archive(s3, stores.bucket), Index(dynamodb, stores.table))
+    assert index_objects(Archive(s3, stores.bucket), Index(dynamodb, stores.table), keys) == []
     return keys
+
+
+def transcode(
+    stores: Stores, key: str, policy: str = "jpeg-lossless", *, retire: bool = False
+) -> str:
+    """Make a form of an original, retire that or not, and return the form's key."""
+    s3: Any = stores.cloud.clients.s3
+    dynamodb: Any = stores.cloud.clients.dynamodb
+    outcome = Transcoder(
+        Archive(s3, stores.bucket),
+        FormStore(s3, stores.bucket),
+        Index(dynamodb, stores.table),
+        TranscodingPolicy.parse(policy),
+        retire_originals=retire,
+    ).transcode(key)
+    original = InstanceKey.parse(key)
+    assert outcome is not None
+    assert original is not None
+    assert outcome.transfer_syntax_uid is not None
+    assert outcome.retired == retire
+    return str(FormKey(original, outcome.transfer_syntax_uid))

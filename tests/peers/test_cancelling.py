@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -11,7 +11,12 @@ from time import monotonic
 
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGLosslessSV1,
+)
 from pynetdicom import AE, build_context, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
@@ -24,7 +29,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 
 from tests.cloud.deadline import eventually
 from tests.cloud.standin import OfflineCloud
-from tests.peers.archived import archive, image
+from tests.peers.archived import archive, image, transcode
 from tests.peers.destination import MESSAGE_ID, counts, destination, requestor, responses
 from tests.peers.faulty_s3 import Fault, FaultyS3, faulty_s3
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
@@ -33,7 +38,7 @@ from tests.ports import free_port
 pytestmark = pytest.mark.peers
 
 ROOT = "1.2.826.0.1.94"
-STUDY, LARGE = f"{ROOT}.1", f"{ROOT}.2"
+STUDY, LARGE, FORM = f"{ROOT}.1", f"{ROOT}.2", f"{ROOT}.3"
 UIDS = [f"{STUDY}.1.{number}" for number in range(3)]
 #: More than the kernel keeps of a connection that nobody reads from.
 LARGE_ROWS = 4096
@@ -51,45 +56,52 @@ _SYN_SENT = "02"
 
 @dataclass(frozen=True)
 class Site:
-    """A gateway that is patient with its destination, its way to S3, and that destination's port.
+    """A gateway that is patient with its destination, its ways to S3 and DynamoDB, and forms.
 
-    Nobody listens there, but the port is taken, so that a test can.
+    `forms` are object keys by study. Nobody listens on `port`, the destination's, but it is taken,
+    so that a test can.
     """
 
     gateway: Gateway
     s3: FaultyS3
+    dynamodb: FaultyS3
     port: int
+    forms: Mapping[str, str]
 
 
 @pytest.fixture(scope="module")
 def whole_site(cloud: OfflineCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Fill an archive and run a gateway over it."""
     stores = Stores.in_cloud(cloud)
-    archive(
+    *_, first, large = archive(
         stores,
         *(image(STUDY, f"{STUDY}.1", uid) for uid in UIDS),
+        image(FORM, f"{FORM}.1", f"{FORM}.1.1", rows=128),
         image(LARGE, f"{LARGE}.1", f"{LARGE}.1.1", rows=LARGE_ROWS),
     )
+    forms = {FORM: transcode(stores, first), LARGE: transcode(stores, large, "deflate")}
     folder = tmp_path_factory.mktemp("site")
     port = free_port()
     nodes = folder / "nodes.yaml"
     nodes.write_text(f"nodes: [{{aet: DEST, address: 127.0.0.1, port: {port}}}]")
-    with faulty_s3(cloud.endpoint) as s3:
+    with faulty_s3(cloud.endpoint) as s3, faulty_s3(cloud.endpoint) as dynamodb:
         settings = {
             "AWS_ENDPOINT_URL_S3": s3.endpoint,
+            "AWS_ENDPOINT_URL_DYNAMODB": dynamodb.endpoint,
             "LENTICULAR_NODES_FILE": str(nodes),
             "LENTICULAR_DIMSE_SECONDS": "120",
             "LENTICULAR_READ_AHEAD_BYTES": str(_READ_AHEAD_BYTES),
         }
         with running_gateway(folder / "gateway.log", stores, settings) as gateway:
-            yield Site(gateway, s3, port)
+            yield Site(gateway, s3, dynamodb, port, forms)
 
 
 @pytest.fixture
 def site(whole_site: Site) -> Iterator[Site]:
-    """Let go at the end of each test of what S3 holds."""
+    """Let go at the end of each test of what S3 and DynamoDB hold."""
     yield whole_site
     whole_site.s3.heal()
+    whole_site.dynamodb.heal()
 
 
 class Moving:
@@ -219,6 +231,59 @@ def test_while_s3_does_not_give_the_rest_of_what_is_being_sent(site: Site) -> No
     assert site.gateway.lines(message="destination failed") == []
 
 
+def test_while_s3_does_not_give_the_form_that_is_to_be_sent(site: Site) -> None:
+    site.s3.fail(Fault.HELD, where=f"/{site.forms[FORM]}")
+    takes: Mapping[str, Sequence[str]] = {CTImageStorage: [JPEGLosslessSV1]}
+    with destination(site.port, "DEST", takes) as receiving, requestor(site.gateway) as asking:
+        moving = Moving(asking, FORM)
+        eventually(lambda: site.s3.held)
+        assert counts(moving.cancel()) == (1, 0, 0, 0)
+    assert receiving.requests == []
+
+
+@pytest.mark.parametrize("hangs", ["index", "form"])
+def test_while_what_went_as_it_was_being_sent_is_to_be_had_from_a_form(
+    site: Site, hangs: str
+) -> None:
+    site.s3.fail(Fault.NO_SUCH_BUCKET, where=SECOND_PART)
+    held = site.s3
+    if hangs == "form":
+        site.s3.fail(Fault.HELD, where=f"/{site.forms[LARGE]}")
+    else:
+        held = site.dynamodb
+        site.dynamodb.fail(Fault.HELD, where='"ConsistentRead": true')
+    begun = threading.Event()
+    with receiver(site.port, begun.set), requestor(site.gateway) as asking:
+        moving = Moving(asking, LARGE)
+        assert begun.wait(30)
+        eventually(lambda: held.held)
+        assert counts(moving.cancel()) == (1, 0, 0, 0)
+    assert site.gateway.lines(message="destination failed") == []
+
+
+def test_while_the_index_does_not_say_how_much_is_to_be_sent(site: Site) -> None:
+    site.dynamodb.fail(Fault.HELD, where=f"STUDY#{STUDY}")
+    identifier = Dataset()
+    identifier.QueryRetrieveLevel, identifier.StudyInstanceUID = "STUDY", STUDY
+    with requestor(site.gateway) as asking:
+        answers = asking.send_c_move(identifier, "DEST", StudyRootMove, MESSAGE_ID)
+        eventually(lambda: site.dynamodb.held)
+        asking.send_c_cancel(MESSAGE_ID, query_model=StudyRootMove)
+        began = monotonic()
+        [(final, _)] = answers
+        assert monotonic() - began < AT_ONCE_SECONDS
+    assert (final.Status, counts(final)) == (CANCELLED, (-1, 0, 0, 0))
+
+
+def test_while_the_index_does_not_say_what_is_to_be_sent(site: Site) -> None:
+    site.dynamodb.fail(Fault.HELD, where=f'STUDY#{STUDY}"}}, ":prefix"')
+    with destination(site.port, "DEST") as receiving, requestor(site.gateway) as asking:
+        moving = Moving(asking, STUDY)
+        eventually(lambda: site.dynamodb.held)
+        assert counts(moving.cancel()) == (3, 0, 0, 0)
+    assert receiving.requests == []
+
+
 def test_a_part_that_one_request_hangs_on_is_asked_for_once_more(site: Site) -> None:
     def moved(study: str) -> tuple[int, tuple[int, ...]]:
         with requestor(site.gateway) as asking:
@@ -242,10 +307,11 @@ def test_a_part_that_one_request_hangs_on_is_asked_for_once_more(site: Site) -> 
     ("study", "where", "syntax", "remaining"),
     [
         (STUDY, [f"/{UIDS[0]}/"], ExplicitVRLittleEndian, 3),
+        (FORM, [f"/transcoded/{FORM}/"], JPEGLosslessSV1, 1),
         # All of it has to be here before it is converted, and sent.
         (LARGE, [SECOND_PART, LAST_PART], ImplicitVRLittleEndian, 1),
     ],
-    ids=["begin", "rest"],
+    ids=["begin", "form", "rest"],
 )
 def test_while_s3_does_not_give_what_is_to_be_got(
     site: Site, study: str, where: list[str], syntax: str, remaining: int

@@ -1,10 +1,78 @@
-"""An answer comes to whoever asked, not to the thread that serves the peer's requests."""
+"""An association is there or we know why not, and answers come to whoever asked."""
 
-from pynetdicom import AE
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from pynetdicom import AE, build_context, evt
 from pynetdicom.dimse_primitives import C_ECHO
 
-from lenticular.requesting import keep_answers
+from lenticular.requesting import NotEstablished, establish, keep_answers
 from tests.peers.dimse import VERIFICATION, serving
+
+#: A-ASSOCIATE-RJ and A-ABORT, PS3.8 9.3.4 and 9.3.8.
+REJECTIONS = {
+    "called AE title not recognised": b"\x03\0\0\0\0\x04\0\x01\x01\x07",
+    "local limit exceeded": b"\x03\0\0\0\0\x04\0\x02\x03\x02",
+}
+ABORT = b"\x07\0\0\0\0\x04\0\0\0\0"
+
+
+@contextmanager
+def acceptor(answer: bytes) -> Iterator[int]:
+    """Answer one association request, and close the connection at once."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def run() -> None:
+        sock, _ = listener.accept()
+        with sock:
+            # One fragment of it, for nothing that is left unread may reset the connection.
+            assert sock.recv(1 << 16)
+            sock.sendall(answer)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        thread.join()
+        listener.close()
+
+
+def ask(port: int) -> str:
+    """Return why there is no association, where all is over before anybody looks."""
+    over = threading.Event()
+    ae = AE("REQUESTOR")
+    ae.acse_timeout = 1
+    with pytest.raises(NotEstablished) as failed:
+        establish(
+            ae,
+            "127.0.0.1",
+            port,
+            ae_title="LENTICULAR",
+            contexts=[build_context(VERIFICATION)],
+            handlers=[
+                (evt.EVT_CONN_CLOSE, lambda _: over.set()),
+                # Runs just before pynetdicom looks what has become of its request.
+                (evt.EVT_REQUESTED, lambda _: over.wait(1)),
+            ],
+        )
+    return str(failed.value)
+
+
+@pytest.mark.parametrize("reason", REJECTIONS)
+def test_a_refusal_that_comes_with_the_end_of_the_connection_is_told(reason: str) -> None:
+    with acceptor(REJECTIONS[reason]) as port:
+        assert ask(port) == f"refused the association: {reason}"
+
+
+def test_other_ends_of_an_association_request_are_told_apart() -> None:
+    with acceptor(ABORT) as port:
+        assert ask(port) == "aborted the association"
+    with acceptor(b"") as port:
+        assert ask(port) == "did not answer the association request"
 
 
 def test_while_we_wait_for_an_answer_nobody_else_takes_it() -> None:

@@ -38,19 +38,14 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 
 from gateway.command_set import CommandField
-from lenticular.archive import Archive, FormKey, InstanceKey
 from lenticular.elements import ITEM, encode_element, encode_header
-from lenticular.forms import FormStore
-from lenticular.index import Index
 from lenticular.index_items import instance_sort_key, study_partition
 from lenticular.part10 import data_set_offset
 from lenticular.sop_classes import STUDY_ROOT_FIND, STUDY_ROOT_GET, STUDY_ROOT_MOVE
-from lenticular.transcoding import Transcoder
-from lenticular.transcoding_policy import TranscodingPolicy
 from tests.cloud.deadline import eventually
 from tests.cloud.standin import OfflineCloud
 from tests.peers import dcmtk
-from tests.peers.archived import archive, image
+from tests.peers.archived import archive, image, transcode
 from tests.peers.destination import (
     MESSAGE_ID,
     Destination,
@@ -222,32 +217,6 @@ def oddities() -> Iterator[bytes]:
     whole = buffer.getvalue()
     name = whole.index(b"\x10\0\x10\0PN")
     yield whole[:name] + content + whole[name:]
-
-
-def transcode(
-    site: Site,
-    cloud: OfflineCloud,
-    key: str,
-    policy: str = "jpeg-lossless",
-    *,
-    retire: bool = False,
-) -> str:
-    """Make a form of an original, retire that or not, and return the form's key."""
-    s3: Any = cloud.clients.s3
-    dynamodb: Any = cloud.clients.dynamodb
-    outcome = Transcoder(
-        Archive(s3, site.stores.bucket),
-        FormStore(s3, site.stores.bucket),
-        Index(dynamodb, site.stores.table),
-        TranscodingPolicy.parse(policy),
-        retire_originals=retire,
-    ).transcode(key)
-    original = InstanceKey.parse(key)
-    assert outcome is not None
-    assert original is not None
-    assert outcome.transfer_syntax_uid is not None
-    assert outcome.retired == retire
-    return str(FormKey(original, outcome.transfer_syntax_uid))
 
 
 def test_one_association_carries_every_class_and_syntax(site: Site) -> None:
@@ -484,11 +453,11 @@ def test_an_instance_that_is_odd_in_any_way_fails_alone(site: Site, by: str) -> 
 
 
 def test_what_is_kept_in_another_form_alone_is_sent_as_it_was_received(
-    site: Site, cloud: OfflineCloud
+    site: Site,
 ) -> None:
     sent = image(RETIRED, f"{RETIRED}.1", f"{RETIRED}.1.1", rows=128)
     [key] = archive(site.stores, sent)
-    transcode(site, cloud, key, retire=True)
+    transcode(site.stores, key, retire=True)
     with at(site) as receiving:
         final, failed = site.moved("DEST", RETIRED)
     assert (final.Status, counts(final), failed) == (0x0000, (-1, 1, 0, 0), [])
@@ -497,7 +466,7 @@ def test_what_is_kept_in_another_form_alone_is_sent_as_it_was_received(
 
 
 def test_what_is_retired_while_it_is_being_asked_for_is_sent_all_the_same(
-    site: Site, cloud: OfflineCloud
+    site: Site,
 ) -> None:
     sent = image(RACED, f"{RACED}.1", f"{RACED}.1.1", rows=128)
     [key] = archive(site.stores, sent)
@@ -506,7 +475,7 @@ def test_what_is_retired_while_it_is_being_asked_for_is_sent_all_the_same(
         answers = responses(association, "DEST", RACED)
         next(answers)
         eventually(lambda: site.s3.held)
-        transcode(site, cloud, key, retire=True)
+        transcode(site.stores, key, retire=True)
         site.s3.heal()
         *_, (final, failed) = answers
     assert (final.Status, counts(final), failed) == (0x0000, (-1, 1, 0, 0), [])
@@ -521,8 +490,8 @@ def test_where_a_form_is_spoiled_the_next_one_is_sent(
     study = f"{RETIRED}.{len(spoiled or '')}"
     sent = image(study, f"{study}.1", f"{study}.1.1", rows=128)
     [key] = archive(site.stores, sent)
-    first = transcode(site, cloud, key, "jpeg-lossless")
-    second = transcode(site, cloud, key, "jpeg-ls", retire=True)
+    first = transcode(site.stores, key, "jpeg-lossless")
+    second = transcode(site.stores, key, "jpeg-ls", retire=True)
     assert first < second
     s3: Any = cloud.clients.s3
     s3.delete_object(Bucket=site.stores.bucket, Key=first)
@@ -583,6 +552,22 @@ def test_a_get_goes_on_where_s3_broke_it_off(site: Site, fault: Fault) -> None:
 
 
 @pytest.mark.slow
+def test_a_form_that_s3_keeps_waiting_for_fails_alone(site: Site) -> None:
+    study = f"{FORM}.0"
+    files = [image(study, f"{study}.1", f"{study}.1.{number}", rows=128) for number in range(2)]
+    held, _ = (transcode(site.stores, key) for key in archive(site.stores, *files))
+    site.s3.fail(Fault.HELD, where=f"/{held}")
+    began = monotonic()
+    with destination(
+        site.ports["DEST"], "DEST", {CTImageStorage: [JPEGLosslessSV1]}, network_timeout=None
+    ) as receiving:
+        final, failed = site.moved("DEST", study)
+    assert monotonic() - began < 30
+    assert (final.Status, counts(final), failed) == (0xB000, (-1, 1, 1, 0), [f"{study}.1.0"])
+    assert list(receiving.files) == [f"{study}.1.1"]
+
+
+@pytest.mark.slow
 def test_a_get_that_s3_keeps_waiting_ends_before_its_receiver_gives_up(site: Site) -> None:
     study, _, _ = large(site, 29)
     site.s3.fail(Fault.HELD, where=f"/{study}.1.1/", after=20)
@@ -593,7 +578,7 @@ def test_a_get_that_s3_keeps_waiting_ends_before_its_receiver_gives_up(site: Sit
 
 
 def test_an_original_that_is_retired_while_it_is_being_got_goes_on_from_its_form(
-    site: Site, cloud: OfflineCloud
+    site: Site,
 ) -> None:
     study, file, key = large(site, 30)
     site.s3.fail(Fault.HELD, where=f"GET /{site.stores.bucket}/{key}", after=20)
@@ -602,7 +587,7 @@ def test_an_original_that_is_retired_while_it_is_being_got_goes_on_from_its_form
             get, site.gateway, study, [(CTImageStorage, [ExplicitVRLittleEndian])]
         )
         eventually(lambda: site.s3.held)
-        transcode(site, cloud, key, retire=True)
+        transcode(site.stores, key, retire=True)
         site.s3.heal()
         got = getting.result()
     assert (got.final.Status, counts(got.final), got.failed) == (0x0000, (-1, 1, 0, 0), [])
@@ -646,7 +631,7 @@ def test_a_destination_that_takes_the_form_s_syntax_alone_is_sent_the_form(
     sent = image(study, f"{study}.1", f"{study}.1.1", rows=128)
     sent = sent.replace(bytes(range(256)) * 128, lines)
     [key] = archive(site.stores, sent)
-    form = transcode(site, cloud, key, policy)
+    form = transcode(site.stores, key, policy)
     with destination(site.ports["DEST"], "DEST", {CTImageStorage: [syntax]}) as receiving:
         final, failed = site.moved("DEST", study)
     assert (final.Status, counts(final), failed) == (0x0000, (-1, 1, 0, 0), [])

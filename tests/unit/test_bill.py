@@ -1,6 +1,7 @@
 """`lenticular cost`: the bill follows the template, the prices and what was measured."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,36 @@ def test_what_is_deployed_by_default_is_what_is_reckoned_with() -> None:
         memory["IndexFunction"],
         memory["TranscodeFunction"],
     )
+
+
+def test_no_metric_is_paid_for_that_nobody_looks_at_and_each_is_reckoned_with() -> None:
+    of_gateway = set(
+        re.findall(
+            r'^    "(\w+)": "(?:Bytes|Count|Seconds)"',
+            (ROOT / "gateway/metrics.py").read_text(),
+            re.MULTILINE,
+        )
+    )
+    of_functions = {
+        name
+        for file in ROOT.glob("functions/*/app.py")
+        for name in re.findall(
+            r'"([A-Z][A-Za-z]+)"(?=,\s*MetricUnit|: int|: reasons)', file.read_text()
+        )
+    }
+    shown = "".join(
+        (ROOT / file).read_text()
+        for file in ("template.yaml", "infra/gateway.yaml", "infra/dashboard.yaml")
+    )
+    unseen = {name for name in of_gateway | of_functions if not re.search(rf"\b{name}\b", shown)}
+    # What a query costs; and lines that were lost, which nobody hopes for.
+    assert unseen == {"QueryItemsRead", "QueryCapacityUnits", "MetricLinesLost"}
+    seldom = {
+        *("AssociationsRejected", "CertificateDaysLeft", "MetricLinesLost", "ProceduresIncomplete")
+    }
+    seldom |= {name for name in of_gateway if name.startswith("Spool")}
+    # Failures have two kinds on an ordinary day.
+    assert CLINIC.metrics == len((of_gateway | of_functions) - seldom) + 1
 
 
 def test_lines_are_what_their_prices_make_of_them() -> None:

@@ -80,13 +80,11 @@ def test_a_query_is_one_line_of_what_it_read() -> None:
     assert metric_values(line) == {
         "AETitle": "NODE",
         "Queries": 1,
-        "QueryMatches": 3,
         "QueryItemsRead": 40,
-        "QueryPages": 2,
         "QueryCapacityUnits": 5.5,
         "QuerySeconds": 0.25,
-        "QueryStoreSeconds": 0.2,
     }
+    assert (line["QueryMatches"], line["QueryPages"], line["QueryStoreSeconds"]) == (3, 2, 0.2)
     assert (line["Plan"], line["Level"], line["Model"]) == ("by-date", "SERIES", "STUDY_ROOT")
 
 
@@ -95,13 +93,12 @@ def test_an_association_is_one_line() -> None:
     assert metric_values(line) == {
         "AETitle": "NODE",
         "Associations": 1,
-        "AssociationSeconds": 1.5,
         "BytesReceived": 1000,
         "BytesSent": 100,
         "InstancesStored": 4,
         "ObjectsMissing": 0,
     }
-    assert line["Outcome"] == "released"
+    assert (line["Outcome"], line["AssociationSeconds"]) == ("released", 1.5)
 
 
 def test_each_kind_of_failure_is_counted_by_operation_and_status() -> None:

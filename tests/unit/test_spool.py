@@ -121,6 +121,39 @@ def test_a_spool_that_stays_full_says_so_once_a_minute(
     assert [record.message for record in caplog.records] == ["the spool takes no more"] * 3
 
 
+def test_a_journals_own_name_is_durable_before_anything_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What a synced directory names survives; of an entry in a directory that does not, nothing.
+    durable: list[set[str]] = []
+
+    def fsync(descriptor: int) -> None:
+        synced = Path(f"/proc/self/fd/{descriptor}").resolve()
+        assert synced == tmp_path
+        durable.append({path.name for path in synced.iterdir()})
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    journal = Journal.create(tmp_path)
+    assert durable == [{journal.name, f"{journal.name}.lock"}]
+
+
+def test_a_journal_whose_name_cannot_be_made_durable_is_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fsync(_descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OperatorError, match="Input/output error"):
+        Spool(
+            tmp_path,
+            Custody.__new__(Custody),
+            max_bytes=1,
+            uploads=1,
+            memory_bytes=1,
+        )
+
+
 @both_sizes
 def test_beyond_the_limit_nothing_is_kept(spool: Spool, tmp_path: Path, keep: Keep) -> None:
     for _ in range(3):

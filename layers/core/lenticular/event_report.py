@@ -22,7 +22,7 @@ from pynetdicom.status import (
 from . import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from .commitment import Reference, Request, Verdict
 from .nodes import Node
-from .requesting import keep_answers
+from .requesting import NotEstablished, establish
 from .sop_classes import STORAGE_COMMITMENT_PUSH, STORAGE_COMMITMENT_PUSH_INSTANCE
 
 _CONNECT_SECONDS: Final = 5.0
@@ -81,13 +81,17 @@ class Reporter:
         ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         ae.connection_timeout = _CONNECT_SECONDS
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = self.answer_seconds
-        association = ae.associate(
-            node.address,
-            node.port,
-            contexts=[build_context(STORAGE_COMMITMENT_PUSH, _TRANSFER_SYNTAXES)],
-            ae_title=node.aet,
-            ext_neg=[build_role(STORAGE_COMMITMENT_PUSH, scu_role=False, scp_role=True)],
-        )
+        try:
+            association = establish(
+                ae,
+                node.address,
+                node.port,
+                ae_title=node.aet,
+                contexts=[build_context(STORAGE_COMMITMENT_PUSH, _TRANSFER_SYNTAXES)],
+                roles=[build_role(STORAGE_COMMITMENT_PUSH, scu_role=False, scp_role=True)],
+            )
+        except NotEstablished as error:
+            raise NotDelivered(f"the requester {error}") from error
         try:
             _tell(association, event_information(request, verdict), verdict)
         finally:
@@ -96,15 +100,6 @@ class Reporter:
 
 
 def _tell(association: Association, information: Dataset, verdict: Verdict) -> None:
-    if association.is_rejected:
-        raise NotDelivered("the requester rejected the association")
-    if not association.is_established:
-        raise NotDelivered(
-            "the requester could not be reached, or did not answer the association request"
-        )
-    if not association.accepted_contexts:
-        raise NotDelivered("the requester accepts no storage commitment report")
-    keep_answers(association)
     try:
         answer, _ = association.send_n_event_report(
             information,

@@ -52,7 +52,7 @@ class Clinic:
         transcode_seconds: of the transcode function, an instance
         item_bytes: of an instance in the table, its index entries included
         log_bytes: an instance, in all logs, audit trail and metrics included
-        metrics: names and dimensions of custom metrics
+        metrics: of the gateway and the functions, by name and dimensions, with two kinds of failure
         traced: of the calls of functions, what X-Ray records: the first of a second and a twentieth
             of the others
         free_allowances: whether nothing else in the account uses up what AWS gives for nothing
@@ -77,7 +77,7 @@ class Clinic:
     glacier_days: int = 120
     kms_key: bool = False
     alarms: int = 28
-    metrics: int = 30
+    metrics: int = 20
     traced: float = 0.1
     dashboard: bool = True
     free_allowances: bool = False

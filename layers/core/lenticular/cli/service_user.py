@@ -3,7 +3,6 @@
 Every failure is `PeerFailed`, a sentence that names the peer; a status is returned as it is.
 """
 
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,11 +14,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom import AE, _config, build_context, build_role, evt
 from pynetdicom.association import Association
-from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_RJ
-from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 
 from lenticular import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from lenticular.requesting import keep_answers
+from lenticular.requesting import NotEstablished, Unanswered, establish
 from lenticular.sop_classes import STUDY_ROOT_GET, STUDY_ROOT_MOVE, VERIFICATION
 from lenticular.status import MoveStatus, Status
 
@@ -61,50 +58,36 @@ def association(
     )
     ae.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
     ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    ae.maximum_pdu_size = MAX_PDU_BYTES
     ae.connection_timeout = CONNECT_SECONDS
     ae.acse_timeout = ANSWER_SECONDS
     ae.dimse_timeout = ae.network_timeout = answer_seconds
-    refusals: list[A_ASSOCIATE_RJ | A_ABORT_RQ] = []
-
-    def note(event: evt.Event) -> None:
-        if isinstance(event.pdu, (A_ASSOCIATE_RJ, A_ABORT_RQ)):
-            refusals.append(event.pdu)
-
-    problem = "cannot be reached"
-
-    def note_connection(_: evt.Event) -> None:
-        nonlocal problem
-        problem = (
-            "ended the connection, or did not answer the association request; if it takes TLS "
-            "alone on this port, give --tls"
-        )
-
-    roles: list[SCP_SCU_RoleSelectionNegotiation] = (
-        [build_role(uid, scp_role=True) for uid in dict.fromkeys(uid for uid, _ in contexts[1:])]
-        if get
-        else []
-    )
     try:
-        opened = ae.associate(
+        opened = establish(
+            ae,
             peer.address,
             peer.port,
-            contexts=[build_context(abstract, list(syntaxes)) for abstract, syntaxes in contexts],
             ae_title=peer.aet,
-            max_pdu=MAX_PDU_BYTES,
-            ext_neg=list(roles),
-            evt_handlers=[
-                (evt.EVT_CONN_OPEN, note_connection),
-                (evt.EVT_PDU_RECV, note),
-                *([(evt.EVT_C_STORE, get)] if get else ()),
-            ],
+            contexts=[build_context(abstract, list(syntaxes)) for abstract, syntaxes in contexts],
+            roles=(
+                [
+                    build_role(uid, scp_role=True)
+                    for uid in dict.fromkeys(uid for uid, _ in contexts[1:])
+                ]
+                if get
+                else []
+            ),
+            handlers=[(evt.EVT_C_STORE, get)] if get else [],
         )
-    except (socket.gaierror, UnicodeError) as error:
-        raise PeerFailed(f"{peer} cannot be reached: no address is known for this name") from error
-    if not opened.is_established:
+    except Unanswered as error:
+        problem = str(error)
         if isinstance(ae, TlsAE):
             problem = ae.connection.problem
-        raise PeerFailed(_why_not(refusals, peer, problem))
-    keep_answers(opened)
+        elif error.connected:
+            problem += "; if it takes TLS alone on this port, give --tls"
+        raise PeerFailed(f"{peer} {problem}") from error
+    except NotEstablished as error:
+        raise PeerFailed(f"{peer} {error}") from error
     try:
         yield opened
     except BaseException:
@@ -112,17 +95,6 @@ def association(
         raise
     if opened.is_established:
         opened.release()
-
-
-def _why_not(refusals: Sequence[A_ASSOCIATE_RJ | A_ABORT_RQ], peer: Peer, otherwise: str) -> str:
-    # By what was received: pynetdicom takes a refusal that comes together with the end of the
-    # connection for a connection that never was.
-    if not refusals:
-        return f"{peer} {otherwise}"
-    if isinstance(refusals[0], A_ABORT_RQ):
-        return f"{peer} aborted the association"
-    reason = refusals[0].reason_str
-    return f"{peer} refused the association: {reason[0].lower()}{reason[1:]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +115,6 @@ def echo(peer: Peer) -> Echo:
     began = time.perf_counter()
     with association(peer, [context_of(VERIFICATION)]) as opened:
         associated = time.perf_counter()
-        if not opened.accepted_contexts:
-            raise PeerFailed(f"{peer} does not accept Verification")
         answer = opened.send_c_echo()
         if "Status" not in answer:
             raise PeerFailed(f"{peer} did not answer C-ECHO")
@@ -198,9 +168,7 @@ def store(opened: Association, peer: Peer, path: Path, context: tuple[str, str])
 
 def find(peer: Peer, model_uid: str, identifier: Dataset) -> Iterator[Dataset]:
     """Yield what matches an identifier, PS3.4 C.4.1."""
-    with association(peer, [context_of(model_uid)]) as opened:
-        if not opened.accepted_contexts:
-            raise PeerFailed(f"{peer} does not accept queries in this information model")
+    with association(peer, [(model_uid, UNCOMPRESSED)]) as opened:
         for answer, match in opened.send_c_find(identifier, model_uid):
             status = _status(answer, peer, "C-FIND")
             if match is not None:
@@ -256,8 +224,6 @@ def move(peer: Peer, destination: str, identifier: Dataset) -> Iterator[Transfer
     with association(
         peer, [context_of(STUDY_ROOT_MOVE)], answer_seconds=SUB_OPERATION_SECONDS
     ) as opened:
-        if not opened.accepted_contexts:
-            raise PeerFailed(f"{peer} does not accept C-MOVE")
         for answer, _ in opened.send_c_move(identifier, destination, STUDY_ROOT_MOVE):
             yield _transfer(answer, peer, "C-MOVE")
 
