@@ -339,8 +339,8 @@ the first video syntax is taken. Sub-operations have the priority of the request
 
 {_statuses(MoveStatus, (Status.SUCCESS, Status.SOP_CLASS_NOT_SUPPORTED, Status.NOT_AUTHORIZED))}
 
-As SCU ({_COMMANDS}) in the Study Root model: C-GET of a study or of series of it (`lenticular get`), C-MOVE of studies to this node (`lenticular import node`) or from it to
-a node (`lenticular send --study`). A study counts as moved when the status is 0000, nothing failed, and no less was sent than the C-FIND before it said there is. Each instance of a C-GET is
+As SCU ({_COMMANDS}) in the Study Root model: C-GET of a study or of series of it (`get`), C-MOVE of studies to this node (`import node`) or from it to
+a node (`send --study`). A study counts as moved when the status is 0000, nothing failed, and no less was sent than the C-FIND before it said there is. Each instance of a C-GET is
 answered 0000 when it is written, C000 when what it is named by is no UID.
 
 #### 5.2.5. Storage Commitment
@@ -526,7 +526,7 @@ Implicit VR Little Endian with the SCP role, and is stock pynetdicom; it accepts
 
 #### 7.2.3. {_COMMANDS} Application Entity
 
-The operator's commands, `lenticular ...`, where a person runs them. They call this node, a node of the list, or any other peer, by the AE title of `LENTICULAR_CALLING_AE_TITLE`; each runs by itself, with one association at a
+The operator's commands (`lenticular --help`), where a person runs them. They call this node, a node of the list, or any other peer, by the AE title of `LENTICULAR_CALLING_AE_TITLE`; each runs by itself, with one association at a
 time, and accepts none.
 
 **Table 7-4. Association parameters of {_COMMANDS}**
