@@ -107,10 +107,10 @@ MENTIONED = {
     "lenticular nodes add",
 }
 
-#: Of two parameters of a command exactly one is given; click does not know.
-EITHER = {
+#: Of these parameters of a command exactly one is given; click does not know.
+EITHER: dict[str, tuple[str, ...]] = {
     "quarantine retry": ("object_keys", "everything"),
-    "commitments retry": ("transaction_uid", "undelivered"),
+    "commitments retry": ("transaction_uid", "undelivered", "lost"),
 }
 
 
@@ -125,9 +125,9 @@ def parsed(words: list[str]) -> click.Context:
         assert found is not None
         command = found
     context = command.make_context(" ".join(path), words)
-    if pair := EITHER.get(" ".join(path)):
-        given = [name for name in pair if context.params[name]]
-        assert len(given) == 1, f"one of {pair}"
+    if either := EITHER.get(" ".join(path)):
+        given = [name for name in either if context.params[name]]
+        assert len(given) == 1, f"one of {either}"
     return context
 
 

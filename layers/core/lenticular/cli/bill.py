@@ -317,7 +317,7 @@ def _verified(clinic: Clinic, stored: _Stored, table_gib: float, prices: Prices)
     """Return what `lenticular verify` costs once: it lists and reads all objects and all items."""
     s3 = prices["s3"]
     objects = stored.standard_objects + stored.infrequent_objects + stored.glacier_objects
-    read = (
+    read: float = (
         stored.standard_objects * s3["reads"]
         + stored.infrequent_objects * s3["standard_ia_reads"]
         + stored.infrequent * s3["standard_ia_read_gib"]
@@ -327,8 +327,9 @@ def _verified(clinic: Clinic, stored: _Stored, table_gib: float, prices: Prices)
     # A form whose original is gone is read once more, to restore it.
     if clinic.transcode and clinic.retire_originals:
         read *= 2
-    listed = objects / _KEYS_PER_LISTING * s3["writes"]
-    return read + listed + table_gib * _GIB / _BYTES_PER_READ_UNIT * prices["dynamodb"]["read_unit"]
+    read += objects / _KEYS_PER_LISTING * s3["writes"]
+    read += table_gib * _GIB / _BYTES_PER_READ_UNIT * prices["dynamodb"]["read_unit"]
+    return read
 
 
 def _asked(clinic: Clinic) -> dict[str, float]:
