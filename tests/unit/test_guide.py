@@ -1,14 +1,18 @@
 """The operator's guide says nothing that is not so: alarms, links, commands, parameters, tests."""
 
+import json
 import re
 import shlex
 import subprocess
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+import botocore.session
 import click
 import pytest
+from botocore.validate import ParamValidator
 
 from infra.local.template import read_template
 from infra.shown_output import written_anew
@@ -31,6 +35,7 @@ TEMPLATES = [ROOT / "template.yaml", *sorted(ROOT.glob("infra/*.yaml"))]
 NOT_PARAMETERS = {
     *("AccessDenied", "AccessDeniedException", "CannotPullContainerError", "DeletionPolicy"),
     *("ResourceInitializationError", "ResourceNotFoundException", "SpoolDepth"),
+    "DeleteMarkerReplication",
 }
 
 
@@ -200,6 +205,53 @@ def test_an_upgrade_changes_the_image_in_what_sam_saved_and_nothing_else(tmp_pat
         saved.write_text(answers.format(former), "utf-8")
         subprocess.run(shlex.split(line.replace("IMAGE|", f"{new}|")), cwd=tmp_path, check=True)
         assert saved.read_text("utf-8") == answers.format(new)
+
+
+def file_shown(name: str) -> Any:
+    """Return what the guide has somebody write into a file of JSON."""
+    [text] = re.findall(rf"cat >{name} <<'END'\n(.*?)\nEND\n", page("continuity.md"), re.DOTALL)
+    return json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "operation", "parameter"),
+    [
+        ("replication.json", "PutBucketReplication", "ReplicationConfiguration"),
+        ("lifecycle.json", "PutBucketLifecycleConfiguration", "LifecycleConfiguration"),
+    ],
+)
+def test_what_is_written_for_the_copy_of_the_bucket_is_what_s3_takes(
+    name: str, operation: str, parameter: str
+) -> None:
+    shape = botocore.session.get_session().get_service_model("s3").operation_model(operation)
+    shown = [file_shown(name)]
+    if name == "replication.json":
+        [with_key] = re.findall(
+            r'^    ("SourceSelectionCriteria".*?)```',
+            page("continuity.md"),
+            re.MULTILINE | re.DOTALL,
+        )
+        [rule] = shown[0]["Rules"]
+        shown.append({**shown[0], "Rules": [{**rule, **json.loads(f"{{{with_key}}}")}]})
+    for each in shown:
+        given = {"Bucket": "BUCKET", parameter: each}
+        report = ParamValidator().validate(given, shape.input_shape)
+        assert not report.has_errors(), report.generate_report()
+
+
+def test_the_copy_ends_what_the_bucket_ends() -> None:
+    """By the same tags: S3 replicates them, and no lifecycle."""
+    bucket = read_template(ROOT / "template.yaml")["Resources"]["ArchiveBucket"]["Properties"]
+    tags = re.findall(
+        r"'TagFilters': \[(\{[^}]*\})", str(bucket["LifecycleConfiguration"]["Rules"])
+    )
+    rules = file_shown("lifecycle.json")["Rules"]
+    there = [str(rule["Filter"]["Tag"]) for rule in rules if "Tag" in rule["Filter"]]
+    assert sorted(there) == sorted(tags)
+    [markers] = [
+        rule["DeleteMarkerReplication"] for rule in file_shown("replication.json")["Rules"]
+    ]
+    assert markers == {"Status": "Enabled"}
 
 
 def test_a_stack_beside_the_node_leaves_the_answers_of_the_node_alone() -> None:
