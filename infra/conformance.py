@@ -11,7 +11,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
-from pydicom.uid import UID
+from pydicom.uid import UID, MediaStorageDirectoryStorage
 
 from gateway.negotiation import (
     ADDRESS_NOT_RECOGNIZED,
@@ -29,9 +29,27 @@ from gateway.negotiation import (
 from gateway.offers import Offer, offers
 from lenticular import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, __version__
 from lenticular.attributes import Attribute, Level, computed_of_level, of_level
+from lenticular.cli.association_requests import (
+    ANSWER_SECONDS,
+    CONNECT_SECONDS,
+    MAX_PDU_BYTES,
+    SERVICES,
+    SUB_OPERATION_SECONDS,
+    UNCOMPRESSED,
+)
 from lenticular.query import MODEL_OF
-from lenticular.settings import GatewaySettings
-from lenticular.sop_classes import STORAGE, STORAGE_COMMITMENT_PUSH, SOPClass
+from lenticular.settings import GatewaySettings, PeerSettings
+from lenticular.sop_classes import (
+    PATIENT_ROOT_FIND,
+    PATIENT_STUDY_ONLY_FIND,
+    STORAGE,
+    STORAGE_COMMITMENT_PUSH,
+    STUDY_ROOT_FIND,
+    STUDY_ROOT_GET,
+    STUDY_ROOT_MOVE,
+    VERIFICATION,
+    SOPClass,
+)
 from lenticular.status import (
     CommitmentFailure,
     FindStatus,
@@ -42,6 +60,9 @@ from lenticular.status import (
 )
 from lenticular.tls import PROFILES
 from lenticular.transfer_syntaxes import ALL, BY_UID
+
+#: The application entity that the operator's commands are, by the default of its title.
+_COMMANDS: Final = "LENTICULAR-CLI"
 
 FILE: Final = Path(__file__).with_name("guide") / "conformance-statement.md"
 
@@ -126,6 +147,7 @@ CHARACTER_SETS: Final[Sequence[tuple[str, str]]] = (
     ("GBK", "Chinese, GBK"),
 )
 
+_OF_COMMANDS: Final = {setting.name: setting for setting in fields(PeerSettings)}
 _SETTINGS: Final = {setting.name: setting for setting in fields(GatewaySettings)}
 
 
@@ -167,12 +189,14 @@ safekeeping, and keeps the performed procedure steps they belong to. It creates 
  modality ── C-STORE, N-ACTION, N-CREATE, N-SET ──▶ ┌────────────┐ ── C-STORE (of a C-MOVE) ──▶ viewer, archive
  viewer ──── C-FIND, C-MOVE, C-GET, N-GET ────────▶ │ Lenticular │ ── N-EVENT-REPORT ─────────▶ modality
  anyone ──── C-ECHO ──────────────────────────────▶ └────────────┘
+ archive ◀── C-ECHO, C-STORE, C-FIND, C-MOVE, C-GET ── ( the operator's commands ) ── files ─▶ file-set with a DICOMDIR
 ```
 
 ### 1.1. Content and Transfer
 
 Table 1-1 lists the storage SOP classes. For each of them: DIMSE role SCP (it is stored here) and SCU (it is sent from
-here, by C-MOVE or C-GET); no DICOM web service, no media; function *archive*. The transfer syntax set of each is UTS,
+here, by C-MOVE or C-GET, and by the operator's commands); no DICOM web service; on media as file-set creator, see
+section 5.3; function *archive*. The transfer syntax set of each is UTS,
 table 1-2. Class by class all are independent of each other, and all may be mixed on one association.
 
 **Table 1-1. Storage SOP classes**
@@ -191,7 +215,11 @@ Other storage classes, private ones included, are refused, or taken with `LENTIC
 
 {_table(("SOP class", "UID", "SCU", "SCP", "transfer syntaxes"), _service_rows())}
 
-Media services, DICOM web services and DICOM real-time video: none."""
+**Table 1-4. Media services**
+
+{_table(("SOP class", "UID", "role", "by"), _media_rows())}
+
+DICOM web services and DICOM real-time video: none."""
 
 
 def _storage_rows(offer: Offer) -> Iterable[Sequence[object]]:
@@ -228,8 +256,14 @@ def services() -> dict[str, Offer]:
 def _service_rows() -> Iterable[Sequence[object]]:
     for uid, offer in services().items():
         scu = "yes (N-EVENT-REPORT)" if uid == STORAGE_COMMITMENT_PUSH else "no"
-        names = sorted(BY_UID[each].name for each in offer.transfer_syntaxes)
-        yield UID(uid).name, uid, scu, "yes", ", ".join(names)
+        if uid in SERVICES:
+            scu = f"yes ({_COMMANDS})"
+        yield UID(uid).name, uid, scu, "yes", _names(offer.transfer_syntaxes)
+
+
+def _media_rows() -> Iterable[Sequence[object]]:
+    yield "Media Storage Directory Storage", MediaStorageDirectoryStorage, "FSC", _COMMANDS
+    yield "the storage SOP classes of table 1-1", "", "FSC", _COMMANDS
 
 
 def _services() -> str:
@@ -245,7 +279,7 @@ def _services() -> str:
 
 #### 5.2.1. Verification
 
-C-ECHO is answered with 0000 to everyone who may associate.
+C-ECHO is answered with 0000 to everyone who may associate. As SCU (`lenticular nodes echo`) status and time of the answer are shown.
 
 #### 5.2.2. Storage
 
@@ -265,6 +299,9 @@ As SCU (sub-operation of C-MOVE and C-GET) an instance is sent in the transfer s
 else in that of a lossless form of it that the archive keeps, else uncompressed with every value as it was. 0000 and
 the warnings (Bxxx, 0107, 0116, 0001) count as completed, anything else as failed; of a C-MOVE it is tried once more on a fresh association,
 and so is what S3 did not give. A destination that refuses for the moment or does not listen is asked again for some seconds.
+
+As SCU of files ({_COMMANDS}: `lenticular send`, `lenticular import folder`) a file is sent in its own transfer syntax, one that is not compressed
+also in the other VR. 0000 and Bxxx count as stored; A7xx and an association that breaks are tried again, twice unless told otherwise; anything else is shown as failed.
 
 #### 5.2.3. Query
 
@@ -288,6 +325,9 @@ Any other key is ignored and answered FF01.
 
 More than `LENTICULAR_MAX_RESPONSES` matches (default {_default("max_responses")}) end with A700. C-CANCEL acts within a page of the index.
 
+As SCU ({_COMMANDS}: `lenticular find`, and before `get` and `import node`) the keys are those that a person gives, at one of the levels PATIENT, STUDY, SERIES and
+IMAGE; without any, some of table 5-4. `import node` asks for each Study Date by itself. Text beyond ASCII is sent in ISO_IR 192. Any status but pending and 0000 is shown as failed.
+
 #### 5.2.4. Retrieve
 
 C-MOVE and C-GET in the same models, at every level, with lists of UIDs below the level that is named. C-MOVE sends to nodes of
@@ -298,6 +338,10 @@ the first video syntax is taken. Sub-operations have the priority of the request
 **Table 5-6. Statuses of C-MOVE and C-GET**
 
 {_statuses(MoveStatus, (Status.SUCCESS, Status.SOP_CLASS_NOT_SUPPORTED, Status.NOT_AUTHORIZED))}
+
+As SCU ({_COMMANDS}) in the Study Root model: C-GET of a study or of series of it (`get`), C-MOVE of studies to this node (`import node`) or from it to
+a node (`send --study`). A study counts as moved when the status is 0000, nothing failed, and no less was sent than the C-FIND before it said there is. Each instance of a C-GET is
+answered 0000 when it is written, C000 when what it is named by is no UID.
 
 #### 5.2.5. Storage Commitment
 
@@ -319,7 +363,10 @@ attribute that was asked for is not in the step.
 
 ### 5.3. Supported DICOM Web Services and Media Storage Services
 
-None."""
+No DICOM web services. `lenticular export` is a file-set creator (FSC, PS3.10 8): it writes a new file-set into an empty folder, one or more studies at a time; it neither reads nor updates one. The DICOMDIR
+(Basic Directory IOD, Explicit VR Little Endian) has PATIENT, STUDY and SERIES records, and one for each instance. A mandatory key that an instance lacks is invented in the record, and only there. File IDs have components of at most eight of the characters of PS3.10 8.2. The instances are the
+files that were received, in the transfer syntax of each (table 1-2), so no application profile of PS3.11 is claimed: those for general purpose (STD-GEN) name one syntax or a few, and a medium. What no record can be written of is in a folder
+`OTHERS`, outside of the file-set. A physical medium is not written."""
 
 
 def _mapping_rows() -> Iterable[Sequence[object]]:
@@ -336,6 +383,11 @@ def _mapping_rows() -> Iterable[Sequence[object]]:
         "LENTICULAR-COMMIT",
         "`commit`",
     )
+    for uid in SERVICES:
+        yield UID(uid).name, "SCU", _COMMANDS, ""
+    yield "Storage, of files", "SCU", _COMMANDS, ""
+    yield "Storage, by C-GET", "SCP, opens the association", _COMMANDS, ""
+    yield "Media Storage", "FSC", _COMMANDS, ""
 
 
 def _model_rows() -> Iterable[Sequence[object]]:
@@ -389,6 +441,10 @@ application entities are a list of nodes that is changed at run time, see [the o
 
 {_table(("parameter", "variable", "default"), _configuration_rows())}
 
+Those of the commands ({_COMMANDS}) are variables where a command runs:
+
+{_table(("parameter", "variable", "default"), _command_configuration_rows())}
+
 **Table 6-2. Remote application entities**: AE title, address (IP address, host name, or CIDR of one that is never sent to), port, what it may
 (`store`, `find`, `move`, `commit`, `mpps`), and whether instances are sent to it over one association or one by one."""
 
@@ -417,6 +473,12 @@ def _configuration_rows() -> Iterable[Sequence[object]]:
         setting = _SETTINGS[name]
         default = "(none)" if setting.default in (None, MISSING) else setting.default
         yield words, f"`{setting.metadata['variable']}`", default
+
+
+def _command_configuration_rows() -> Iterable[Sequence[object]]:
+    for setting in _OF_COMMANDS.values():
+        default = "(none)" if setting.default in (None, MISSING) else setting.default
+        yield setting.metadata["meaning"], f"`{setting.metadata['variable']}`", default
 
 
 def _communication() -> str:
@@ -460,7 +522,24 @@ Person names are matched without case and accents whatever was negotiated.
 #### 7.2.2. LENTICULAR-COMMIT Application Entity
 
 Reports storage commitments. It uses the AE title that the requester had called, proposes the Storage Commitment Push Model SOP class in Explicit and
-Implicit VR Little Endian with the SCP role, and is stock pynetdicom; it accepts no associations."""
+Implicit VR Little Endian with the SCP role, and is stock pynetdicom; it accepts no associations.
+
+#### 7.2.3. {_COMMANDS} Application Entity
+
+The operator's commands (`lenticular --help`), where a person runs them. They call this node, a node of the list, or any other peer, by the AE title of `LENTICULAR_CALLING_AE_TITLE`; each runs by itself, with one association at a
+time, and accepts none.
+
+**Table 7-4. Association parameters of {_COMMANDS}**
+
+{_table(("parameter", "value"), _command_association_rows())}
+
+**Association initiation.** One association for each echo, query, C-GET and C-MOVE; for files one for as many as have room in {MAX_CONTEXTS} contexts.
+
+**Table 7-5. Presentation contexts proposed by {_COMMANDS}**
+
+{_table(("SOP class", "UID", "role", "transfer syntaxes", "commands"), _proposal_rows())}
+
+Extended negotiation, asynchronous operations and user identity: none is proposed. TLS: see section 8."""
 
 
 def _association_rows() -> Iterable[Sequence[object]]:
@@ -476,6 +555,55 @@ def _association_rows() -> Iterable[Sequence[object]]:
         f"{_default('max_associations')} for each gateway task, configurable",
     )
     yield "Asynchronous operations", "1 invoked, 1 performed"
+
+
+def _command_association_rows() -> Iterable[Sequence[object]]:
+    yield "Application Context Name", APPLICATION_CONTEXT
+    yield "Implementation Class UID", IMPLEMENTATION_CLASS_UID
+    yield "Implementation Version Name", IMPLEMENTATION_VERSION_NAME
+    yield "Calling AE title", f"{_OF_COMMANDS['calling_ae_title'].default}, configurable"
+    yield "Maximum PDU length received", MAX_PDU_BYTES
+    yield "Time-out of the connection", f"{CONNECT_SECONDS:.0f} s"
+    yield "Time-out of the association request", f"{ANSWER_SECONDS:.0f} s"
+    yield (
+        "DIMSE time-out",
+        f"{ANSWER_SECONDS:.0f} s, of C-GET and C-MOVE {SUB_OPERATION_SECONDS:.0f} s for each response",
+    )
+    yield "Asynchronous operations", "1 invoked, 1 performed"
+
+
+#: Which commands use a service, for table 7-5; what is in no command has no row.
+_COMMANDS_OF: Final[Mapping[str, str]] = {
+    VERIFICATION: "`nodes echo`",
+    PATIENT_ROOT_FIND: "`find`",
+    STUDY_ROOT_FIND: "`find`, `get`, `import node`",
+    PATIENT_STUDY_ONLY_FIND: "`find`",
+    STUDY_ROOT_MOVE: "`import node`, `send --study`",
+    STUDY_ROOT_GET: "`get`",
+}
+
+
+def _proposal_rows() -> Iterable[Sequence[object]]:
+    for uid, syntaxes in SERVICES.items():
+        yield UID(uid).name, uid, "SCU", _names(syntaxes), _COMMANDS_OF[uid]
+    yield (
+        "those of table 1-1",
+        "",
+        "SCU",
+        f"UTS, each in a context of its own; beside {' or '.join(BY_UID[uid].name for uid in UNCOMPRESSED)} the other one",
+        "`send`, `import folder`; with `--unknown-classes` other storage classes too",
+    )
+    yield (
+        "those of table 1-1",
+        "",
+        "SCP",
+        _names(UNCOMPRESSED),
+        f"`get`: those that the peer says are in the study, {MAX_CONTEXTS - 1} at most",
+    )
+
+
+def _names(syntaxes: Iterable[str]) -> str:
+    return ", ".join(sorted(BY_UID[each].name for each in syntaxes))
 
 
 def _rejection_rows() -> Iterable[Sequence[object]]:
@@ -566,7 +694,14 @@ _IMPLEMENTATION_MODEL: Final = """## 4. Implementation Model
 
 **LENTICULAR** is the gateway: it accepts associations for all services and opens those of C-MOVE. Several tasks of it may run behind one address; they share all
 state. **LENTICULAR-COMMIT** is a function that opens associations to report storage commitments. An instance can be found a second or so after it was
-acknowledged: what was stored is safe at once and indexed afterwards."""
+acknowledged: what was stored is safe at once and indexed afterwards.
+
+```
+ ( LENTICULAR-CLI ) ── association ──▶ ( LENTICULAR ), remote AE           ( LENTICULAR-CLI ) ◀── GET ── [ bucket ]
+ ( LENTICULAR-CLI ) ── C-STORE ──────▶ remote AE, files from a disk        ( LENTICULAR-CLI ) ── file-set ──▶ folder
+```
+
+**LENTICULAR-CLI** is each run of one of the operator's commands that speak DICOM: `nodes echo`, `find`, `get`, `send`, `import`. Nothing that a modality or a viewer does depends on it. `export` writes media."""
 
 _ANNEXES: Final = """## Annexes
 

@@ -604,6 +604,35 @@ def test_an_operator_sees_what_could_not_be_told_and_starts_it_again(site: Site)
     assert site.state(key) is State.REPORTED
 
 
+def test_what_a_lost_table_forgot_is_listed_and_begun_again_from_the_bucket(site: Site) -> None:
+    _, references = _stored(site.store, 1)
+    site.now = datetime.now(UTC) - timedelta(days=9)
+    old = site.ask("1.2.2", references)
+    site.now = datetime.now(UTC)
+    known, lost = site.ask("1.2.3", references), site.ask("1.2.4", references)
+    for key in (known, lost):
+        site.event(key)
+    site.store.cloud.clients.dynamodb.delete_item(
+        TableName=site.store.table, Key={"pk": {"S": "COMMITMENT"}, "sk": {"S": str(lost)}}
+    )
+    listed = json.loads(_lenticular(site, "commitments", "list", "--lost", "--json"))
+    assert (listed["requester"], listed["transaction_uid"]) == ("MODALITY", "1.2.4")
+
+    assert _lenticular(site, "commitments", "retry", "OTHER", "--lost").startswith("0 ")
+    assert _lenticular(site, "commitments", "retry", "--lost").startswith("1 ")
+    site.event(lost)
+    assert [report.transaction_uid for report in site.modality.reports] == [
+        "1.2.3",
+        "1.2.4",
+        "1.2.4",
+    ]
+    assert site.state(lost) is State.REPORTED
+    assert _lenticular(site, "commitments", "list", "--lost") == ""
+    assert str(old.transaction_uid) in _lenticular(
+        site, *(["commitments", "list", "--lost", "--days", "10"])
+    )
+
+
 def _lenticular(site: Site, *arguments: str) -> str:
     environment = {
         **site.store.cloud.environment,

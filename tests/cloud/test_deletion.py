@@ -431,6 +431,24 @@ def test_what_an_operator_deletes_is_in_the_audit_trail(store: Store, tmp_path: 
     assert message.objects["2 Patient Number"] == line["patient"]
 
 
+def test_what_no_audit_trail_is_told_of_is_said_unless_that_is_known(store: Store) -> None:
+    uid = "1.2.826.0.1.55.13"
+    stored(store, uid, 1)
+    settings = environment(store)
+    command = ["delete", uid, "--reason", "a test", "--despite-retention"]
+    for arguments, is_said in (
+        (command, False),  # which deletes nothing
+        ([*command, "--yes"], True),
+        (["restore", uid], True),
+        ([*command, "--yes", "--no-audit"], False),
+        (["restore", uid, "--no-audit"], False),
+        (["deletions", "--finish"], False),  # and there is nothing to finish
+    ):
+        done = CliRunner().invoke(main, arguments, env=settings)
+        assert done.exit_code == 0, done.output
+        assert ("no audit trail is told" in done.stderr) == is_said, arguments
+
+
 def test_a_repository_of_the_clinics_hears_of_deletions_and_of_what_came_back(
     store: Store, tmp_path: Path
 ) -> None:

@@ -57,7 +57,6 @@ def store(cloud: OfflineCloud, monkeypatch: pytest.MonkeyPatch) -> Store:
         "LENTICULAR_TRANSCODE": "jpeg-lossless",
         "LENTICULAR_FORMS_CLASS": "STANDARD",
         "LENTICULAR_TRANSCODE_QUEUE": "asked for nothing",
-        "LENTICULAR_FORMS_CLASS": "STANDARD",
         "POWERTOOLS_SERVICE_NAME": "lenticular",
         "POWERTOOLS_METRICS_NAMESPACE": "Lenticular",
     }.items():

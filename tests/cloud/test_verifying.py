@@ -109,6 +109,41 @@ def test_other_bytes_under_a_key_are_reported(store: Store) -> None:
     assert verified(store, "1.2.55", reads=False) == [Finding(Kind.CHANGED, keys[0])]
 
 
+def test_a_sample_reads_some_studies_and_holds_all_others_against_the_index(store: Store) -> None:
+    key = {}
+    for number in range(12):
+        uid = f"1.2.550.{number}"
+        key[uid] = stored(store, uid)[0]
+        whole = store.archive.read(key[uid])
+        store.put_bytes(key[uid], whole[:-1] + bytes([whole[-1] ^ 1]))
+    sampled = Verifier(store.archive, store.index(), sample=0.5, seed="2026-11", grace=timedelta(0))
+    reads = {uid for uid in key if sampled.reads_of(uid)}
+    assert 0 < len(reads) < len(key)
+    found = [finding for report in sampled.run() for finding in report.findings]
+    kinds = {uid: {each.kind for each in found if each.object_key == key[uid]} for uid in key}
+    assert kinds == {
+        uid: {Kind.CHANGED, Kind.DAMAGED} if uid in reads else {Kind.CHANGED} for uid in key
+    }
+
+
+def test_a_sample_is_the_share_that_was_asked_for_and_another_one_for_another_seed(
+    store: Store,
+) -> None:
+    uids = [f"1.2.840.{number}" for number in range(5000)]
+
+    def sample(share: float, seed: str) -> set[str]:
+        verifier = Verifier(store.archive, store.index(), sample=share, seed=seed)
+        return set(filter(verifier.reads_of, uids))
+
+    march, april = sample(0.05, "march"), sample(0.05, "april")
+    assert march == sample(0.05, "march")
+    assert 200 < len(march) < 300
+    # Of two samples that know nothing of each other a twentieth is in both.
+    assert len(march & april) < 40
+    assert march < sample(0.1, "march")
+    assert (sample(1.0, "march"), len(uids)) == (set(uids), 5000)
+
+
 def test_wrong_counts_are_reported(store: Store) -> None:
     stored(store, "1.2.56")
     series = items(store, "1.2.56")["SERIES#1.2.56.1"]

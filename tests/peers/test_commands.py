@@ -107,6 +107,8 @@ def test_nodes_are_added_exported_imported_and_removed(clinic: Clinic, tmp_path:
         (("export", "1.2.3.404", "folder"), "there is no study 1.2.3.404"),
         (("import", "node", "A@127.0.0.1:1", "--dates", "2024"), "is not YYYYMMDD-YYYYMMDD"),
         (("quarantine", "show", "instances/1"), "is not in quarantine"),
+        (("verify", "--quick", "--sample", "5"), "there is nothing to --sample"),
+        (("verify", "--seed", "march"), "give both"),
         (("procedures", "show", "1.2.3.404"), "there is no performed procedure step"),
         (("commitments", "show", "NOBODY", "1.2.3.404"), "1.2.3.404"),
         (("dead-letters", "show", "nothing"), "the stack has no queue nothing"),

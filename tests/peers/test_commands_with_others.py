@@ -346,6 +346,9 @@ def test_what_is_stored_is_verified_and_what_is_wrong_ends_with_a_status_of_its_
     done = lenticular(environment, *verify)
     assert uid not in done.stdout
     assert json.loads(done.stdout.splitlines()[-1])["bytes_read"] > 0
+    sampled = lenticular(environment, "verify", "--json", "--sample", "0.000001", "--seed", "any")
+    few = json.loads(sampled.stdout.splitlines()[-1])
+    assert (few["bytes_read"], few["seed"]) == (0, "any")
     # One that is finished is no reason to read nothing the next time.
     assert not state.exists()
     [key, _] = clinic.node.object_keys(f"instances/{uid}/")
@@ -392,6 +395,17 @@ def test_another_pacs_is_imported_once(clinic: Clinic, orthanc: Orthanc, tmp_pat
     assert "1.2.3.413: " in lost.stderr
 
 
+def test_a_destination_that_the_other_pacs_does_not_know_is_named(
+    clinic: Clinic, tmp_path: Path
+) -> None:
+    with pacs(clinic.node, study(tmp_path, "1.2.3.430", 1), 1) as peer:
+        settings = {**clinic.node.environment(), "LENTICULAR_AE_TITLE": "STRANGER"}
+        done = CliRunner(env=settings).invoke(main, ["import", "node", peer, "--retries", "0"])
+    assert done.exit_code == 4
+    assert "A801" in done.stderr
+    assert "does not know STRANGER as a destination" in done.stderr
+
+
 @contextmanager
 def pacs(node: Node, files: Sequence[Path], says: int) -> Iterator[str]:
     """Run a PACS that says how many instances its study 1.2.3.430 has, and sends these files."""
@@ -402,7 +416,10 @@ def pacs(node: Node, files: Sequence[Path], says: int) -> Iterator[str]:
         match.NumberOfStudyRelatedInstances = says
         yield 0xFF00, match
 
-    def on_move(_: evt.Event) -> Iterator[Any]:
+    def on_move(event: evt.Event) -> Iterator[Any]:
+        if event.move_destination != node.aet:
+            yield None, None
+            return
         contexts = [build_context(CTImageStorage, ExplicitVRLittleEndian)]
         yield node.host, node.port, {"ae_title": node.aet, "contexts": contexts}
         yield len(files)

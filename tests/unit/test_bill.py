@@ -143,6 +143,43 @@ def test_what_is_read_from_a_colder_class_is_paid_for() -> None:
     assert 0 < retired.lines["S3 retrieval from them"][2] < read[2]
 
 
+def test_what_a_verification_reads_is_paid_for() -> None:
+    monthly = bill(replace(CLINIC, verify_per_year=12), PRICES, 2)
+    line = monthly.lines["verify, which reads all"]
+    assert bill(CLINIC, PRICES, 2).lines["verify, which reads all"] == [0, 0]
+    assert bill(replace(CLINIC, verify_per_year=6), PRICES, 2).lines[
+        "verify, which reads all"
+    ] == pytest.approx([each / 2 for each in line])
+    # On average of the second year, forms of 18 months and originals of 14 are in the colder class.
+    gib, instances = 50 * 250e6 * 30.4 / 2**30, 50 * 500 * 30.4
+    cold = (18 * 0.45 + 14) * gib * 0.03 + (18 + 14) * instances * 1e-5
+    table = 18 * instances * 2000 / 8192 * PRICES["dynamodb"]["read_unit"]
+    assert line[1] == pytest.approx(cold + table, rel=0.05)
+
+
+def verification_rows() -> dict[str, list[str]]:
+    """Return what the guide says a verification costs, by the arguments of `lenticular cost`."""
+    text = (ROOT / "infra/guide/cost.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(--studies-per-day [^`]*)` \| (.*) \|$", text, re.MULTILINE)
+    return {arguments: figures.split(" | ") for arguments, figures in rows}
+
+
+def test_the_guide_says_what_a_verification_costs() -> None:
+    rows = verification_rows()
+    assert len(rows) == 3
+    for arguments, figures in rows.items():
+        words = arguments.split()
+        given = dict(zip(words[::2], map(float, words[1::2]), strict=True))
+        clinic = Clinic(
+            studies_per_day=given["--studies-per-day"],
+            instances=given["--instances"],
+            mb=given["--mb"],
+            verify_per_year=12,
+        )
+        once = bill(clinic, PRICES, 3).lines["verify, which reads all"]
+        assert figures == [f"{once[0]:.2f}", f"{once[2]:.2f}", f"{once[2] / 100:.2f}"]
+
+
 def test_a_vpn_is_paid_with_its_addresses_and_the_data_that_goes_out() -> None:
     reckoned = bill(CLINIC, PRICES, 1)
     assert reckoned.lines["VPN"][0] == pytest.approx(730 * (0.05 + 2 * 0.005))

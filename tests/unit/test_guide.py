@@ -1,14 +1,18 @@
 """The operator's guide says nothing that is not so: alarms, links, commands, parameters, tests."""
 
+import json
 import re
 import shlex
 import subprocess
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+import botocore.session
 import click
 import pytest
+from botocore.validate import ParamValidator
 
 from infra.local.template import read_template
 from infra.shown_output import written_anew
@@ -17,6 +21,7 @@ from lenticular.settings import (
     AuditSettings,
     IndexPolicySettings,
     IndexSettings,
+    PeerSettings,
     RetentionSettings,
     StackSettings,
 )
@@ -30,6 +35,7 @@ TEMPLATES = [ROOT / "template.yaml", *sorted(ROOT.glob("infra/*.yaml"))]
 NOT_PARAMETERS = {
     *("AccessDenied", "AccessDeniedException", "CannotPullContainerError", "DeletionPolicy"),
     *("ResourceInitializationError", "ResourceNotFoundException", "SpoolDepth"),
+    "DeleteMarkerReplication",
 }
 
 
@@ -102,13 +108,14 @@ def commands() -> list[tuple[str, str]]:
 #: Named in a sentence without what it works on; everything else is shown to be typed.
 MENTIONED = {
     *("lenticular cost", "lenticular delete", "lenticular restore", "lenticular send"),
-    *("lenticular export", "lenticular import folder", "lenticular nodes add"),
+    *("lenticular export", "lenticular import folder", "lenticular import node"),
+    "lenticular nodes add",
 }
 
-#: Of two parameters of a command exactly one is given; click does not know.
-EITHER = {
+#: Of these parameters of a command exactly one is given; click does not know.
+EITHER: dict[str, tuple[str, ...]] = {
     "quarantine retry": ("object_keys", "everything"),
-    "commitments retry": ("transaction_uid", "undelivered"),
+    "commitments retry": ("transaction_uid", "undelivered", "lost"),
 }
 
 
@@ -123,9 +130,9 @@ def parsed(words: list[str]) -> click.Context:
         assert found is not None
         command = found
     context = command.make_context(" ".join(path), words)
-    if pair := EITHER.get(" ".join(path)):
-        given = [name for name in pair if context.params[name]]
-        assert len(given) == 1, f"one of {pair}"
+    if either := EITHER.get(" ".join(path)):
+        given = [name for name in either if context.params[name]]
+        assert len(given) == 1, f"one of {either}"
     return context
 
 
@@ -147,14 +154,38 @@ def test_what_is_only_mentioned_is_shown_somewhere() -> None:
 def test_the_set_up_of_the_command_line_names_what_the_stack_decides() -> None:
     """What has a default in the stack and another one here would be told wrongly."""
     [block] = re.findall(r"```\n(export .*?)```", page("README.md"), re.DOTALL)
-    ours = (IndexPolicySettings, IndexSettings, StackSettings, RetentionSettings, AuditSettings)
+    ours = (
+        *(IndexPolicySettings, IndexSettings, StackSettings, RetentionSettings, AuditSettings),
+        PeerSettings,
+    )
     known = {each.metadata["variable"] for settings in ours for each in fields(settings)}
+    with_tls = {name for name in known if "TLS" in name} | {"LENTICULAR_PORT"}
+    with_tls.remove("LENTICULAR_TLS_PORT")
+    [tls_block] = re.findall(
+        r"```\n(export LENTICULAR_HOST=.*?)```", page("deploying.md"), re.DOTALL
+    )
+    assert set(re.findall(r"^export (\w+)=", tls_block, re.MULTILINE)) == with_tls | {
+        "LENTICULAR_HOST"
+    }
+    # The stack has the registered ports, which are the default here.
+    known -= with_tls | {"LENTICULAR_TLS_PORT"}
     # What is transcoded the function decides, and a file of the audit trail is for `make run`.
     known -= {"LENTICULAR_TRANSCODE", "LENTICULAR_AUDIT_FILE", "LENTICULAR_LOG_LEVEL"}
     shown = dict(re.findall(r"^export (\w+)=(\S+)", block, re.MULTILINE))
     assert shown.keys() == known | {"AWS_DEFAULT_REGION"}
-    for settings in (StackSettings, RetentionSettings):
+    for settings in (StackSettings, RetentionSettings, PeerSettings):
         settings.from_environment(shown)
+
+
+def test_names_of_resources_have_the_form_that_aws_gives_them() -> None:
+    """A resource of a nested stack has that stack's name before its own."""
+    [name] = re.findall(
+        r"^export LENTICULAR_AUDIT_LOG_GROUP=(\S+)", page("README.md"), re.MULTILINE
+    )
+    value = read_template(ROOT / "template.yaml")["Outputs"]["AuditLogName"]["Value"]
+    nested, _ = value["Fn::GetAtt"]
+    assert "AuditLog" in read_template(ROOT / "infra/gateway.yaml")["Resources"]
+    assert re.fullmatch(rf"lenticular-{nested}-\w+-AuditLog-\w+", name)
 
 
 def test_the_output_that_pages_show_is_that_of_the_command() -> None:
@@ -174,6 +205,55 @@ def test_an_upgrade_changes_the_image_in_what_sam_saved_and_nothing_else(tmp_pat
         saved.write_text(answers.format(former), "utf-8")
         subprocess.run(shlex.split(line.replace("IMAGE|", f"{new}|")), cwd=tmp_path, check=True)
         assert saved.read_text("utf-8") == answers.format(new)
+
+
+def file_shown(name: str) -> Any:
+    """Return what the guide has somebody write into a file of JSON."""
+    [text] = re.findall(rf"cat >{name} <<'END'\n(.*?)\nEND\n", page("continuity.md"), re.DOTALL)
+    return json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "operation", "parameter"),
+    [
+        ("replication.json", "PutBucketReplication", "ReplicationConfiguration"),
+        ("lifecycle.json", "PutBucketLifecycleConfiguration", "LifecycleConfiguration"),
+    ],
+)
+def test_what_is_written_for_the_copy_of_the_bucket_is_what_s3_takes(
+    name: str, operation: str, parameter: str
+) -> None:
+    model = botocore.session.get_session().get_service_model("s3").operation_model(operation)
+    shape = model.input_shape
+    assert shape is not None
+    shown = [file_shown(name)]
+    if name == "replication.json":
+        [with_key] = re.findall(
+            r'^    ("SourceSelectionCriteria".*?)```',
+            page("continuity.md"),
+            re.MULTILINE | re.DOTALL,
+        )
+        [rule] = shown[0]["Rules"]
+        shown.append({**shown[0], "Rules": [{**rule, **json.loads(f"{{{with_key}}}")}]})
+    for each in shown:
+        given = {"Bucket": "BUCKET", parameter: each}
+        report = ParamValidator().validate(given, shape)
+        assert not report.has_errors(), report.generate_report()
+
+
+def test_the_copy_ends_what_the_bucket_ends() -> None:
+    """By the same tags: S3 replicates them, and no lifecycle."""
+    bucket = read_template(ROOT / "template.yaml")["Resources"]["ArchiveBucket"]["Properties"]
+    tags = re.findall(
+        r"'TagFilters': \[(\{[^}]*\})", str(bucket["LifecycleConfiguration"]["Rules"])
+    )
+    rules = file_shown("lifecycle.json")["Rules"]
+    there = [str(rule["Filter"]["Tag"]) for rule in rules if "Tag" in rule["Filter"]]
+    assert sorted(there) == sorted(tags)
+    [markers] = [
+        rule["DeleteMarkerReplication"] for rule in file_shown("replication.json")["Rules"]
+    ]
+    assert markers == {"Status": "Enabled"}
 
 
 def test_a_stack_beside_the_node_leaves_the_answers_of_the_node_alone() -> None:

@@ -58,6 +58,8 @@ def establish(  # noqa: PLR0913 - whom to ask, and for what
             port,
             contexts=list(contexts),
             ae_title=ae_title,
+            # pynetdicom's own takes it for what an AE accepts, and not for what it asks.
+            max_pdu=ae.maximum_pdu_size,
             ext_neg=list(roles),
             evt_handlers=[
                 (evt.EVT_CONN_OPEN, connected.append),

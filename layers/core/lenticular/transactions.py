@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from .archive import Archive, TransactionKey
+from .archive import COMMITMENTS_REQUESTED, Archive, TransactionKey
 from .aws import conditional_write, error_code
 from .commitment import Request, State, Verdict
 from .errors import CommitmentUnknown, StoreUnavailable, TransactionUidInUse
@@ -228,6 +228,22 @@ class Transactions:
                     yield Transaction.from_item(from_dynamodb(item))
         except (ClientError, BotoCoreError) as error:
             raise _failure(error) from error
+
+    def lost(self, since: datetime) -> Iterator[tuple[TransactionKey, datetime]]:
+        """Yield what only the bucket has, with when it was last asked for, if not before `since`.
+
+        A table that is new knows of none. One that was asked for just now may be among them, and
+        may be started again like them.
+        """
+        known = {transaction.key for transaction in self.all()}
+        for listed in self._archive.listing(COMMITMENTS_REQUESTED):
+            key = TransactionKey.parse(listed.key)
+            if key is None or key in known or listed.modified < since:
+                continue
+            # An object that was copied from another bucket is younger than its request.
+            received = self.request(key).received
+            if received >= since:
+                yield key, received
 
     def _get(self, key: TransactionKey) -> Item | None:
         try:

@@ -32,6 +32,9 @@ _TUNNELS: Final = 2
 #: Messages of SQS that an event costs: sent by S3, received and deleted by Lambda, in batches.
 _REQUESTS_PER_EVENT: Final = 1.2
 _S3_WRITES: Final = frozenset({"PutObject", "PutObjectTagging", "ListObjectsV2"})
+_KEYS_PER_LISTING: Final = 1000
+#: Eventually consistent, as `verify` reads.
+_BYTES_PER_READ_UNIT: Final = 8 << 10
 _S3_DELETES: Final = frozenset({"DeleteObject"})
 
 Prices = Mapping[str, Any]
@@ -44,6 +47,7 @@ class Clinic:
     Attributes:
         retrieved: how often an instance is got back, on average, in the month in which it came
         retrieved_later: how often a year, once it is in a colder class
+        verify_per_year: how often a year every byte is read by `verify`, within the region
         vpn: whether the node has a VPN of its own
         data_out: whether what is got back goes to the clinic by the internet, as in any VPN; by
             Direct Connect it has other prices, which are not in the list
@@ -63,6 +67,7 @@ class Clinic:
     mb: float
     retrieved: float = 0.5
     retrieved_later: float = 0.1
+    verify_per_year: float = 0.0
     tasks: int = 1
     vcpus: float = 0.5
     memory_gib: float = 1.0
@@ -114,7 +119,7 @@ class Clinic:
 class _Stored:
     """GiB in each class of S3, and objects that come into the colder two, in a month.
 
-    And what is read from those, in GiB and in objects.
+    And what is read from those, in GiB and in objects; and how many objects each class has.
     """
 
     standard: float = 0.0
@@ -127,6 +132,9 @@ class _Stored:
     infrequent_reads: float = 0.0
     glacier_read_gib: float = 0.0
     glacier_reads: float = 0.0
+    standard_objects: float = 0.0
+    infrequent_objects: float = 0.0
+    glacier_objects: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +286,9 @@ def _month(clinic: Clinic, prices: Prices, month: int) -> dict[str, float]:
         + stored.infrequent_reads * s3["standard_ia_reads"]
         + stored.glacier_read_gib * s3["glacier_ir_read_gib"]
         + stored.glacier_reads * s3["glacier_ir_reads"],
+        "verify, which reads all": clinic.verify_per_year
+        / _MONTHS
+        * _verified(clinic, stored, table_gib, prices),
         "S3 requests": (writes - stored.put_to_glacier) * s3["writes"]
         + stored.put_to_glacier * s3["glacier_ir_writes"]
         + reads * s3["reads"],
@@ -300,6 +311,25 @@ def _month(clinic: Clinic, prices: Prices, month: int) -> dict[str, float]:
         if clinic.kms_key
         else 0.0,
     }
+
+
+def _verified(clinic: Clinic, stored: _Stored, table_gib: float, prices: Prices) -> float:
+    """Return what `lenticular verify` costs once: it lists and reads all objects and all items."""
+    s3 = prices["s3"]
+    objects = stored.standard_objects + stored.infrequent_objects + stored.glacier_objects
+    read: float = (
+        stored.standard_objects * s3["reads"]
+        + stored.infrequent_objects * s3["standard_ia_reads"]
+        + stored.infrequent * s3["standard_ia_read_gib"]
+        + stored.glacier_objects * s3["glacier_ir_reads"]
+        + stored.glacier * s3["glacier_ir_read_gib"]
+    )
+    # A form whose original is gone is read once more, to restore it.
+    if clinic.transcode and clinic.retire_originals:
+        read *= 2
+    read += objects / _KEYS_PER_LISTING * s3["writes"]
+    read += table_gib * _GIB / _BYTES_PER_READ_UNIT * prices["dynamodb"]["read_unit"]
+    return read
 
 
 def _asked(clinic: Clinic) -> dict[str, float]:
@@ -375,18 +405,22 @@ def _add_months(
         # What comes in a month is half a month old on average at its end.
         days = (age + 0.5) * _DAYS
         amount = gib if age else gib / 2
+        objects = clinic.instances_per_month * amount / gib
         days_before = days - _DAYS
         if at_once or (moves and clinic.glacier_days and days >= clinic.glacier_days):
             stored.glacier += amount
+            stored.glacier_objects += objects
             stored.glacier_read_gib += reads * amount
-            stored.glacier_reads += reads * clinic.instances_per_month * amount / gib
+            stored.glacier_reads += reads * objects
             if not at_once and days_before < clinic.glacier_days:
                 stored.to_glacier += clinic.instances_per_month
         elif moves and clinic.infrequent_days and days >= clinic.infrequent_days:
             stored.infrequent += amount
+            stored.infrequent_objects += objects
             stored.infrequent_read_gib += reads * amount
-            stored.infrequent_reads += reads * clinic.instances_per_month * amount / gib
+            stored.infrequent_reads += reads * objects
             if days_before < clinic.infrequent_days:
                 stored.to_infrequent += clinic.instances_per_month
         else:
             stored.standard += amount
+            stored.standard_objects += objects

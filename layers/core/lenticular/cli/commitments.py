@@ -1,6 +1,7 @@
 """`lenticular commitments`: storage commitments, PS3.4 J."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import click
@@ -20,13 +21,42 @@ def commitments() -> None:
     """List storage commitments, show one with its result, or start one again."""
 
 
+_DAYS: Final = click.option(
+    "--days",
+    type=click.IntRange(min=1),
+    default=7,
+    show_default=True,
+    help="With --lost: asked for in so many days; who asked earlier waits no more.",
+)
+
+
+def _since(days: int) -> datetime:
+    return datetime.now(UTC) - timedelta(days=days)
+
+
 @commitments.command("list")
 @click.option(
     "--state", type=click.Choice([each.value for each in State]), help="Only those in this state."
 )
+@click.option("--lost", is_flag=True, help="Only those that the table does not know.")
+@_DAYS
 @printing.as_json
-def list_commitments(state: str | None, *, as_json: bool) -> None:
-    """Print how far every commitment is, who asked, and what keeps it."""
+def list_commitments(state: str | None, *, lost: bool, days: int, as_json: bool) -> None:
+    """Print how far every commitment is, who asked, and what keeps it.
+
+    After the loss of the table requests are in the bucket only: --lost lists those.
+    """
+    if lost:
+        found = (
+            {
+                "requester": key.requester,
+                "asked": moment(asked),
+                "transaction_uid": key.transaction_uid,
+            }
+            for key, asked in stores.transactions().lost(_since(days))
+        )
+        printing.print_rows(found, as_json=as_json)
+        return
     rows = (
         _facts(transaction)
         for transaction in stores.transactions().all()
@@ -67,22 +97,28 @@ def show_commitment(requester: str, transaction_uid: str, *, as_json: bool) -> N
 @click.option(
     "--undelivered", is_flag=True, help="Every one that could not be reported, or REQUESTER's."
 )
+@click.option(
+    "--lost",
+    is_flag=True,
+    help="Every one that the table does not know, or REQUESTER's: after the loss of the table.",
+)
+@_DAYS
 def retry_commitments(
-    requester: str | None, transaction_uid: str | None, *, undelivered: bool
+    requester: str | None, transaction_uid: str | None, *, undelivered: bool, lost: bool, days: int
 ) -> None:
     """Check a commitment anew and report it, as if its requester asked again."""
     transactions = stores.transactions()
-    if undelivered == (transaction_uid is not None):
-        raise OperatorError("name a requester and a Transaction UID, or say --undelivered")
-    keys = (
-        [
-            each.key
-            for each in transactions.all()
-            if each.state is State.UNDELIVERED and requester in (None, each.key.requester)
-        ]
-        if undelivered
-        else [TransactionKey(requester or "", transaction_uid or "")]
-    )
+    if [undelivered, lost, transaction_uid is not None].count(True) != 1:
+        raise OperatorError(
+            "name a requester and a Transaction UID, or say --undelivered or --lost"
+        )
+    if transaction_uid is not None:
+        keys = [TransactionKey(requester or "", transaction_uid)]
+    elif lost:
+        keys = [key for key, _ in transactions.lost(_since(days))]
+    else:
+        keys = [each.key for each in transactions.all() if each.state is State.UNDELIVERED]
+    keys = [key for key in keys if requester in (None, key.requester)]
     for key in keys:
         transactions.ask_again(key)
     click.echo(f"{len(keys)} commitments started again")

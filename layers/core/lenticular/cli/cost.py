@@ -38,6 +38,13 @@ _LEVERS_SHOWN: Final = 3
     show_default=True,
     help="How often a year, once it is in a colder class of S3.",
 )
+@click.option(
+    "--verify-per-year",
+    type=click.FloatRange(min=0),
+    default=_DEFAULTS.verify_per_year,
+    show_default=True,
+    help="How often a year `lenticular verify` reads everything; 0.6 for 5 percent each month.",
+)
 @click.option("--tasks", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--vpn/--no-vpn", default=_DEFAULTS.vpn, show_default=True, help="A VPN of its own.")
 @click.option(

@@ -1,13 +1,13 @@
 """`lenticular delete`, `restore` and `deletions`: studies that go, and may come back."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from os import environ
 from typing import Final
 
 import click
 
-from lenticular.audit_outlets import OutletFailed
+from lenticular.audit_outlets import Outlet, OutletFailed
 from lenticular.aws import s3_client, sqs_client
 from lenticular.deletion import Deletions, State
 from lenticular.errors import OperatorError
@@ -27,13 +27,15 @@ _UNTOLD: Final = "not in the audit trail yet ({}): `lenticular {}` once it can b
 @click.option("--yes", is_flag=True, help="Delete them; without it, only print what would go.")
 @click.option("--reason", help="Why, for the record; names no patient.")
 @click.option("--despite-retention", is_flag=True, help="Delete what retention still holds, too.")
+@trail.no_audit_option
 @printing.as_json
-def delete(
+def delete(  # noqa: PLR0913 - options of a command
     studies: tuple[str, ...],
     *,
     yes: bool,
     reason: str | None,
     despite_retention: bool,
+    no_audit: bool,
     as_json: bool,
 ) -> None:
     """Print what deleting studies would delete, by Study Instance UID; with --yes, delete it.
@@ -52,7 +54,8 @@ def delete(
     settings = RetentionSettings.from_environment(environ)
     retention = timedelta(days=settings.retention_days)
     now = datetime.now(UTC)
-    deletions = _deletions()
+    outlets = trail.outlets()
+    deletions = _deletions(outlets)
     plans = [deletions.plan(study, retention, now) for study in dict.fromkeys(studies)]
     held = [plan for plan in plans if plan.held_until is not None]
     rows = [
@@ -74,6 +77,7 @@ def delete(
         )
     untold: list[str] = []
     if yes:
+        trail.warn_if_nowhere(outlets, known=no_audit)
         kept = timedelta(days=settings.deleted_days)
         for plan in plans:
             try:
@@ -88,14 +92,17 @@ def delete(
 
 @click.command()
 @click.argument("studies", metavar="STUDY...", nargs=-1, required=True)
+@trail.no_audit_option
 @printing.as_json
-def restore(studies: tuple[str, ...], *, as_json: bool) -> None:
+def restore(studies: tuple[str, ...], *, no_audit: bool, as_json: bool) -> None:
     """Bring back studies that were deleted, by Study Instance UID.
 
     Forms that could not be made meanwhile are asked for, of LENTICULAR_TRANSCODE_QUEUE.
     """
     _require_uids(studies)
-    deletions = _deletions()
+    outlets = trail.outlets()
+    trail.warn_if_nowhere(outlets, known=no_audit)
+    deletions = _deletions(outlets)
     rows, brought_back, untold, lost = [], list[str](), list[str](), 0
     for record in [deletions.newest(study) for study in dict.fromkeys(studies)]:
         try:
@@ -121,14 +128,18 @@ def restore(studies: tuple[str, ...], *, as_json: bool) -> None:
 
 @click.command()
 @click.option("--finish", is_flag=True, help="Go on with deletions that broke off.")
+@trail.no_audit_option
 @printing.as_json
-def deletions(*, finish: bool, as_json: bool) -> None:
+def deletions(*, finish: bool, no_audit: bool, as_json: bool) -> None:
     """Print what was deleted, when, by whom and why, and until when it can be brought back."""
-    found = _deletions()
+    outlets = trail.outlets()
+    found = _deletions(outlets)
     rows, untold = [], list[str]()
     for record, so_far in found.all():
         state = so_far
         if finish and state is State.BEGUN:
+            trail.warn_if_nowhere(outlets, known=no_audit)
+            no_audit = True  # said once is enough
             try:
                 found.finish(record)
                 state = State.DELETED
@@ -151,8 +162,8 @@ def deletions(*, finish: bool, as_json: bool) -> None:
     _require_told(untold, "deletions --finish")
 
 
-def _deletions() -> Deletions:
-    return Deletions(s3_client(), stores.archive(), stores.index(), trail.outlets())
+def _deletions(outlets: Sequence[Outlet]) -> Deletions:
+    return Deletions(s3_client(), stores.archive(), stores.index(), outlets)
 
 
 def _ask_for_forms(studies: Iterable[str]) -> None:

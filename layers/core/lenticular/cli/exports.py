@@ -45,8 +45,9 @@ _OTHERS: Final = "OTHERS"
 @click.command("export")
 @click.argument("studies", metavar="STUDY...", nargs=-1, required=True)
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@trail.no_audit_option
 @printing.as_json
-def export(studies: tuple[str, ...], folder: Path, *, as_json: bool) -> None:
+def export(studies: tuple[str, ...], folder: Path, *, no_audit: bool, as_json: bool) -> None:
     """Write the studies with these Study Instance UIDs into FOLDER, which must be empty or new.
 
     Files are the bytes that were received, from the bucket; FOLDER/DICOMDIR lists them. What a
@@ -57,6 +58,7 @@ def export(studies: tuple[str, ...], folder: Path, *, as_json: bool) -> None:
         raise OperatorError(f"{folder} is not empty")
     index, archive, outlets = stores.index(), stores.archive(), trail.outlets()
     found = _found(index, studies)
+    trail.warn_if_nowhere(outlets, known=no_audit)
     folder.mkdir(parents=True, exist_ok=True)
     total = sum(int(str(item["instances"])) for item in found.values())
     missing: list[str] = []

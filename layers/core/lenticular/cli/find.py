@@ -21,6 +21,7 @@ from lenticular.sop_classes import (
 from lenticular.status import Status, StoreStatus
 
 from . import printing
+from .association_requests import to_receive
 from .exit_codes import NotAllIsWell, PeerFailed
 from .pace import progress_bar
 from .peers import Peer, peer_named, this_node
@@ -49,8 +50,6 @@ _KEYS: Final = {
     "SERIES": ("SeriesInstanceUID", "Modality", "SeriesNumber", "NumberOfSeriesRelatedInstances"),
     "IMAGE": ("SOPInstanceUID", "SOPClassUID", "InstanceNumber"),
 }
-#: Association requests have room for 128 contexts; one is for C-GET itself.
-_MOST_CLASSES: Final = 127
 
 _keys = click.option(
     "-k", "--key", "keys", multiple=True, metavar="KEY[=VALUE]", help="as of findscu -k"
@@ -160,7 +159,6 @@ def get(  # noqa: PLR0913 - options of a command
 
 
 def _get(peer: Peer, asked: "Dataset", study: str, folder: Path) -> int:
-    from .service_user import UNCOMPRESSED
     from .service_user import get as get_from
 
     received = 0
@@ -180,7 +178,7 @@ def _get(peer: Peer, asked: "Dataset", study: str, folder: Path) -> int:
         return Status.SUCCESS
 
     ended = None
-    contexts = [(uid, UNCOMPRESSED) for uid in _classes_in(peer, study)]
+    contexts = to_receive(_classes_in(peer, study))
     with progress_bar(0, "instances") as bar:
         for ended in get_from(peer, asked, contexts, receive):
             bar.length = ended.completed + ended.failed + ended.warning + ended.remaining
@@ -202,8 +200,7 @@ def _classes_in(peer: Peer, study: str) -> list[str]:
     if not found:
         raise OperatorError(f"{peer} has no study {study}")
     classes = found[0].get("SOPClassesInStudy") or list(STORAGE)
-    named = [classes] if isinstance(classes, str) else [str(uid) for uid in classes]
-    return named[:_MOST_CLASSES]
+    return [classes] if isinstance(classes, str) else [str(uid) for uid in classes]
 
 
 def _write(folder: Path, data_set: bytes, sop_class: str, sop_instance: str, syntax: str) -> bool:

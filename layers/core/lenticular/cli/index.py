@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from os import environ
 from pathlib import Path
 from typing import Any, Final
@@ -69,6 +69,16 @@ def transcode() -> None:
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Compare what is listed, and read no object.")
+@click.option(
+    "--sample",
+    metavar="PERCENT",
+    type=click.FloatRange(0, 100, min_open=True),
+    help="Read the objects of so many studies in a hundred; compare all others as --quick does.",
+)
+@click.option(
+    "--seed",
+    help="Which studies a --sample has: any word, the same for the same ones; default the day.",
+)
 @click.option("--no-repair", is_flag=True, help="Only report.")
 @click.option(
     "--parallel",
@@ -89,6 +99,8 @@ def transcode() -> None:
 def verify(  # noqa: PLR0913 - options of a command
     *,
     quick: bool,
+    sample: float | None,
+    seed: str | None,
     no_repair: bool,
     parallel: int,
     grace_minutes: int,
@@ -98,17 +110,28 @@ def verify(  # noqa: PLR0913 - options of a command
     """Hold the bucket against the index, and every object against its SHA-256.
 
     The index gets what it lacks; whatever else is wrong is printed. Any finding, repaired or not,
-    ends with exit status 4. Safe on a node in use. Reads every byte unless --quick.
+    ends with exit status 4. Safe on a node in use. Reads every byte unless --quick or --sample,
+    which S3 charges for in its colder classes.
     """
+    if quick and sample is not None:
+        raise OperatorError("--quick reads nothing, so there is nothing to --sample")
+    if seed is not None and sample is None:
+        raise OperatorError("--seed says which studies a --sample has: give both")
+    of_day = f"{datetime.now(UTC):%Y-%m-%d}"
     verifier = Verifier(
         stores.archive(),
         stores.index(),
         reads=not quick,
+        sample=1.0 if sample is None else sample / 100,
+        seed=of_day if seed is None else seed,
         repairs=not no_repair,
         parallel=parallel,
         grace=timedelta(minutes=grace_minutes),
     )
-    asked = {"verify": verifier.archive.bucket, "quick": quick}
+    asked: dict[str, object] = {"verify": verifier.archive.bucket, "quick": quick}
+    if sample is not None:
+        # Without a seed, what is left for the next day is sampled by that day.
+        asked |= {"sample": sample, "seed": seed}
     total = Report("")
     with State(state_file, asked) as state, progress_bar(0, "studies") as bar:
         for facts in state.done.values():
@@ -134,6 +157,7 @@ def verify(  # noqa: PLR0913 - options of a command
         "studies": studies,
         "objects": total.objects,
         "bytes_read": total.bytes_read,
+        **({} if sample is None else {"seed": verifier.seed}),
         "not_yet_indexed": total.recent,
         "findings": len(total.findings),
         "repaired": sum(each.repaired for each in total.findings),

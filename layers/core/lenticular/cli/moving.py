@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from lenticular.status import MoveStatus
+
 from .exit_codes import PeerFailed
 from .find import identifier
 from .peers import Peer
@@ -44,6 +46,8 @@ def move_study(  # noqa: PLR0913 - what, from and to whom, and how patiently
             problem = f"{source} ended C-MOVE with {ended.status:04X}{ended.comment}"
             if ended.failed:
                 problem += f", {ended.failed} failed"
+            if ended.status == MoveStatus.DESTINATION_UNKNOWN:
+                problem += f": it does not know {destination} as a destination"
         elif moved < max(expected, 1):
             problem = (
                 f"{source} ended C-MOVE well, but sent {moved} of {expected or 'its'} instances"

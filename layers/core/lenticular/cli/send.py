@@ -1,6 +1,5 @@
 """`lenticular send`: files and folders by C-STORE, stored studies by C-MOVE of our gateway."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from lenticular.status import Status, StoreStatus
 from lenticular.validation import Validator
 
 from . import printing, stores
+from .association_requests import MOST_CONTEXTS, to_send
 from .exit_codes import NotAllIsWell, PeerFailed
 from .moving import move_study
 from .outgoing import OutgoingFile, Unfit, files_below, read_outgoing
@@ -23,8 +23,6 @@ from .peers import Peer, peer_named, this_node
 from .state import State, state_option
 from .tls import TlsOptions, tls_options
 
-#: An association has room for 128 contexts. The last ones are for what is not compressed.
-_MOST_CONTEXTS: Final = 128
 #: PS3.4 B.2.3: the instance is kept, and the peer has something to say about it.
 _WARNINGS: Final = range(0xB000, 0xC000)
 #: The peer has no room, or failed; it may take the instance later.
@@ -320,7 +318,7 @@ class _Delivery:
         """Send over one association; return what is left when it breaks."""
         from .service_user import Broken, NotAccepted, association, store
 
-        with association(self.peer, _contexts(files)) as opened:
+        with association(self.peer, to_send(file.context for file in files)) as opened:
             for position, file in enumerate(files):
                 try:
                     status = store(opened, self.peer, file.path, file.context)
@@ -362,27 +360,10 @@ def _batches(files: Sequence[OutgoingFile]) -> Iterator[list[OutgoingFile]]:
     for file in files:
         # Each class may take one more, for the other VR.
         needed = contexts | {file.context}
-        if len(needed) + len({sop_class for sop_class, _ in needed}) > _MOST_CONTEXTS:
+        if len(needed) + len({sop_class for sop_class, _ in needed}) > MOST_CONTEXTS:
             yield batch
             batch, needed = [], {file.context}
         contexts = needed
         batch.append(file)
     if batch:
         yield batch
-
-
-def _contexts(files: Sequence[OutgoingFile]) -> list[tuple[str, Sequence[str]]]:
-    """Return a context for each class in each syntax, and one for each class uncompressed."""
-    from .service_user import UNCOMPRESSED
-
-    syntaxes: dict[str, dict[str, None]] = defaultdict(dict)
-    for file in files:
-        syntaxes[file.sop_class_uid][file.transfer_syntax_uid] = None
-    contexts: list[tuple[str, Sequence[str]]] = []
-    for sop_class_uid, of_class in syntaxes.items():
-        contexts += [(sop_class_uid, [uid]) for uid in of_class]
-        if set(of_class) & set(UNCOMPRESSED):
-            others = [uid for uid in UNCOMPRESSED if uid not in of_class]
-            if others:
-                contexts.append((sop_class_uid, others))
-    return contexts

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from pydicom import config, dcmread
 from pydicom.dataset import Dataset
@@ -20,8 +19,16 @@ from lenticular import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from lenticular.requesting import NotEstablished, Unanswered, establish
 from lenticular.sop_classes import STUDY_ROOT_GET, STUDY_ROOT_MOVE, VERIFICATION
 from lenticular.status import MoveStatus, Status
-from lenticular.transfer_syntaxes import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 
+from .association_requests import (
+    ANSWER_SECONDS,
+    CONNECT_SECONDS,
+    MAX_PDU_BYTES,
+    SUB_OPERATION_SECONDS,
+    UNCOMPRESSED,
+    Context,
+    context_of,
+)
 from .exit_codes import PeerFailed
 from .peers import Peer, calling_ae_title
 from .tls_connection import TlsAE, tls_version
@@ -31,16 +38,6 @@ config.settings.reading_validation_mode = config.IGNORE
 # A file is sent as it is, and not decoded and encoded again.
 _config.STORE_SEND_CHUNKED_DATASET = True
 
-UNCOMPRESSED: Final = (EXPLICIT_VR_LITTLE_ENDIAN.uid, IMPLICIT_VR_LITTLE_ENDIAN.uid)
-_CONNECT_SECONDS: Final = 10.0
-_ANSWER_SECONDS: Final = 60.0
-#: A peer that moves or gets may take this long for one instance.
-_SUB_OPERATION_SECONDS: Final = 600.0
-_MAX_PDU_BYTES: Final = 128 << 10
-
-#: An abstract syntax and the transfer syntaxes that are offered for it.
-Context = tuple[str, Sequence[str]]
-
 
 @contextmanager
 def association(
@@ -48,7 +45,7 @@ def association(
     contexts: Sequence[Context],
     *,
     get: Callable[[evt.Event], int] | None = None,
-    answer_seconds: float = _ANSWER_SECONDS,
+    answer_seconds: float = ANSWER_SECONDS,
 ) -> Iterator[Association]:
     """Open an association, and release it at the end, or abort it where an exception leaves it.
 
@@ -61,9 +58,9 @@ def association(
     )
     ae.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
     ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-    ae.maximum_pdu_size = _MAX_PDU_BYTES
-    ae.connection_timeout = _CONNECT_SECONDS
-    ae.acse_timeout = _ANSWER_SECONDS
+    ae.maximum_pdu_size = MAX_PDU_BYTES
+    ae.connection_timeout = CONNECT_SECONDS
+    ae.acse_timeout = ANSWER_SECONDS
     ae.dimse_timeout = ae.network_timeout = answer_seconds
     try:
         opened = establish(
@@ -116,7 +113,7 @@ class Echo:
 def echo(peer: Peer) -> Echo:
     """Verify a connection, PS3.4 A."""
     began = time.perf_counter()
-    with association(peer, [(VERIFICATION, UNCOMPRESSED)]) as opened:
+    with association(peer, [context_of(VERIFICATION)]) as opened:
         associated = time.perf_counter()
         answer = opened.send_c_echo()
         if "Status" not in answer:
@@ -212,9 +209,9 @@ def get(
     """
     with association(
         peer,
-        [(STUDY_ROOT_GET, UNCOMPRESSED), *classes],
+        [context_of(STUDY_ROOT_GET), *classes],
         get=receive,
-        answer_seconds=_SUB_OPERATION_SECONDS,
+        answer_seconds=SUB_OPERATION_SECONDS,
     ) as opened:
         if STUDY_ROOT_GET not in {each.abstract_syntax for each in opened.accepted_contexts}:
             raise PeerFailed(f"{peer} does not accept C-GET")
@@ -225,7 +222,7 @@ def get(
 def move(peer: Peer, destination: str, identifier: Dataset) -> Iterator[Transfer]:
     """Have a peer send what an identifier names to a destination, PS3.4 C.4.2."""
     with association(
-        peer, [(STUDY_ROOT_MOVE, UNCOMPRESSED)], answer_seconds=_SUB_OPERATION_SECONDS
+        peer, [context_of(STUDY_ROOT_MOVE)], answer_seconds=SUB_OPERATION_SECONDS
     ) as opened:
         for answer, _ in opened.send_c_move(identifier, destination, STUDY_ROOT_MOVE):
             yield _transfer(answer, peer, "C-MOVE")
