@@ -216,7 +216,7 @@ class Retrieval:
             self.refuse(MoveStatus.CANNOT_COUNT_MATCHES, "the index is unavailable")
             return None
         if selection is None:
-            self.final(Progress(0), cancelled=True, destination="", failure=None)
+            self.final(None, cancelled=True, destination="", failure=None)
             return None
         pages = (list(map(Stored.from_item, page)) for page in selection.pages)
         return Found(selection.count, selection.sop_class_uids, pages, selection.patients)
@@ -476,7 +476,7 @@ class Retrieval:
 
     def final(
         self,
-        progress: Progress,
+        counted: Progress | None,
         *,
         cancelled: bool,
         destination: str,
@@ -485,8 +485,10 @@ class Retrieval:
         """Report the outcome, to the log too; PS3.4 C.4.2.1.6: remaining only when cancelled.
 
         What else remains has failed: studies and series count it, and the index does not name it,
-        be it for a `failure`.
+        be it for a `failure`. `counted` is `None` where C-CANCEL came before anything was: then
+        nobody knows what remains.
         """
+        progress = counted or Progress(0)
         if not cancelled and progress.remaining:
             progress.not_found = progress.remaining
             if failure is None:
@@ -495,7 +497,8 @@ class Retrieval:
             MoveStatus.CANCELLED if cancelled else progress.final_status(), progress
         )
         if cancelled:
-            command.number_of_remaining_suboperations = _count(progress.remaining)
+            if counted is not None:
+                command.number_of_remaining_suboperations = _count(progress.remaining)
         elif failure is not None:
             self.log.warning("retrieval broken off", extra={"reason": str(failure)})
             command.status = MoveStatus.CANNOT_PERFORM_SUB_OPERATIONS

@@ -273,7 +273,7 @@ def test_while_the_index_does_not_say_how_much_is_to_be_sent(site: Site) -> None
         began = monotonic()
         [(final, _)] = answers
         assert monotonic() - began < AT_ONCE_SECONDS
-    assert (final.Status, counts(final)) == (CANCELLED, (0, 0, 0, 0))
+    assert (final.Status, counts(final)) == (CANCELLED, (-1, 0, 0, 0))
 
 
 def test_while_the_index_does_not_say_what_is_to_be_sent(site: Site) -> None:
