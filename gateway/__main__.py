@@ -18,7 +18,7 @@ from .health import Health, StoreLook
 from .logs import configure_logging
 from .metrics import Metrics
 from .ports import Ports
-from .server import Server
+from .server import Server, spare_the_collector
 from .spool import Spool
 from .supervisor import FAILED, USAGE_ERROR, Supervisor
 from .tls import expiry
@@ -142,6 +142,7 @@ def main() -> int:
         spool.start()
     audit.start()
     audit.application_started()
+    spare_the_collector()
     # Whoever started us waits for this line.
     print(_ready_line(settings, ports, health), flush=True)  # noqa: T201
     if metrics is not None:

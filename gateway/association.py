@@ -279,14 +279,21 @@ class Association:
         context: PresentationContext,
         command: CommandSet,
         data: bytes | Iterable[bytes | memoryview] | None = None,
+        *,
+        meanwhile: Callable[[], None] | None = None,
     ) -> tuple[CommandSet, bytes | None]:
         """Send a request of ours to the requestor and wait for its response.
 
         For sub-operations on the same association (C-GET, N-EVENT-REPORT). `message_id` is filled
         in when it is `None`. A C-CANCEL-RQ that comes meanwhile is kept for `cancel_requested`.
+        `meanwhile` is called while the requestor is at it.
         """
         return self._exchange.request(
-            context, command, data, response_seconds=self._limits.dimse_seconds
+            context,
+            command,
+            data,
+            response_seconds=self._limits.dimse_seconds,
+            meanwhile=meanwhile,
         )
 
     def abort(self) -> None:

@@ -21,6 +21,7 @@ from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.exceptions import AlreadyExistsError, BaseError, GenericError
 from obstore.store import S3Store
 
+from lenticular.archive import deletions_prefix, is_being_deleted, studies_of
 from lenticular.aws import s3_client
 from lenticular.errors import InstanceMissing, OperatorError, StoreUnavailable
 
@@ -110,7 +111,8 @@ class Custody:
     def keep(self, key: str, file: Buffered | bytearray, metadata: Mapping[str, str]) -> bool:
         """Put a file and return once S3 has it; False when S3 had it already.
 
-        The key holds the SHA-256 of the file, so an object that is there is this file.
+        The key holds the SHA-256 of the file, so an object that is there is this file. While an
+        operator deletes its study, it is put over that: what is there may go, what comes now stays.
 
         Raises:
             StoreUnavailable: S3 did not take it; the file may or may not be there.
@@ -141,8 +143,24 @@ class Custody:
                 obstore.head(self._store_of_puts, key)
             except FileNotFoundError as error:
                 raise AnotherRequestUnderWay from error
-            return False
+            if not self._is_going(key):
+                return False
+            obstore.put(
+                self._store_of_puts,
+                key,
+                file,
+                attributes=_attributes(metadata),
+                use_multipart=False,
+            )
         return True
+
+    def _is_going(self, key: str) -> bool:
+        """Tell whether what is there may be deleted with its study by a deletion under way."""
+        return any(
+            is_being_deleted(str(each["path"]) for page in pages for each in page)
+            for study in studies_of([key])
+            for pages in [obstore.list(self._store_of_puts, deletions_prefix(study))]
+        )
 
     def keep_large(
         self, key: str, file: IO[bytes] | RawIOBase, metadata: Mapping[str, str]
@@ -151,7 +169,10 @@ class Custody:
 
         A part that fails leaves nothing, see `Uploads.put`.
         """
-        return self._uploads.put(key, file, metadata)
+        try:
+            return self._uploads.put(key, file, metadata, is_going=self._is_going)
+        except _FAILURES as error:
+            raise StoreUnavailable(f"S3 did not take the file: {_reason(error)}") from error
 
     def get(self, key: str, start: int, length: int) -> memoryview:
         """Get `length` bytes of a file from `start` on.

@@ -75,7 +75,7 @@ def _send_all(
         if retrieval.cancelled_before(file):
             return True
         try:
-            progress.count(file.stored, _send(retrieval, file, contexts))
+            progress.count(file.stored, _send(retrieval, file, files, contexts))
         except Interrupted:
             # Before anything of it was sent.
             return True
@@ -93,7 +93,9 @@ def _storage_contexts(association: Association) -> Contexts:
     }
 
 
-def _send(retrieval: Retrieval, file: OutgoingFile, contexts: Contexts) -> int | None:
+def _send(
+    retrieval: Retrieval, file: OutgoingFile, files: ReadAhead, contexts: Contexts
+) -> int | None:
     """Send one instance; return the requestor's status, None when it could not be sent."""
     try:
         context, data_set = retrieval.data_set(file, contexts)
@@ -109,5 +111,6 @@ def _send(retrieval: Retrieval, file: OutgoingFile, contexts: Contexts) -> int |
             priority=retrieval.priority,
         ),
         data_set,
+        meanwhile=files.ask_for_more,
     )
     return response.status

@@ -289,12 +289,18 @@ class MessageExchange:
         data: bytes | Iterable[bytes | memoryview] | None = None,
         *,
         response_seconds: float,
+        meanwhile: Callable[[], None] | None = None,
     ) -> tuple[CommandSet, bytes | None]:
-        """Send a request and wait for its response; fills in a missing message ID."""
+        """Send a request and wait for its response; fills in a missing message ID.
+
+        `meanwhile` is called while the peer is at it.
+        """
         if command.message_id is None:
             self._last_message_id = self._last_message_id % _MESSAGE_ID_MAX + 1
             command.message_id = self._last_message_id
         self.send(context, command, data)
+        if meanwhile is not None:
+            meanwhile()
         while True:
             if not self._wire.wait(response_seconds):
                 self._wire.time_out(f"did not answer {_name(command)} in {response_seconds:g} s")

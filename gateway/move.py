@@ -251,7 +251,7 @@ class _Delivery:
             if self._retrieval.cancelled_before(file):
                 return True
             try:
-                self._send(destination, file, on_failure)
+                self._send(destination, file, files, on_failure)
             finally:
                 files.drop()
             self._retrieval.pending(self._progress)
@@ -263,6 +263,7 @@ class _Delivery:
         self,
         destination: RequestedAssociation,
         file: OutgoingFile,
+        files: ReadAhead,
         on_failure: Callable[[Stored, int | None], None],
     ) -> None:
         """Send one instance and count it, or call `on_failure` where the destination failed."""
@@ -286,6 +287,7 @@ class _Delivery:
                     self._retrieval.association.peer.calling_aet,
                     self._retrieval.message_id,
                 ),
+                meanwhile=files.ask_for_more,
             ).status
         except Interrupted:
             raise

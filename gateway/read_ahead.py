@@ -52,6 +52,10 @@ _PAGES_AHEAD: Final = 2
 _T = TypeVar("_T")
 
 
+class KeptWaiting(StoreUnavailable):
+    """What was waited for did not come, and has been waited for long enough."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stored:
     """What sending an instance takes to know of it.
@@ -140,7 +144,9 @@ class OutgoingFile:
     def has_begun(self, seconds: float) -> bool:
         """Wait for its first bytes; tell whether they are here, or known not to come."""
         self._ahead.ask_for_more()
-        return not self.parts or self._ahead.await_first(self.stored, self.parts[0], seconds)
+        if not self.parts or self.parts[0].bytes.done():
+            return True
+        return self._ahead.await_first(self.stored, self.parts[0], seconds)
 
     def pieces(self) -> Iterator[memoryview]:
         """Return the file in pieces, when the first of them is there.
@@ -212,7 +218,9 @@ class OutgoingFile:
             self._ahead.release(part.length)
 
     def _next_part(self) -> _Part | None:
-        self._ahead.ask_for_more()
+        # Of other files only when this one is on its way: its receiver waits for us now.
+        if self._ahead.is_to_ask_for(self):
+            self._ahead.ask_for_more()
         return self.parts.popleft() if self.parts else None
 
 
@@ -369,8 +377,12 @@ class ReadAhead:
             if may_break_off and self._interrupted():
                 raise Interrupted
             if monotonic() > deadline:
-                raise StoreUnavailable("the index kept us waiting")
+                raise KeptWaiting("the index kept us waiting")
         return asked.result()
+
+    def is_to_ask_for(self, file: OutgoingFile) -> bool:
+        """Tell whether there are parts of the file at the head that were not asked for yet."""
+        return bool(self._not_asked_for) and self._not_asked_for[0][0] is file
 
     def insist(self, key: str, part: _Part, *, may_break_off: bool) -> memoryview:
         """Return a part that must come, because what is before it has been taken.
@@ -396,7 +408,7 @@ class ReadAhead:
                 waiting.add(again)
             if not done and may_break_off and self._interrupted():
                 raise Interrupted
-        raise StoreUnavailable("S3 kept us waiting for the rest of the file")
+        raise KeptWaiting("S3 kept us waiting for the rest of the file")
 
     def _ask_again(self, key: str, part: _Part, seconds: float) -> memoryview:
         """Return bytes of a file that did not come; once more, or while S3 fails for a while."""

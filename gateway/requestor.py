@@ -111,10 +111,12 @@ class RequestedAssociation:
         data: bytes | Iterable[bytes | memoryview],
         priority: int = Priority.MEDIUM,
         move_originator: tuple[str, int] | None = None,
+        meanwhile: Callable[[], None] | None = None,
     ) -> CommandSet:
         """Send one encoded data set and return the C-STORE-RSP; its `status` is never `None`.
 
-        Chunks of `data` must not change once given. When it raises, half an instance has been
+        Chunks of `data` must not change once given. `meanwhile` is called when the instance has
+        been sent and the acceptor is at it. When it raises, half an instance has been
         sent: the association is aborted and the exception goes on.
         """
         originator_aet, originator_message_id = move_originator or (None, None)
@@ -129,6 +131,7 @@ class RequestedAssociation:
                 move_originator_message_id=originator_message_id,
             ),
             data,
+            meanwhile=meanwhile,
         )
         return response
 
@@ -147,9 +150,17 @@ class RequestedAssociation:
         context: PresentationContext,
         command: CommandSet,
         data: bytes | Iterable[bytes | memoryview] | None = None,
+        *,
+        meanwhile: Callable[[], None] | None = None,
     ) -> tuple[CommandSet, bytes | None]:
         """Send a request and return its response; `message_id` is filled in when `None`."""
-        return self._exchange.request(context, command, data, response_seconds=self._dimse_seconds)
+        return self._exchange.request(
+            context,
+            command,
+            data,
+            response_seconds=self._dimse_seconds,
+            meanwhile=meanwhile,
+        )
 
     def release(self) -> None:
         """End the association in order; the peer has `artim_seconds` to agree.

@@ -55,7 +55,7 @@ from .custody import Custody
 from .identifier import read_identifier, write_identifier
 from .messages import Message, PresentationContext
 from .negotiation import QueryOption
-from .read_ahead import OutgoingFile, ReadAhead, Stored
+from .read_ahead import KeptWaiting, OutgoingFile, ReadAhead, Stored
 from .wire import LOOK_SECONDS, AssociationAborted
 
 _FAILED_SOP_INSTANCE_UID_LIST: Final = 0x00080058
@@ -230,7 +230,7 @@ class Retrieval:
             while not wait([looking], LOOK_SECONDS).done:
                 if self.cancelled():
                     return None
-            return looking.result()
+            return None if self.cancelled() else looking.result()
         finally:
             if not looking.done():
                 self._reading.on_page = _read_no_more
@@ -306,7 +306,7 @@ class Retrieval:
         except StoreUnavailable as error:
             extra = facts | {"reason": str(error)}
             self.log.warning("stored instance not readable", extra=extra)
-            raise Unsendable(for_now=True) from error
+            raise Unsendable(for_now=not isinstance(error, KeptWaiting)) from error
         except CannotUnderstand as error:
             told = {"stored": stored.transfer_syntax_uid, "wanted": context.transfer_syntax}
             extra = facts | told | {"reason": str(error)}

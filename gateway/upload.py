@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import RawIOBase
-from typing import IO, TYPE_CHECKING, Final, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
@@ -46,14 +46,24 @@ class Uploads:
         self._bucket = bucket
         self._retry_seconds = retry_seconds
 
-    def put(self, key: str, file: IO[bytes] | RawIOBase, metadata: Mapping[str, str]) -> bool:
+    def put(
+        self,
+        key: str,
+        file: IO[bytes] | RawIOBase,
+        metadata: Mapping[str, str],
+        *,
+        is_going: Callable[[str], bool],
+    ) -> bool:
         """Put a file, read from where it stands to its end; False when the key had an object.
+
+        Over one that `is_going` says is deleted, the file is put. What that raises is passed on.
 
         Raises:
             StoreUnavailable: S3 did not take it. Nothing is visible, and no part is left unless
                 S3 refused the abort too; the bucket's lifecycle rule removes those.
         """
-        if self.holds(key):
+        over = self.holds(key)
+        if over and not is_going(key):
             return False
         created = self._asked(
             lambda: self._client.create_multipart_upload(
@@ -67,7 +77,7 @@ class Uploads:
         upload_id = created["UploadId"]
         try:
             parts = self._put_parts(key, upload_id, file)
-            return self._complete(key, upload_id, parts)
+            return self._complete(key, upload_id, parts, over=over)
         except BaseException:
             with contextlib.suppress(*_FAILURES):
                 self._client.abort_multipart_upload(
@@ -117,8 +127,14 @@ class Uploads:
             completed["ChecksumSHA256"] = answer["ChecksumSHA256"]
         return completed
 
-    def _complete(self, key: str, upload_id: str, parts: "list[CompletedPartTypeDef]") -> bool:
-        """Make the parts an object; False when the key got another one meanwhile."""
+    def _complete(
+        self, key: str, upload_id: str, parts: "list[CompletedPartTypeDef]", *, over: bool
+    ) -> bool:
+        """Make the parts an object; False when the key got another one meanwhile.
+
+        With `over`, whatever the key has.
+        """
+        condition: dict[str, Any] = {} if over else {"IfNoneMatch": "*"}
         try:
             self._asked(
                 lambda: self._client.complete_multipart_upload(
@@ -126,12 +142,12 @@ class Uploads:
                     Key=key,
                     UploadId=upload_id,
                     MultipartUpload={"Parts": parts},
-                    IfNoneMatch="*",
+                    **condition,
                 )
             )
         except StoreUnavailable:
             # Somebody else's object, or ours, of which the answer was lost: to us it is the same.
-            if not self.holds(key):
+            if over or not self.holds(key):
                 raise
             with contextlib.suppress(*_FAILURES):
                 self._client.abort_multipart_upload(

@@ -22,7 +22,7 @@ from .handover import Channel, ChannelClosed, Kind, Packet, unpack_arrival
 from .logs import configure_logging
 from .metrics import Metrics
 from .ports import Ports
-from .server import Server
+from .server import Server, spare_the_collector
 from .spool import Spool
 from .supervisor import FAILED, USAGE_ERROR
 
@@ -136,6 +136,7 @@ def run(
         channel.send(Kind.FAILED, status, str(error).encode(), wait=True)
         return status
     _Worker(channel, slots, server, shortage)
+    spare_the_collector()
     channel.send(Kind.READY, wait=True)
     server.serve()
     return 0

@@ -1,8 +1,11 @@
 """Custody against moto: what it says of what the bucket holds."""
 
+import io
+
 import pytest
 
 from gateway.custody import Custody
+from lenticular.archive import DeletionKey
 from lenticular.errors import InstanceMissing, OperatorError, StoreUnavailable
 from tests.cloud.standin import OfflineCloud
 from tests.cloud.stored_instances import Store
@@ -39,6 +42,25 @@ def test_a_file_that_is_shorter_than_it_should_be_is_not_taken_for_whole(custody
 def test_what_is_there_already_is_said_to_be(custody: Custody) -> None:
     custody.keep(KEY, b"the file", {})
     assert not custody.keep(KEY, b"the file", {})
+
+
+def test_what_is_there_is_put_again_while_a_deletion_may_hide_it(
+    store: Store, custody: Custody
+) -> None:
+    deletion = DeletionKey("1.2", "20261122T120000.000000Z")
+    custody.keep(KEY, b"the file", {})
+    store.archive.create_document(str(deletion), b"{}")
+    assert custody.keep(KEY, b"the file", {})
+    assert custody.keep_large(KEY, io.BytesIO(b"the file"), {})
+    s3 = store.cloud.clients.s3
+    found = s3.list_object_versions(Bucket=store.bucket, Prefix=KEY)["Versions"]
+    assert len(found) == 3
+    # Another study's is no reason, nor one that is over.
+    assert custody.keep(KEY.replace("/1.2/", "/1.2.5/"), b"the file", {})
+    assert not custody.keep(KEY.replace("/1.2/", "/1.2.5/"), b"the file", {})
+    store.archive.create_document(deletion.completed, b"{}")
+    assert not custody.keep(KEY, b"the file", {})
+    assert not custody.keep_large(KEY, io.BytesIO(b"the file"), {})
 
 
 def test_an_object_that_is_not_there_is_missing(custody: Custody) -> None:

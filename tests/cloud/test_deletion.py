@@ -1,7 +1,8 @@
 """Deleting a study and bringing it back: nothing is lost, and a rebuild agrees at every step."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,14 @@ from botocore.exceptions import ClientError
 from click.testing import CliRunner
 
 from lenticular.archive import FormKey, InstanceKey
-from lenticular.audit import AuditMessage
 from lenticular.audit_outlets import Outlet
 from lenticular.cli import main
 from lenticular.cli.exit_codes import ExitCode
 from lenticular.deletion import DELETED_TAG, Deletions, State
 from lenticular.errors import OperatorError, StoreUnavailable
-from lenticular.forms import FormStore
-from lenticular.header import read_copy
-from lenticular.index_items import Copy
+from lenticular.forms import RETIRED_TAG, FormStore
 from lenticular.indexing import index_objects, rebuild
+from lenticular.transcoding_queue import object_key
 from tests.audit_schema import read
 from tests.cloud.deadline import eventually
 from tests.cloud.standin import OfflineCloud
@@ -59,6 +58,16 @@ def items(store: Store, uid: str) -> dict[str, Any]:
 def delete(store: Store, uid: str, client: Any = None) -> Any:
     plan = deletions(store).plan(uid, timedelta(0), NOW)
     return deletions(store, client).delete(plan, by="somebody", reason="a test", kept=KEPT, now=NOW)
+
+
+def ends_by(store: Store, key: str, version: str | None = None) -> tuple[str, str]:
+    """Return the one tag of a version, by default of the only one there is."""
+    s3 = store.cloud.clients.s3
+    if version is None:
+        [only] = s3.list_object_versions(Bucket=store.bucket, Prefix=key)["Versions"]
+        version = only["VersionId"]
+    [tag] = s3.get_object_tagging(Bucket=store.bucket, Key=key, VersionId=version)["TagSet"]
+    return tag["Key"], tag["Value"]
 
 
 def tags(store: Store, key: str) -> list[Any]:
@@ -118,11 +127,7 @@ def test_a_deleted_study_is_gone_and_comes_back_as_it_was(store: Store) -> None:
 def test_what_is_deleted_carries_the_tag_by_which_it_ends(store: Store) -> None:
     [key] = stored(store, "1.2.63", 1)
     delete(store, "1.2.63")
-    s3 = store.cloud.clients.s3
-    [version] = s3.list_object_versions(Bucket=store.bucket, Prefix=key)["Versions"]
-    found = s3.get_object_tagging(Bucket=store.bucket, Key=key, VersionId=version["VersionId"])
-    name, value = DELETED_TAG
-    assert found["TagSet"] == [{"Key": name, "Value": value}]
+    assert ends_by(store, key) == DELETED_TAG
 
 
 @pytest.mark.parametrize("requests", [1, 2, 3, 4, 6])
@@ -294,51 +299,66 @@ def test_a_form_made_after_the_plan_goes_and_comes_back_with_its_original(store:
     assert not store.archive.holds(form)
     rebuild(store.archive, store.index())
     assert items(store, "1.2.74") == {}
-    s3 = store.cloud.clients.s3
-    [version] = s3.list_object_versions(Bucket=store.bucket, Prefix=form)["Versions"]
-    tagged = s3.get_object_tagging(Bucket=store.bucket, Key=form, VersionId=version["VersionId"])
-    assert tagged["TagSet"] == [dict(zip(("Key", "Value"), DELETED_TAG, strict=True))]
+    assert ends_by(store, form) == DELETED_TAG
     assert deletions(store).restore(deletions(store).newest("1.2.74"), by="somebody") == 1
     assert store.archive.holds(form)
     assert tags(store, form) == []
 
 
-class Meanwhile:
-    """An audit outlet that is told of the deletion while others are still at work."""
-
-    name = "meanwhile"
-    gather_seconds = 0.0
-
-    def __init__(self, work: Callable[[], object]) -> None:
-        self._work = work
-
-    def send(self, messages: Sequence[AuditMessage]) -> int:
-        assert messages
-        self._work()
-        return 0
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-def test_what_others_write_behind_a_deletion_goes_too(store: Store) -> None:
+def test_the_original_of_a_deleted_form_ends_with_it_though_it_had_gone_before(
+    store: Store,
+) -> None:
     [key] = stored(store, "1.2.75", 1)
-    file = store.archive.read(key)
-    read_before = read_copy(store.archive, key)
-    assert isinstance(read_before, Copy)
-    plan = deletions(store).plan("1.2.75", timedelta(0), NOW)
-    indexing = Meanwhile(lambda: store.index().record([read_before]))
-    transcoding = Meanwhile(lambda: put_form(store, key, file))
-    deletions(store, trail=[indexing, transcoding]).delete(
-        plan, by="somebody", reason="a test", kept=KEPT, now=NOW
-    )
-    assert items(store, "1.2.75") == {}
-    assert not list(store.archive.keys("transcoded/1.2.75/"))
-    # And behind its very end.
-    put_form(store, key, file)
-    finished = CliRunner().invoke(main, ["deletions", "--finish"], env=environment(store))
-    assert finished.exit_code == 0, finished.output
-    assert not list(store.archive.keys("transcoded/1.2.75/"))
+    form = put_form(store, key, store.archive.read(key))
+    FormStore(store.cloud.clients.s3, store.bucket).retire(key)
+    record = delete(store, "1.2.75")
+    assert ends_by(store, key) == ends_by(store, form) == DELETED_TAG
+    assert deletions(store).restore(record, by="somebody") == 1
+    # It is as it was: the form can be seen, and its original ends by what it was retired for.
+    assert store.archive.holds(form)
+    assert not store.archive.holds(key)
+    assert ends_by(store, key) == RETIRED_TAG
+    assert tags(store, form) == []
+
+
+def test_a_study_that_is_being_deleted_is_not_deleted_by_another(store: Store) -> None:
+    stored(store, "1.2.79", 1)
+    record = broken_off(store, "1.2.79")
+    again = store.put(**instance("1.2.79", 2))
+    with pytest.raises(OperatorError, match="deletions --finish"):
+        deletions(store).plan("1.2.79", timedelta(0), NOW)
+    deletions(store).finish(record)
+    assert deletions(store).plan("1.2.79", timedelta(0), NOW).keys == (again,)
+
+
+def test_a_record_knows_the_patient_until_the_audit_trail_does(store: Store) -> None:
+    uid = "1.2.80"
+    stored(store, uid, 1)
+    begun = broken_off(store, uid)
+    assert begun.patient_id == "P1"
+    deletions(store).finish(begun)
+    [(record, _)] = deletions(store).all(uid)
+    assert record == replace(begun, patient_id="")
+    # The version that has it ends when what the study had does.
+    s3 = store.cloud.clients.s3
+    found = s3.list_object_versions(Bucket=store.bucket, Prefix=str(record.key))["Versions"]
+    [version] = [each for each in found if not each["IsLatest"]]
+    assert ends_by(store, version["Key"], version["VersionId"]) == DELETED_TAG
+
+
+def test_forms_that_could_not_be_made_are_asked_for_when_a_study_comes_back(store: Store) -> None:
+    sqs: Any = store.cloud.clients.sqs
+    queue = sqs.create_queue(QueueName=f"forms-{store.bucket}")["QueueUrl"]
+    for uid, names_queue in (("1.2.81", True), ("1.2.82", False)):
+        with_form, without = stored(store, uid, 2)
+        put_form(store, with_form, store.archive.read(with_form))
+        delete(store, uid)
+        asking = {"LENTICULAR_TRANSCODE_QUEUE": queue} if names_queue else {}
+        restored = CliRunner().invoke(main, ["restore", uid], env=environment(store) | asking)
+        assert restored.exit_code == 0, restored.output
+        found = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages", [])
+        assert [object_key(each["Body"]) for each in found] == [without] * names_queue
+        assert ("1 originals have no form" in restored.output) is not names_queue
 
 
 def test_retention_counts_from_what_came_last_shown_or_not(store: Store) -> None:

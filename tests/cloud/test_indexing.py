@@ -13,6 +13,7 @@ import pytest
 
 from lenticular.attributes import Level
 from lenticular.elements import encode_element
+from lenticular.errors import StoreUnavailable
 from lenticular.header import read_copy
 from lenticular.index import Index
 from lenticular.index_items import Copy, from_dynamodb, month_item, study_items
@@ -177,6 +178,19 @@ def test_a_rebuild_leaves_out_the_instance_alone_that_the_table_never_takes(
     # Once the table takes it, it has its place.
     rebuild(store.archive, store.index())
     assert _without_fingerprints(store.items()) == _expected(store, keys)
+
+
+def test_who_takes_longer_than_a_deletion_waits_is_told(store: Store) -> None:
+    index = store.index()
+
+    def works() -> None:
+        with index.leased(["1.2.1", "1.2.2"]):
+            [name] = index.leases("1.2.1")
+            index.end_lease("1.2.1", name)
+
+    with pytest.raises(StoreUnavailable, match="without it"):
+        works()
+    assert store.items() == {}
 
 
 def test_months_that_have_studies_are_listed_and_a_rebuild_finds_them_again(store: Store) -> None:

@@ -18,6 +18,7 @@ from tests.peers.conftest import WORKSTATION
 from tests.peers.ct_files import ct_file
 from tests.peers.gateway_process import Stores, running_gateway
 from tests.peers.node_process import ROOT, Node, running_node
+from tests.peers.nodes_file import nodes_file
 from tests.peers.pki import Authority
 from tests.peers.procedures import MPPS, ended, modality, series, started
 from tests.peers.repository import repository
@@ -63,11 +64,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
     folder = tmp_path_factory.mktemp("audited")
     port = free_port()
     titles = ("STORESCU", "FINDSCU", "MOVESCU", "GETSCU", SCANNER, WORKSTATION)
-    nodes = folder / "nodes.yaml"
-    nodes.write_text(
-        "nodes:\n"
-        + "".join(f"  - {{aet: {title}, address: 127.0.0.1, port: {port}}}\n" for title in titles)
-    )
+    nodes = nodes_file(folder, dict.fromkeys(titles, port))
     authority = Authority.create(folder)
     identity = authority.issue("node")
     tls_port = free_port()

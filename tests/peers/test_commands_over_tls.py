@@ -22,6 +22,7 @@ from tests.peers import dcmtk
 from tests.peers.ct_files import ct_file
 from tests.peers.dimse import serving
 from tests.peers.gateway_process import Gateway, Stores, running_gateway
+from tests.peers.nodes_file import nodes_file
 from tests.peers.orthanc import AET, running_orthanc
 from tests.peers.pki import Authority, Identity
 from tests.ports import free_port
@@ -100,10 +101,7 @@ def clinic(
 ) -> Iterator[Clinic]:
     folder = tmp_path_factory.mktemp("clinic")
     workstation_port = free_port()
-    nodes = folder / "nodes.yaml"
-    nodes.write_text(
-        f"nodes:\n  - {{aet: {WORKSTATION}, address: 127.0.0.1, port: {workstation_port}}}\n"
-    )
+    nodes = nodes_file(folder, {WORKSTATION: workstation_port})
     settings = {
         "LENTICULAR_NODES_FILE": str(nodes),
         "LENTICULAR_TLS_PORT": "0",

@@ -72,7 +72,18 @@ def test_other_ends_of_an_association_request_are_told_apart() -> None:
     with acceptor(ABORT) as port:
         assert ask(port) == "aborted the association"
     with acceptor(b"") as port:
-        assert ask(port) == "did not answer the association request"
+        assert ask(port) == "ended the connection, or did not answer the association request"
+
+
+def test_a_name_that_has_no_address_is_told() -> None:
+    with pytest.raises(NotEstablished, match="no address is known for this name"):
+        establish(
+            AE("REQUESTOR"),
+            "no-such-host.invalid",
+            104,
+            ae_title="LENTICULAR",
+            contexts=[build_context(VERIFICATION)],
+        )
 
 
 def test_while_we_wait_for_an_answer_nobody_else_takes_it() -> None:

@@ -34,7 +34,7 @@ from tests.peers.custody import (
     complaints,
     in_bucket,
     kept,
-    kill_while_clients_send,
+    kill_gateways_with_a_spool,
     once,
     refused,
     versions_in_bucket,
@@ -612,22 +612,29 @@ def test_workers_are_ready_as_long_as_one_takes_instances(
 def test_no_acknowledged_instance_is_lost_when_a_gateway_with_a_spool_is_killed(
     start: StartGateway, settings: dict[str, str], tmp_path: Path
 ) -> None:
-    moments = [0, 1, 3, 8, 17, 23]
-    kill_while_clients_send(start, tmp_path, moments, batch=6, associations=4, spool=settings)
+    kill_gateways_with_a_spool(start, tmp_path, [0, 3, 8, 17, 33], settings)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", range(20))
-def test_no_acknowledged_instance_is_lost_in_two_hundred_kills(
-    start: StartGateway, s3: FaultyS3, settings: dict[str, str], tmp_path: Path, run: int
+@pytest.mark.parametrize(("run", "workers"), [(run, 3 if run % 5 == 4 else 1) for run in range(20)])
+def test_no_acknowledged_instance_is_lost_in_two_hundred_kills(  # noqa: PLR0913
+    start: StartGateway,
+    s3: FaultyS3,
+    settings: dict[str, str],
+    tmp_path: Path,
+    *,
+    run: int,
+    workers: int,
 ) -> None:
     moments = random.Random(run).sample(range(40), 10)  # noqa: S311 - no secret
+    if workers > 1:
+        settings["LENTICULAR_WORKERS"] = str(workers)
     # In every other run S3 takes nothing at first, so that entries pile up and heirs have heirs.
     away = threading.Timer(5.0, s3.heal)
     if run % 2:
         s3.fail(Fault.SLOW_DOWN)
         away.start()
-    kill_while_clients_send(start, tmp_path, moments, batch=8, associations=5, spool=settings)
+    kill_gateways_with_a_spool(start, tmp_path, moments, settings)
     away.cancel()
 
 

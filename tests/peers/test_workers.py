@@ -18,6 +18,7 @@ from tests.peers import dcmtk
 from tests.peers.dimse import RELEASE_RP, RELEASE_RQ, RawPeer, associate_rq, echo_rq, item
 from tests.peers.gateway_process import Gateway, Stores, ask, is_running, running_gateway
 from tests.peers.instances import Instance, study
+from tests.peers.node_process import ROOT
 from tests.peers.pki import Authority, Identity
 from tests.peers.storing import storing
 
@@ -568,3 +569,30 @@ def test_a_flood_of_probes_takes_nothing_from_the_workers(stores: Stores, log: P
         for thread in threads:
             thread.join()
         assert set(associations_by_worker(gateway, 20)) == {1, 2, 3}
+
+
+# What a process keeps
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_starting_up_made_is_not_looked_at_again_while_peers_are_served(
+    stores: Stores, tmp_path: Path, workers: int
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, gc, os\n"
+        "def tell():\n"
+        "    left = gc.get_freeze_count(), len(gc.get_objects())\n"
+        "    open(f'{os.environ[\"TOLD\"]}.{os.getpid()}', 'w').write(str(list(left)))\n"
+        "atexit.register(tell)\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(ROOT), str(ROOT / "layers/core")])
+    settings = {"PYTHONPATH": path, "TOLD": str(tmp_path / "told")}
+    log = tmp_path / "gateway.log"
+    with running_gateway(log, stores, {**settings, "LENTICULAR_WORKERS": str(workers)}) as gateway:
+        with associate(gateway) as peer:
+            assert is_served(peer)
+        gateway.terminate()
+        assert gateway.process.wait(60) == 0
+    told = [json.loads(each.read_text()) for each in tmp_path.glob("told.*")]
+    # The supervisor is one more, and serves nobody.
+    assert sum(frozen > 10 * alive for frozen, alive in told) >= workers

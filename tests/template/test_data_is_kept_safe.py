@@ -14,8 +14,9 @@ from lenticular.archive import (
     QUARANTINE,
     TRANSCODED,
 )
-from lenticular.deletion import DELETED_TAG
+from lenticular.deletion import DELETED_TAG, LONGEST_LEASE_SECONDS
 from lenticular.forms import RETIRED_TAG
+from lenticular.index_items import LEASE_PREFIX
 from tests.template.sam import Document, Template, deployed, parts, reference
 
 #: Prefixes of the bucket, with their slash.
@@ -351,6 +352,29 @@ def test_a_gateway_writes_items_of_nodes_only(transformed: Template) -> None:
             "Null": {"dynamodb:LeadingKeys": "false"},
         }
     ]
+
+
+def test_who_ends_leases_removes_nothing_else_from_the_table(transformed: Template) -> None:
+    removing = {
+        (name, str(statement["Condition"]))
+        for name, role in transformed.properties("AWS::IAM::Role").items()
+        for policy in role["Policies"]
+        for statement in policy["PolicyDocument"]["Statement"]
+        if "dynamodb:DeleteItem" in listed(statement["Action"])
+    }
+    leases = {
+        "ForAllValues:StringLike": {"dynamodb:LeadingKeys": [f"{LEASE_PREFIX}*"]},
+        "Null": {"dynamodb:LeadingKeys": "false"},
+    }
+    assert removing == {
+        ("IndexFunctionRole", str(leases)),
+        ("TranscodeFunctionRole", str(leases)),
+    }
+
+
+def test_a_deletion_waits_for_longer_than_any_function_runs(written: Template) -> None:
+    functions = written.properties("AWS::Serverless::Function").values()
+    assert max(each["Timeout"] for each in functions) + 60 <= LONGEST_LEASE_SECONDS
 
 
 def test_the_commit_function_writes_commitments_only(transformed: Template) -> None:

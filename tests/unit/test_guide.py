@@ -223,7 +223,9 @@ def file_shown(name: str) -> Any:
 def test_what_is_written_for_the_copy_of_the_bucket_is_what_s3_takes(
     name: str, operation: str, parameter: str
 ) -> None:
-    shape = botocore.session.get_session().get_service_model("s3").operation_model(operation)
+    model = botocore.session.get_session().get_service_model("s3").operation_model(operation)
+    shape = model.input_shape
+    assert shape is not None
     shown = [file_shown(name)]
     if name == "replication.json":
         [with_key] = re.findall(
@@ -236,7 +238,7 @@ def test_what_is_written_for_the_copy_of_the_bucket_is_what_s3_takes(
     assert shape.input_shape is not None
     for each in shown:
         given = {"Bucket": "BUCKET", parameter: each}
-        report = ParamValidator().validate(given, shape.input_shape)
+        report = ParamValidator().validate(given, shape)
         assert not report.has_errors(), report.generate_report()
 
 

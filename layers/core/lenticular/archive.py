@@ -33,12 +33,13 @@ import hashlib
 import heapq
 import itertools
 from base64 import b64decode
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, ClassVar, Final
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlencode
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -194,7 +195,7 @@ class DeletionKey:
 
     @property
     def _stem(self) -> str:
-        return f"{DELETIONS}{self.study_instance_uid}/{self.moment}"
+        return f"{deletions_prefix(self.study_instance_uid)}{self.moment}"
 
     def _saying(self, what: str) -> str:
         return f"{self._stem}.{what}{_JSON_SUFFIX}"
@@ -231,6 +232,20 @@ class DeletionKey:
 def key_prefix(of_studies: str, *uids: str) -> str:
     """Return what keys under one of `OF_STUDIES` begin with, by UIDs from the study's on."""
     return f"{of_studies}{'/'.join(uids)}/"
+
+
+def deletions_prefix(study_instance_uid: str) -> str:
+    """Return what the keys of all deletions of a study begin with."""
+    return f"{DELETIONS}{study_instance_uid}/"
+
+
+def is_being_deleted(keys: Iterable[str]) -> bool:
+    """Tell whether of some deletions, by the keys of all their objects, one is not done yet."""
+    said: dict[DeletionKey, set[str]] = defaultdict(set)
+    for key in keys:
+        if parsed := DeletionKey.parse(key):
+            said[parsed[0]].add(parsed[1])
+    return any(each == {""} for each in said.values())
 
 
 def procedure_prefix(sop_instance_uid: str) -> str:
@@ -319,6 +334,11 @@ def _under_transcoded(key: str, suffix: str) -> tuple[InstanceKey, str] | None:
 def quarantine_key(sop_instance_uid: str | None, sha256: str) -> str:
     """Name an object that the index cannot place."""
     return f"{QUARANTINE}{sop_instance_uid or 'unidentified'}/{sha256}{_SUFFIX}"
+
+
+def studies_of(keys: Iterable[str]) -> Iterator[str]:
+    """Return the Study Instance UID in each key of an instance, or of what was made of one."""
+    return (key.split("/", 2)[1] for key in keys if key.startswith((INSTANCES, TRANSCODED)))
 
 
 def content_sha256(key: str) -> str:
@@ -496,25 +516,31 @@ class Archive:
         except InstanceMissing:
             return None
 
-    def create_document(self, key: str, document: bytes) -> bool:
-        """Write a document that is not there yet; False when one is. Raises `StoreUnavailable`."""
-        return self._put(key, document, IfNoneMatch="*")
+    def create_document(
+        self, key: str, document: bytes, tag: tuple[str, str] | None = None
+    ) -> bool:
+        """Write a document that is not there yet; False when one is. Raises `StoreUnavailable`.
+
+        It may get a tag, name and value.
+        """
+        tagging = {} if tag is None else {"Tagging": urlencode([tag])}
+        return self._put(key, document, IfNoneMatch="*", **tagging)
 
     def replace_document(self, key: str, document: bytes) -> None:
         """Write a document, whatever is there, or raise `StoreUnavailable`."""
         self._put(key, document)
 
-    def _put(self, key: str, document: bytes, **condition: str) -> bool:
+    def _put(self, key: str, document: bytes, **options: str) -> bool:
         try:
             self._client.put_object(
                 Bucket=self.bucket,
                 Key=key,
                 Body=document,
                 ContentType="application/json",
-                **condition,  # type: ignore[arg-type]
+                **options,  # type: ignore[arg-type]
             )
         except ClientError as error:
-            if condition and error_code(error) in _PRECONDITION_FAILED:
+            if "IfNoneMatch" in options and error_code(error) in _PRECONDITION_FAILED:
                 return False
             raise StoreUnavailable(f"S3 refused: {error_code(error)}") from error
         except BotoCoreError as error:

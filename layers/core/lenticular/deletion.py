@@ -4,14 +4,19 @@ Nothing here destroys a byte. The bucket keeps versions: a deletion puts a delet
 object of the study, and what is behind it ends when the bucket's lifecycle says so, by the tag that
 it got before. In between, taking the markers away brings everything back.
 
-    delete   record ─▶ tag, mark each ─▶ make the index what the bucket is ─▶ audit ─▶ completed
+    delete   record ─▶ tag, mark each ─▶ wait ─▶ mark forms that were made meanwhile
+             ─▶ make the index what the bucket is ─▶ audit ─▶ completed
     restore  restoring ─▶ take markers, tags away ─▶ the index as well ─▶ audit ─▶ restored
 
 The record comes first and names every object with its version, so what stops half-way is done again
-from it, and whatever is not named in it is left as it is: a retired original, an instance that came
-meanwhile, the same one when it is sent again. Only a form of what is named goes with it, whenever
-it was made. The index is not told what to forget: it is made of what the bucket holds, as a rebuild
-makes it.
+from it, and whatever is not named in it is left as it is: an instance that came meanwhile, the same
+one when it is sent again. Only a form of what is named goes with it, whenever it was made. The
+index is not told what to forget: it is made of what the bucket holds, as a rebuild makes it.
+
+A function, or a command, may have read an original before it was marked, and put a form or write an
+item long after. Each has a lease on the study from before it reads until it has written
+(`Index.leased`). So when what is marked cannot be read any more, and the leases that there are then
+have ended, nothing comes behind. One whose holder died is waited for as long as a function may run.
 
     deletions/{study}/{moment}.json              what is deleted, why, by whom, kept until when
     deletions/{study}/{moment}.completed.json    all of it is deleted
@@ -21,10 +26,11 @@ makes it.
 
 import json
 import socket
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
@@ -41,13 +47,15 @@ from .archive import (
     FormKey,
     InstanceKey,
     LeftAloneKey,
+    deletions_prefix,
     key_prefix,
 )
 from .audit import AuditMessage, AuditSource, Study
 from .audit_outlets import Outlet
 from .errors import OperatorError, StoreUnavailable
+from .forms import RETIRED_TAG
 from .index import Index
-from .index_items import COPY_PREFIX, INSTANCE_PREFIX, PROCEDURE_PREFIX
+from .index_items import COPY_PREFIX, INSTANCE_PREFIX
 from .indexing import rebuild_study
 from .moments import moment
 
@@ -56,6 +64,8 @@ if TYPE_CHECKING:
 
 #: The tag, name and value, of a version that may end because an operator deleted its study.
 DELETED_TAG: Final = ("deleted", "true")
+#: How long a function of the template may run, and a minute for what is under way when it is ended.
+LONGEST_LEASE_SECONDS: Final = 360
 _GONE_CODES: Final = frozenset({"NoSuchKey", "404", "NoSuchVersion", "MethodNotAllowed", "405"})
 _PARALLEL: Final = 16
 #: S3's name of a version that is older than the bucket's versioning.
@@ -73,6 +83,7 @@ class State(StrEnum):
     RESTORED = "restored"
 
 
+_UNDER_WAY: Final = frozenset({State.BEGUN, State.RESTORING})
 #: What an object of a deletion says, by what its key has behind the moment.
 _STATES: Final[Mapping[str, State]] = MappingProxyType(
     {
@@ -90,7 +101,9 @@ class Record:
 
     Attributes:
         versions: of each of `keys`, the version that is deleted
-        instances, patient_id: what the audit trail is told
+        retired: originals that had gone before, of which `keys` has forms: key and version, which
+            is empty where there was none any more
+        instances, patient_id: what the audit trail is told; the patient only until then
     """
 
     study_instance_uid: str
@@ -102,11 +115,26 @@ class Record:
     versions: tuple[str, ...]
     instances: int
     patient_id: str
+    retired: tuple[tuple[str, str], ...] = ()
 
     @property
     def key(self) -> DeletionKey:
         """The key of its object."""
         return DeletionKey(self.study_instance_uid, self.moment)
+
+    @property
+    def named(self) -> list[tuple[str, str]]:
+        """Key and version of each object that it deletes, forms before originals.
+
+        One that is sent again meanwhile gets a form of its own then.
+        """
+        both = zip(self.keys, self.versions, strict=True)
+        return sorted(both, key=lambda each: InstanceKey.parse(each[0]) is not None)
+
+    @property
+    def originals(self) -> list[tuple[str, str]]:
+        """Key and version of each original that it deletes, or had gone before."""
+        return [each for each in self.named if InstanceKey.parse(each[0])] + list(self.retired)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +145,7 @@ class Plan:
         last_received: when the newest of its instances came (`moments`)
         held_until: the end of its retention; None when that is over
         versions: of each of `keys`, the version that can be seen
+        retired: as in `Record`
     """
 
     study_instance_uid: str
@@ -126,6 +155,7 @@ class Plan:
     held_until: datetime | None
     keys: tuple[str, ...]
     versions: tuple[str, ...]
+    retired: tuple[tuple[str, str], ...]
 
 
 @dataclass(slots=True)
@@ -146,20 +176,35 @@ class Deletions:
     """Deletes studies of an archive, and restores them."""
 
     def __init__(
-        self, client: "S3Client", archive: Archive, index: Index, trail: Sequence[Outlet] = ()
+        self,
+        client: "S3Client",
+        archive: Archive,
+        index: Index,
+        trail: Sequence[Outlet] = (),
+        pause: Callable[[float], object] = time.sleep,
     ) -> None:
-        """Work on the bucket of `archive` through `client`, and tell the audit trail."""
+        """Work on the bucket of `archive` through `client`, and tell the audit trail.
+
+        `pause` lets seconds pass.
+        """
         self._client = client
         self._archive = archive
         self._index = index
         self._trail = trail
+        self._pause = pause
 
     def plan(self, study: str, retention: timedelta, now: datetime) -> Plan:
         """Say what would be deleted, and whether retention holds it; nothing is changed.
 
-        Raises `OperatorError` when there is no such study.
+        Raises `OperatorError` when there is no such study, or it is being deleted or restored.
         """
-        seen = {key: each for key, each in self._held(study).items() if each.is_seen}
+        if any(state in _UNDER_WAY for _, state in self.all(study)):
+            raise OperatorError(
+                f"the study {study} is being deleted or restored; if that broke off: "
+                "`lenticular deletions --finish`, or `lenticular restore`"
+            )
+        held = self._held(study)
+        seen = {key: each for key, each in held.items() if each.is_seen}
         if not seen:
             raise OperatorError(f"there is no study {study}")
         received, indexed = [], set()
@@ -168,12 +213,15 @@ class Deletions:
             if str(item["sk"]).startswith((INSTANCE_PREFIX, COPY_PREFIX)):
                 received.append(str(item["stamp"]).partition("/")[0])
                 indexed.add(str(item["object_key"]))
-        originals = set()
+        originals, retired = set(), {}
         for key, each in seen.items():
             original = _original_of(key)
             if original is None or LeftAloneKey.parse(key):
                 continue
             originals.add(original.sop_instance_uid)
+            if str(original) not in seen:
+                gone = held.get(str(original))
+                retired[str(original)] = gone.version if gone else ""
             # Bytes that are copied into another bucket, say, are older than their objects; but of
             # what the index does not name, nothing else is known. A form is younger than its
             # original, which errs on the side of keeping.
@@ -189,10 +237,11 @@ class Deletions:
             held_until if held_until > now else None,
             tuple(seen),
             tuple(each.version for each in seen.values()),
+            tuple(retired.items()),
         )
 
     def delete(self, plan: Plan, *, by: str, reason: str, kept: timedelta, now: datetime) -> Record:
-        """Delete what a plan names.
+        """Delete what a plan names, and return what there is to say of it.
 
         Raises:
             OperatorError: the bucket keeps no versions, so nothing could be brought back.
@@ -211,21 +260,27 @@ class Deletions:
             plan.versions,
             plan.instances,
             "" if shown is None else patient_id_of(shown),
+            plan.retired,
         )
-        self._archive.create_document(str(record.key), _encode(record))
-        self.finish(record)
-        return record
+        # With the tag, so that the patient in it ends like the study (`forget_patient`).
+        self._archive.create_document(str(record.key), _encode(record), DELETED_TAG)
+        return self.finish(record)
 
-    def finish(self, record: Record) -> None:
+    def finish(self, record: Record) -> Record:
         """Do what of a deletion has not been done; doing it again changes nothing.
 
         Raises as `delete`, and `OperatorError` when it is being restored.
         """
-        restored = OperatorError(f"the study {record.study_instance_uid} is being restored")
         if self._archive.holds(record.key.restoring):
-            raise restored
-        self._mark_all(zip(record.keys, record.versions, strict=True))
-        self._mark_all(self._late_forms(record))
+            raise _restored(record)
+        self._mark_all(record.named)
+        self._tag_all(record.retired, DELETED_TAG)
+        if self._index.leases(record.study_instance_uid):
+            # Nobody is to find it while we wait.
+            rebuild_study(self._archive, self._index, record.study_instance_uid)
+        self._mark_late_forms(record)
+        self._keep_what_came_again(record)
+        self._give_way(record)
         rebuild_study(self._archive, self._index, record.study_instance_uid)
         self._tell(
             self._source.study_deleted(
@@ -234,22 +289,19 @@ class Deletions:
                 {"instances": record.instances, "reason": record.reason},
             )
         )
-        self.sweep(record)
-        if self._archive.holds(record.key.restoring):
-            # That began while we marked, and may have ended before we did.
-            self._bring_back(record)
-            raise restored
+        self._give_way(record)
         self._archive.create_document(record.key.completed, b"{}")
+        return self.forget_patient(record)
 
-    def sweep(self, record: Record) -> None:
-        """Take what was made of deleted originals by who had read them before they were marked.
+    def forget_patient(self, record: Record) -> Record:
+        """Take the patient out of a record whose deletion the audit trail knows; again, nothing.
 
-        A form that is put, or an item that is written, behind the deletion.
+        The version that has it is tagged, and ends when those of the study's objects do.
         """
-        late = list(self._late_forms(record))
-        if late or self._is_indexed(record.study_instance_uid):
-            self._mark_all(late)
-            rebuild_study(self._archive, self._index, record.study_instance_uid)
+        forgetful = replace(record, patient_id="")
+        if record.patient_id:
+            self._archive.replace_document(str(record.key), _encode(forgetful))
+        return forgetful
 
     def restore(self, record: Record, *, by: str) -> int:
         """Bring back what a deletion deleted; return how many of its objects there are again.
@@ -261,22 +313,25 @@ class Deletions:
         """
         self._archive.create_document(record.key.restoring, b"{}")
         there = self._bring_back(record)
+        shown = self._index.study(record.study_instance_uid, consistent=True)
+        patient_id = record.patient_id or ("" if shown is None else patient_id_of(shown))
         formed = {str(form.original) for form in map(FormKey.parse, there) if form is not None}
         back = sum(key in formed or key in there for key in record.keys)
         self._tell(
             self._source.study_restored(
-                Study(record.study_instance_uid, record.patient_id),
+                Study(record.study_instance_uid, patient_id),
                 by,
                 {"objects": len(record.keys), "restored": back},
             )
         )
         self._archive.create_document(record.key.restored, b"{}")
+        self.forget_patient(record)
         return back
 
-    def all(self) -> Iterator[tuple[Record, State]]:
-        """Yield every deletion there was, in order of study."""
+    def all(self, study: str | None = None) -> Iterator[tuple[Record, State]]:
+        """Yield every deletion there was, of all studies in their order or of one."""
         found: dict[DeletionKey, State] = {}
-        for key in self._archive.keys(DELETIONS):
+        for key in self._archive.keys(DELETIONS if study is None else deletions_prefix(study)):
             parsed = DeletionKey.parse(key)
             if parsed is None:
                 continue
@@ -290,14 +345,19 @@ class Deletions:
 
     def newest(self, study: str) -> Record:
         """Return the last deletion of a study that has not been restored, or `OperatorError`."""
-        records = [
-            record
-            for record, state in self.all()
-            if record.study_instance_uid == study and state is not State.RESTORED
-        ]
+        records = [record for record, state in self.all(study) if state is not State.RESTORED]
         if not records:
             raise OperatorError(f"there is no deletion of the study {study} to be undone")
         return max(records, key=lambda record: record.moment)
+
+    def _give_way(self, record: Record) -> None:
+        """Bring back what is being restored, and raise `OperatorError`; else nothing.
+
+        That began while we marked, and may have ended before we did.
+        """
+        if self._archive.holds(record.key.restoring):
+            self._bring_back(record)
+            raise _restored(record)
 
     def _require_versions(self) -> None:
         answer = self._asked(
@@ -321,25 +381,89 @@ class Deletions:
             list(pool.map(self._mark, versions))
 
     def _mark(self, named: tuple[str, str]) -> None:
-        """Tag a version and put a delete marker on it; where it is not the one seen, nothing."""
+        """Tag a version, and put a delete marker on it where it is the one seen."""
         key, version = named
+        # By its version: whatever takes its place, no other one ends by the tag.
+        if not self._tag(key, version, DELETED_TAG):
+            return
         place: Any = {"Bucket": self._archive.bucket, "Key": key}
         answer = self._asked(lambda: self._client.head_object(**place))
-        if answer is None or answer.get("VersionId", _NULL_VERSION) != version:
-            return
-        name, value = DELETED_TAG
-        tagging: Any = {"TagSet": [{"Key": name, "Value": value}]}
-        # By its version: whatever takes its place in between, no other one ends by the tag.
-        tagged = self._asked(
-            lambda: self._client.put_object_tagging(**place, VersionId=version, Tagging=tagging)
-        )
-        if tagged is not None:
+        if answer is not None and answer.get("VersionId", _NULL_VERSION) == version:
             self._asked(lambda: self._client.delete_object(**place))
 
-    def _is_indexed(self, study: str) -> bool:
-        """Tell whether the index names anything of a study but its procedure steps."""
-        items = self._index.partition(study)
-        return any(not str(item["sk"]).startswith(PROCEDURE_PREFIX) for item in items)
+    def _tag_all(self, versions: Iterable[tuple[str, str]], tag: tuple[str, str]) -> None:
+        with ThreadPoolExecutor(_PARALLEL) as pool:
+            list(pool.map(lambda each: self._tag(each[0], each[1], tag), versions))
+
+    def _tag(self, key: str, version: str, tag: tuple[str, str]) -> bool:
+        """Give a version one tag, whatever it had; False when there is no such version."""
+        if not version:
+            return False
+        name, value = tag
+        tagging: Any = {"TagSet": [{"Key": name, "Value": value}]}
+        answer = self._asked(
+            lambda: self._client.put_object_tagging(
+                Bucket=self._archive.bucket, Key=key, VersionId=version, Tagging=tagging
+            )
+        )
+        return answer is not None
+
+    def _is_to_end(self, key: str, version: str) -> bool:
+        """Tell whether a version was hidden on purpose: then it has a tag."""
+        answer = self._asked(
+            lambda: self._client.get_object_tagging(
+                Bucket=self._archive.bucket, Key=key, VersionId=version
+            )
+        )
+        tags = [] if answer is None else answer["TagSet"]
+        return any((tag["Key"], tag["Value"]) in (DELETED_TAG, RETIRED_TAG) for tag in tags)
+
+    def _wait(self, study: str) -> None:
+        """Wait for the end of every lease on a study that there is."""
+        waited, left = 0, self._index.leases(study)
+        while left and waited < LONGEST_LEASE_SECONDS:
+            self._pause(1)
+            waited += 1
+            left &= self._index.leases(study)
+        for name in left:
+            # Should its holder live after all, it is told.
+            self._index.end_lease(study, name)
+
+    def _mark_late_forms(self, record: Record) -> None:
+        """Mark what was made of deleted originals after the plan, until nothing more can be."""
+        for _ in range(_MOST_ROUNDS):
+            self._wait(record.study_instance_uid)
+            late = list(self._late_forms(record))
+            if not late:
+                return
+            # Who has read one of them may write an item of it.
+            self._mark_all(late)
+        raise StoreUnavailable("forms are made of a study while it is deleted: run it again")
+
+    def _keep_what_came_again(self, record: Record) -> None:
+        """Let what was sent again since the plan be seen, with every form of it.
+
+        Where originals are retired, such a form may be all there is of it by now. And a marker may
+        have come down on what took the place of the version that it was meant for.
+        """
+        for _ in range(_MOST_ROUNDS):
+            held = self._held(record.study_instance_uid)
+            again = {
+                key
+                for key, version in record.originals
+                if key in held and held[key].version not in ("", version)
+            }
+            forms = [key for key in held if key not in again and str(_original_of(key)) in again]
+            hidden = [key for key in forms if held[key].version and held[key].marker]
+            hidden += [
+                key
+                for key in again
+                if held[key].marker and not self._is_to_end(key, held[key].version)
+            ]
+            self._unmark_all((key, held[key].marker) for key in hidden)
+            if not hidden and all(self._untag(key) for key in forms if held[key].is_seen):
+                return
+        raise StoreUnavailable("what was sent again was hidden again: run it again")
 
     def _bring_back(self, record: Record) -> frozenset[str]:
         """Make all that there is of a deletion seen again; return its keys."""
@@ -347,20 +471,24 @@ class Deletions:
         with ThreadPoolExecutor(_PARALLEL) as pool:
             if not all(pool.map(self._untag, there)):
                 raise StoreUnavailable("what was brought back was hidden again: run it again")
+        # Behind their markers, as they were before.
+        self._tag_all(record.retired, RETIRED_TAG)
         rebuild_study(self._archive, self._index, record.study_instance_uid)
         return there
 
     def _late_forms(self, record: Record) -> Iterator[tuple[str, str]]:
         """Yield key and version of what was made of deleted originals after the plan."""
         held = self._held(record.study_instance_uid)
+        nothing = _Held()
         # One that was sent again is another version, and what is made of that is not ours.
-        deleted = {
+        gone = {
             key
-            for key, version in zip(record.keys, record.versions, strict=True)
-            if key in held and held[key].marker and held[key].version == version
+            for key, version in record.originals
+            if not held.get(key, nothing).is_seen
+            and held.get(key, nothing).version in ("", version)
         }
         for key, each in held.items():
-            if each.is_seen and str(_original_of(key)) in deleted:
+            if each.is_seen and str(_original_of(key)) in gone:
                 yield key, each.version
 
     def _unmarked(self, record: Record) -> frozenset[str]:
@@ -369,18 +497,22 @@ class Deletions:
         There may be several on one object: a request that was made again has put another.
         """
         named = frozenset(record.keys)
+        originals = {key for key, _ in record.originals}
         for _ in range(_MOST_ROUNDS):
             held = {
                 key: each
                 for key, each in self._held(record.study_instance_uid).items()
                 # A form that was made after the plan is not named, its original is.
-                if each.version and (key in named or str(_original_of(key)) in named)
+                if each.version
+                and (
+                    key in named
+                    or (InstanceKey.parse(key) is None and str(_original_of(key)) in originals)
+                )
             }
             markers = [(key, each.marker) for key, each in held.items() if each.marker]
             if not markers:
                 return frozenset(held)
-            with ThreadPoolExecutor(_PARALLEL) as pool:
-                list(pool.map(self._unmark, markers))
+            self._unmark_all(markers)
         raise StoreUnavailable("a study is being deleted while it is brought back")
 
     def _held(self, study: str) -> dict[str, _Held]:
@@ -403,6 +535,10 @@ class Deletions:
         except (ClientError, BotoCoreError) as error:
             raise StoreUnavailable(f"S3 did not list versions: {type(error).__name__}") from error
         return dict(found)
+
+    def _unmark_all(self, markers: Iterable[tuple[str, str]]) -> None:
+        with ThreadPoolExecutor(_PARALLEL) as pool:
+            list(pool.map(self._unmark, markers))
 
     def _unmark(self, marker: tuple[str, str]) -> None:
         key, version = marker
@@ -431,6 +567,10 @@ class Deletions:
             raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
 
 
+def _restored(record: Record) -> OperatorError:
+    return OperatorError(f"the study {record.study_instance_uid} is being restored")
+
+
 def _original_of(key: str) -> InstanceKey | None:
     """Read which original an object is, or was made of."""
     made = FormKey.parse(key) or LeftAloneKey.parse(key)
@@ -444,4 +584,4 @@ def _encode(record: Record) -> bytes:
 def _decode(document: bytes) -> Record:
     facts = json.loads(document)
     lists = {name: tuple(facts[name]) for name in ("keys", "versions")}
-    return Record(**{**facts, **lists})
+    return Record(**{**facts, **lists, "retired": tuple(map(tuple, facts["retired"]))})

@@ -16,6 +16,9 @@ before it sets. So of two batches that race, the one that replaces last has seen
     B:      add i2 ── count=2 ── replace
 
 A crash at any line leaves the queue's message undeleted, and doing it all again changes nothing.
+
+Whoever writes what it read of the bucket has a lease on the study meanwhile, for a deletion to wait
+for (`deletion`): no lock, for nobody else does.
 """
 
 import copy as copying
@@ -24,9 +27,11 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -52,6 +57,7 @@ from .index_items import (
     from_dynamodb,
     instance_sort_key,
     instances_sort_prefix,
+    lease_partition,
     procedure_sort_key,
     quarantine_item,
     registers_of,
@@ -349,15 +355,60 @@ class Index:
         if month != UNKNOWN_MONTH:
             self._put(index_items.month_item(month))
 
+    # Leases
+
+    @contextmanager
+    def leased(self, studies: Iterable[str]) -> Iterator[None]:
+        """Within the block read of the bucket, and write what was read, of these studies.
+
+        Raises `StoreUnavailable` behind the block too, when a deletion has not waited for its end:
+        what was read may not be so any more. Doing it again is safe.
+        """
+        name = uuid4().hex
+        leases: list[Item] = [
+            {"pk": lease_partition(each), "sk": name} for each in dict.fromkeys(studies)
+        ]
+        with ThreadPoolExecutor(max(1, min(_PARALLEL_WRITES, len(leases)))) as pool:
+            try:
+                list(pool.map(self._put, leases))
+                yield
+            except BaseException:
+                with suppress(StoreUnavailable):
+                    list(pool.map(self._end, leases))
+                raise
+            ended = list(pool.map(self._end, leases))
+        if not all(ended):
+            raise StoreUnavailable("this took so long that a deletion has gone on without it")
+
+    def leases(self, study_instance_uid: str) -> frozenset[str]:
+        """Return the names of the leases on a study, strongly consistent."""
+        found = self._partition(lease_partition(study_instance_uid), "", consistent=True)
+        return frozenset(str(item["sk"]) for item in found)
+
+    def end_lease(self, study_instance_uid: str, name: str) -> None:
+        """End a lease whose holder is not waited for any longer."""
+        self._end({"pk": lease_partition(study_instance_uid), "sk": name})
+
+    def _end(self, lease: Item) -> bool:
+        """End a lease; False when it was ended before."""
+        return conditional_write(
+            self._client.delete_item,
+            _failure,
+            TableName=self.table,
+            Key=to_dynamodb(lease),
+            ConditionExpression="attribute_exists(pk)",
+        )
+
     def _put(self, item: Item) -> None:
         """Write an item that is the same whoever writes it."""
         self._call(self._client.put_item, TableName=self.table, Item=to_dynamodb(item))
 
     # Reading
 
-    def study(self, study_instance_uid: str) -> Item | None:
+    def study(self, study_instance_uid: str, *, consistent: bool = False) -> Item | None:
         """Return a study's item, None when there is no such study."""
-        return self._get(study_partition(study_instance_uid), STUDY_SORT_KEY, consistent=False)
+        pk = study_partition(study_instance_uid)
+        return self._get(pk, STUDY_SORT_KEY, consistent=consistent)
 
     def series(self, study_instance_uid: str, *, consistent: bool = False) -> Iterator[Item]:
         """Return the items of a study's series, in order of UID."""

@@ -11,6 +11,7 @@ A study is one partition: an item for the study, one for each series, one for ea
     STUDY#{study}     COPY#{series}#{sop}#{sha256}   a content of an instance that has several
     MONTH             {YYYY-MM}                 that there may be studies of this month
     QUARANTINE        {object key}              why an object has no place above
+    LEASE#{study}     {name}                    that somebody writes above what it read before
 
 Events come more than once and in any order, so an item must not depend on how it came about.
 Every attribute of a study or series is a register: its value and the stamp of the copy it came
@@ -47,6 +48,7 @@ PROCEDURE_PREFIX: Final = "PROCEDURE#"
 TALLY_PREFIX: Final = "TALLY#"
 COPY_PREFIX: Final = "COPY#"
 MONTH_PARTITION: Final = "MONTH"
+LEASE_PREFIX: Final = "LEASE#"
 
 #: What it takes to tell whether an instance is in the bucket as it was indexed.
 INSTANCE_CONTENT: Final = (
@@ -94,6 +96,11 @@ def study_uid_of(item: Item) -> str:
     partition = str(item["pk"])
     is_of_study = partition.startswith(_STUDY_PARTITIONS)
     return partition.removeprefix(_STUDY_PARTITIONS) if is_of_study else ""
+
+
+def lease_partition(study_instance_uid: str) -> str:
+    """Name the partition of the leases on a study."""
+    return f"{LEASE_PREFIX}{study_instance_uid}"
 
 
 def series_sort_key(series_instance_uid: str) -> str:

@@ -25,11 +25,20 @@ from .archive import (
     FormKey,
     LeftAloneKey,
     key_prefix,
+    studies_of,
 )
 from .errors import InstanceMissing, ItemRefused, StoreUnavailable
 from .header import Unplaceable, read_copy
 from .index import Index
-from .index_items import PROCEDURE_PREFIX, Converted, Copy, Item, registers_of, study_items
+from .index_items import (
+    PROCEDURE_PREFIX,
+    Converted,
+    Copy,
+    Item,
+    members_of,
+    registers_of,
+    study_items,
+)
 
 _log: Final = logging.getLogger(__name__)
 _PARALLEL_READS: Final = 16
@@ -60,9 +69,19 @@ def index_objects(archive: Archive, index: Index, keys: Iterable[str]) -> list[s
 
 def index_each(archive: Archive, index: Index, keys: Iterable[str]) -> dict[str, Became]:
     """Make the index hold these objects as `index_objects` does; say what became of each key."""
+    wanted = list(dict.fromkeys(keys))
+    try:
+        with index.leased(studies_of(wanted)):
+            return _index_each(archive, index, wanted)
+    except StoreUnavailable as error:
+        _log.warning("objects not indexed", extra={"reason": str(error), "objects": len(wanted)})
+        return dict.fromkeys(wanted, Became.FAILED)
+
+
+def _index_each(archive: Archive, index: Index, keys: Sequence[str]) -> dict[str, Became]:
     outcomes: dict[str, Became] = {}
     by_study: dict[str, dict[str, Copy]] = defaultdict(dict)
-    for key, outcome in _read_all(archive, dict.fromkeys(keys)):
+    for key, outcome in _read_all(archive, keys):
         match outcome:
             case Copy():
                 by_study[outcome.key.study_instance_uid][key] = outcome
@@ -174,11 +193,25 @@ def _rebuild_study(
     unplaceable: dict[str, Unplaceable],
     months: set[str],
 ) -> int:
-    """Make one study's items what its objects say; return the number of objects read.
+    """Make one study's items what its objects say; return the number of objects read."""
+    with index.leased([study]):
+        return _rebuild_leased(archive, index, study, unplaceable, months)
+
+
+def _rebuild_leased(
+    archive: Archive,
+    index: Index,
+    study: str,
+    unplaceable: dict[str, Unplaceable],
+    months: set[str],
+) -> int:
+    """Do what `_rebuild_study` does.
 
     The items are read before the bucket is listed. An object is always there before its item, so an
-    item whose object is not in that listing names nothing and may go. Where the table takes an item
-    never, what it is too much of is left out of the study, and the study done again.
+    item whose object is not in that listing names nothing and may go. But one that went and has
+    come again since may have found its item there and changed nothing: so what was removed is
+    looked for once more. Where the table takes an item never, what it is too much of is left out of
+    the study, and the study done again.
     """
     refused: dict[str, Unplaceable] = {}
     rounds = 0
@@ -190,7 +223,7 @@ def _rebuild_study(
             if not str(item["sk"]).startswith(PROCEDURE_PREFIX)
         }
         try:
-            copies, read = _read_study(archive, study, unplaceable)
+            copies, read, listed = _read_study(archive, study, unplaceable)
         except InstanceMissing:
             # Retired since it was listed, or deleted: what it is now, the next listing says.
             rounds += 1
@@ -198,10 +231,12 @@ def _rebuild_study(
         copies = [copy for copy in copies if str(copy.key) not in refused]
         wanted = study_items(copies, newest=index.newest_shown)
         months.update(str(item["study_month"]) for item in wanted if "study_month" in item)
+        replaced, removes = [], False
         try:
-            replaced = [
-                _replaced(index, item, present.pop(str(item["sk"]), None)) for item in wanted
-            ]
+            for item in wanted:
+                was = present.pop(str(item["sk"]), None)
+                removes |= bool(was and members_of(was) - members_of(item))
+                replaced.append(_replaced(index, item, was))
         except _Refused as error:
             # Each time there is a copy less, so this ends.
             copy = _most_of(error.item, copies)
@@ -211,7 +246,9 @@ def _rebuild_study(
             refused[str(copy.key)] = Unplaceable(str(error), copy.received, copy.calling_ae_title)
             continue
         removed = [index.remove(item) for item in present.values()]
-        if all(replaced + removed):
+        if all(replaced + removed) and not (
+            (removes or removed) and listed != {*_keys_of(archive, study)}
+        ):
             unplaceable.update(refused)
             return read
         rounds += 1
@@ -250,18 +287,26 @@ def _most_of(item: Item, copies: Sequence[Copy]) -> Copy:
     return max(of_item, key=lambda copy: (taken[copy.stamp], copy.stamp))
 
 
+def _keys_of(archive: Archive, study: str) -> Iterator[str]:
+    return itertools.chain.from_iterable(
+        archive.keys(key_prefix(each, study)) for each in OF_STUDIES
+    )
+
+
 def _read_study(
     archive: Archive, study: str, unplaceable: dict[str, Unplaceable]
-) -> tuple[list[Copy], int]:
-    """Read every content of a study, and return how many objects that took.
+) -> tuple[list[Copy], int, set[str]]:
+    """Read every content of a study; return how many objects that took, and all that were listed.
 
     Raises:
         InstanceMissing: an object went after it was listed.
         StoreUnavailable: some could not be read.
     """
     # Forms first: an original that goes after them, and so is in neither, has changed its item.
-    became, one_form = _conversions(archive, study)
+    made = list(archive.keys(key_prefix(TRANSCODED, study)))
+    became, one_form = _conversions(archive, made)
     keys = list(archive.keys(key_prefix(INSTANCES, study)))
+    listed = {*made, *keys}
     retired = one_form.keys() - keys
     keys += [one_form[original] for original in retired]
     copies: list[Copy] = []
@@ -278,14 +323,19 @@ def _read_study(
                 unplaceable[key] = outcome
             case InstanceMissing() | StoreUnavailable():
                 raise outcome
-    return copies, len(keys)
+    return copies, len(keys), listed
 
 
-def _conversions(archive: Archive, study: str) -> tuple[dict[str, Converted], dict[str, str]]:
-    """Read what became of the originals of a study, and name one form of each that has any."""
+def _conversions(
+    archive: Archive, keys: Iterable[str]
+) -> tuple[dict[str, Converted], dict[str, str]]:
+    """Read what became of the originals of a study, by the keys of all that was made of them.
+
+    Names one form of each that has any.
+    """
     became: dict[str, Converted] = defaultdict(Converted)
     one_form: dict[str, str] = {}
-    for key in archive.keys(key_prefix(TRANSCODED, study)):
+    for key in keys:
         if form_key := FormKey.parse(key):
             original = str(form_key.original)
             try:

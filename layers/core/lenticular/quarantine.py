@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from .archive import QUARANTINE, Archive, content_sha256
+from .archive import QUARANTINE, Archive, content_sha256, studies_of
 from .errors import InstanceMissing, ItemRefused, StoreUnavailable
 from .header import Unplaceable, placed_key, read_copy
 from .index import Index
@@ -57,13 +57,14 @@ def _retried(client: "S3Client", archive: Archive, index: Index, key: str) -> Re
         return Retried(key, None, target.reason)
     if target != key:
         _copy(client, archive, key, target)
-    copy = read_copy(archive, target)
-    if isinstance(copy, Unplaceable):
-        return Retried(key, None, copy.reason)
-    try:
-        index.record([copy])
-    except ItemRefused as error:
-        return Retried(key, None, str(error))
+    with index.leased(studies_of([target])):
+        copy = read_copy(archive, target)
+        if isinstance(copy, Unplaceable):
+            return Retried(key, None, copy.reason)
+        try:
+            index.record([copy])
+        except ItemRefused as error:
+            return Retried(key, None, str(error))
     if target != key:
         _asked(lambda: client.delete_object(Bucket=archive.bucket, Key=key))
     index.release_from_quarantine(key)

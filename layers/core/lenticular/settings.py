@@ -281,6 +281,9 @@ class ProcedureSettings(_Shared):
     )
 
 
+_QUEUE: Final = "URL of the queue of what is to be transcoded"
+
+
 @dataclass(frozen=True, kw_only=True)
 class IndexSettings(IndexPolicySettings):
     """What the index function reads; template.yaml sets them."""
@@ -288,9 +291,14 @@ class IndexSettings(IndexPolicySettings):
     transcode: TranscodingPolicy = _setting(
         "LENTICULAR_TRANSCODE", TranscodingPolicy.parse, _TRANSCODE, _DEFAULT_POLICY
     )
-    transcode_queue: str = _setting(
-        "LENTICULAR_TRANSCODE_QUEUE", _text, "URL of the queue of what is to be transcoded"
-    )
+    transcode_queue: str = _setting("LENTICULAR_TRANSCODE_QUEUE", _text, _QUEUE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormSettings(_FromEnvironment):
+    """Where commands that may do without ask for forms."""
+
+    transcode_queue: str | None = _setting("LENTICULAR_TRANSCODE_QUEUE", _text, _QUEUE, None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,8 @@
 A form in the bucket has been proven: it is put only after the original was restored from it. So a
 message that comes again finds the form there and goes on behind it. Retiring comes last, and before
 it the original is restored once more from what S3 gives back. A crash between any two steps leaves
-the message in the queue, and an object too many at worst.
+the message in the queue, and an object too many at worst. All of it is done under a lease, for a
+form that is put behind the deletion of its original would stay.
 """
 
 import hashlib
@@ -63,11 +64,15 @@ class Outcome:
     retired: bool = False
 
 
-def originals_without_form(archive: Archive) -> Iterator[str]:
-    """Yield the keys of originals of which the bucket has neither a form nor a reason why not."""
-    forms = archive.keys(TRANSCODED)
+def originals_without_form(archive: Archive, study: str | None = None) -> Iterator[str]:
+    """Yield the keys of originals of which the bucket has neither a form nor a reason why not.
+
+    Of all studies, or of one.
+    """
+    of_study = "" if study is None else f"{study}/"
+    forms = archive.keys(f"{TRANSCODED}{of_study}")
     done = ""
-    for key in archive.keys(INSTANCES):
+    for key in archive.keys(f"{INSTANCES}{of_study}"):
         original = InstanceKey.parse(key)
         if original is None:
             continue
@@ -113,6 +118,10 @@ class Transcoder:
         original = InstanceKey.parse(key)
         if original is None:
             return None
+        with self._index.leased([original.study_instance_uid]):
+            return self._transcode(key, original)
+
+    def _transcode(self, key: str, original: InstanceKey) -> Outcome | None:
         try:
             stored = self._archive.head(key, _HEAD_BYTES)
         except InstanceMissing:

@@ -1,6 +1,6 @@
 """`lenticular delete`, `restore` and `deletions`: studies that go, and may come back."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from os import environ
 from typing import Final
@@ -8,12 +8,13 @@ from typing import Final
 import click
 
 from lenticular.audit_outlets import Outlet, OutletFailed
-from lenticular.aws import s3_client
+from lenticular.aws import s3_client, sqs_client
 from lenticular.deletion import Deletions, State
 from lenticular.errors import OperatorError
 from lenticular.identifiers import is_uid
-from lenticular.moments import moment
-from lenticular.settings import RetentionSettings
+from lenticular.settings import FormSettings, RetentionSettings
+from lenticular.transcoding import originals_without_form
+from lenticular.transcoding_queue import ask_for_transcoding
 
 from . import printing, stores, trail
 from .exit_codes import NotAllIsWell
@@ -44,6 +45,8 @@ def delete(  # noqa: PLR0913 - options of a command
     ends it then, by the template's DeletedDays. A record of it stays in the bucket, and one in the
     audit trail where LENTICULAR_AUDIT_LOG_GROUP or LENTICULAR_AUDIT_FILE says where that is, with a
     copy to LENTICULAR_AUDIT_SYSLOG.
+
+    Waits for who is at work on a study meanwhile, mostly for seconds, after a crash for minutes.
     """
     if yes and not (reason and reason.strip()):
         raise OperatorError("say why, by --reason, for the record that stays")
@@ -92,12 +95,15 @@ def delete(  # noqa: PLR0913 - options of a command
 @trail.no_audit_option
 @printing.as_json
 def restore(studies: tuple[str, ...], *, no_audit: bool, as_json: bool) -> None:
-    """Bring back studies that were deleted, by Study Instance UID."""
+    """Bring back studies that were deleted, by Study Instance UID.
+
+    Forms that could not be made meanwhile are asked for, of LENTICULAR_TRANSCODE_QUEUE.
+    """
     _require_uids(studies)
     outlets = trail.outlets()
     trail.warn_if_nowhere(outlets, known=no_audit)
     deletions = _deletions(outlets)
-    rows, untold, lost = [], list[str](), 0
+    rows, brought_back, untold, lost = [], list[str](), list[str](), 0
     for record in [deletions.newest(study) for study in dict.fromkeys(studies)]:
         try:
             back = deletions.restore(record, by=trail.person())
@@ -105,6 +111,7 @@ def restore(studies: tuple[str, ...], *, no_audit: bool, as_json: bool) -> None:
             untold.append(str(error))
             continue
         lost += len(record.keys) - back
+        brought_back.append(record.study_instance_uid)
         rows.append(
             {
                 "study_instance_uid": record.study_instance_uid,
@@ -113,24 +120,20 @@ def restore(studies: tuple[str, ...], *, no_audit: bool, as_json: bool) -> None:
             }
         )
     printing.print_rows(rows, as_json=as_json)
+    _ask_for_forms(brought_back)
     _require_told(untold, "restore")
     if lost:
         raise NotAllIsWell(f"{lost} objects are gone: the time to bring them back is over")
 
 
 @click.command()
-@click.option(
-    "--finish",
-    is_flag=True,
-    help="Go on with deletions that broke off, and take what was made behind them.",
-)
+@click.option("--finish", is_flag=True, help="Go on with deletions that broke off.")
 @trail.no_audit_option
 @printing.as_json
 def deletions(*, finish: bool, no_audit: bool, as_json: bool) -> None:
     """Print what was deleted, when, by whom and why, and until when it can be brought back."""
     outlets = trail.outlets()
     found = _deletions(outlets)
-    now = moment(datetime.now(UTC))
     rows, untold = [], list[str]()
     for record, so_far in found.all():
         state = so_far
@@ -142,8 +145,8 @@ def deletions(*, finish: bool, no_audit: bool, as_json: bool) -> None:
                 state = State.DELETED
             except OutletFailed as error:
                 untold.append(str(error))
-        elif finish and state is State.DELETED and record.kept_until > now:
-            found.sweep(record)
+        elif finish and state in (State.DELETED, State.RESTORED):
+            found.forget_patient(record)
         rows.append(
             {
                 "study_instance_uid": record.study_instance_uid,
@@ -161,6 +164,17 @@ def deletions(*, finish: bool, no_audit: bool, as_json: bool) -> None:
 
 def _deletions(outlets: Sequence[Outlet]) -> Deletions:
     return Deletions(s3_client(), stores.archive(), stores.index(), outlets)
+
+
+def _ask_for_forms(studies: Iterable[str]) -> None:
+    """Have made what was not because its original was deleted; what nobody took is told."""
+    archive = stores.archive()
+    lacking = [key for study in studies for key in originals_without_form(archive, study)]
+    queue = FormSettings.from_environment(environ).transcode_queue
+    if queue is not None and lacking:
+        lacking = ask_for_transcoding(sqs_client(), queue, lacking)
+    if lacking:
+        click.echo(f"{len(lacking)} originals have no form: `lenticular transcode`", err=True)
 
 
 def _require_told(untold: list[str], command: str) -> None:
