@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +17,7 @@ from tests.peers import dcmtk
 from tests.peers.conftest import WORKSTATION
 from tests.peers.ct_files import ct_file
 from tests.peers.gateway_process import Stores, running_gateway
-from tests.peers.node_process import Node, running_node
+from tests.peers.node_process import ROOT, Node, running_node
 from tests.peers.nodes_file import nodes_file
 from tests.peers.pki import Authority
 from tests.peers.procedures import MPPS, ended, modality, series, started
@@ -209,16 +210,53 @@ def test_who_cannot_speak_tls_is_an_alert_under_its_address(day: Day) -> None:
     assert message.details["Alert Description"].startswith(b"TLS handshake failed: ")
 
 
-def test_who_asked_for_a_study_is_answered_by_one_search(day: Day) -> None:
-    """The search of the guide: lines whose study is it, and of each who asked."""
-    asked = [
-        (line["event"], line["requestor"])
-        for line in day.lines
-        if FIRST in line.get("study", "") and line["event"] in ("Query", TRANSFERRED)
-        and line["action"] != "C"
-    ]  # fmt: skip
-    assert {("Query", "FINDSCU"), (TRANSFERRED, "MOVESCU")} <= set(asked)
-    assert (TRANSFERRED, "GETSCU") not in asked
+def blocks_of_the_guide(heading: str) -> list[str]:
+    """Return what the page about the audit trail has to be typed, below a heading."""
+    page = (ROOT / "infra/guide/audit.md").read_text("utf-8")
+    [section] = re.findall(rf"^## {re.escape(heading)}\n(.*?)^## ", page, re.MULTILINE | re.DOTALL)
+    return re.findall(r"```\n(.*?)```", section, re.DOTALL)
+
+
+def found_by_logs_insights(query: str, lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Do what CloudWatch Logs Insights does by the `filter` of a query, `like /.../` and `!=`."""
+    [conditions] = re.findall(r"^\| filter (.*)$", query, re.MULTILINE)
+    found = list(lines)
+    for condition in conditions.split(" and "):
+        if like := re.fullmatch(r"(\w+) like /(.*)/", condition):
+            found = [line for line in found if re.search(like[2], line.get(like[1], ""))]
+        else:
+            field, value = re.fullmatch(r'(\w+) != "(.*)"', condition).groups()  # type: ignore[union-attr]
+            found = [line for line in found if line.get(field) != value]
+    return found
+
+
+def found_by_shell(command: str, lines: Iterable[dict[str, Any]], folder: Path) -> list[Any]:
+    trail = folder / ".lenticular/audit.jsonl"
+    trail.parent.mkdir()
+    trail.write_text("".join(f"{json.dumps(line)}\n" for line in lines), "ascii")
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_who_asked_for_a_study_is_answered_by_one_search(day: Day, tmp_path: Path) -> None:
+    """The searches of the guide, as they stand there, in CloudWatch Logs and in a file."""
+    query, command = (
+        block.replace(r"1\.2\.3", re.escape(FIRST))
+        for block in blocks_of_the_guide("Who asked for this study?")
+    )
+    asked = [line for line in day.lines if line["event"] == "Query" and line["study"] == FIRST]
+    lists = [f"1.9\\{FIRST}", f"{FIRST}\\1.9", f"1.9\\{FIRST}\\1.8"]
+    others = [f"{FIRST}0", f"1{FIRST}", f"{FIRST}.4", f"9.{FIRST}", FIRST.replace(".", "0")]
+    others += [f"1.9\\{FIRST}0", f"1{FIRST}\\1.9"]
+    lines = day.lines + [{**asked[0], "study": study} for study in lists + others]
+    found = found_by_logs_insights(query, lines)
+    assert {line["study"] for line in found} == {FIRST, *lists}
+    who = {(line["event"], line["requestor"]) for line in found}
+    assert {("Query", "FINDSCU"), (TRANSFERRED, "MOVESCU")} <= who
+    assert (TRANSFERRED, "GETSCU") not in who
+    assert found_by_shell(command, lines, tmp_path) == found
 
 
 def test_the_repository_gets_every_message_in_frames_of_syslog(day: Day) -> None:

@@ -314,7 +314,7 @@ def test_a_port_that_takes_tls_alone_is_told(trust: Trust) -> None:
 def test_a_port_that_answers_no_handshake_is_told(
     trust: Trust, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_user, "_CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(service_user, "CONNECT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         told = problem(listening.getsockname()[1], *trust.ca)
     assert told.startswith("does not answer the TLS handshake")
@@ -360,7 +360,7 @@ def test_a_peer_that_shakes_hands_and_then_is_silent_is_given_up(
     trust: Trust, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a server of TLS 1.3 sends after the handshake is not the beginning of an answer."""
-    monkeypatch.setattr(service_user, "_ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(service_user, "ANSWER_SECONDS", 1.0)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(trust.server.certificate, trust.server.key)
     over = threading.Event()

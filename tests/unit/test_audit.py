@@ -132,6 +132,26 @@ def test_the_line_of_a_message_answers_who_and_what_without_its_xml() -> None:
     assert problems(line["xml"]) == []
 
 
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        ("AuditMessage>", "Message>"),
+        ('EventOutcomeIndicator="0"', 'EventOutcomeIndicator="1"'),
+        (" EventDateTime=", " DateTime="),
+        ("<AuditSourceIdentification ", '<AuditSourceIdentification Site="1" '),
+        ('csd-code="110102"', 'csd-code=""'),
+        ('UserIsRequestor="true"', 'UserIsRequestor="perhaps"'),
+        ('NumberOfInstances="', 'NumberOfInstances="x'),
+        ("</EventIdentification>", "</EventIdentification><MediaIdentifier />"),
+    ],
+)
+def test_what_breaks_the_schema_of_the_standard_is_seen(good: str, bad: str) -> None:
+    xml = US.transfer_begins(STUDY, VIEWER, SCANNER).to_xml()
+    assert problems(xml) == []
+    assert good in xml
+    assert problems(xml.replace(good, bad)) != []
+
+
 @given(st.text(), st.text(), st.text(), st.binary())
 def test_whatever_peers_call_themselves_and_their_patients_the_xml_keeps_to_the_schema(
     title: str, patient_id: str, reason: str, identifier: bytes
