@@ -345,10 +345,13 @@ def test_what_is_stored_is_verified_and_what_is_wrong_ends_with_a_status_of_its_
     verify = ("verify", "--json", "--state", state)
     done = lenticular(environment, *verify)
     assert uid not in done.stdout
-    assert json.loads(done.stdout.splitlines()[-1])["bytes_read"] > 0
+    whole = json.loads(done.stdout.splitlines()[-1])
+    assert whole["bytes_read"] > 0
     sampled = lenticular(environment, "verify", "--json", "--sample", "0.000001", "--seed", "any")
     few = json.loads(sampled.stdout.splitlines()[-1])
-    assert (few["bytes_read"], few["seed"]) == (0, "any")
+    # What other tests left in quarantine is read all the same.
+    assert few["bytes_read"] < whole["bytes_read"]
+    assert few["seed"] == "any"
     # One that is finished is no reason to read nothing the next time.
     assert not state.exists()
     [key, _] = clinic.node.object_keys(f"instances/{uid}/")
