@@ -671,13 +671,18 @@ class Wire:
     def cut(self, because: str, patience_seconds: float) -> None:
         """End the association from another thread; its own thread finds it gone.
 
-        A write that runs has `patience_seconds` to end, so that the A-ABORT can follow it.
+        A write that runs has `patience_seconds` to end, so that the A-ABORT can follow it, and the
+        peer to take what was written before.
         """
         self._cut_because = because
+        deadline = monotonic() + patience_seconds
         # A TLS session is not for two threads at once, and half a PDU is no place for an A-ABORT.
         if self._tls is None and self._write_lock.acquire(timeout=patience_seconds):
             try:
-                if not self._write_broken:
+                room = select.poll()
+                room.register(self._sock, select.POLLOUT)
+                left = max(0.0, deadline - monotonic())
+                if not self._write_broken and room.poll(left * 1000):
                     with contextlib.suppress(OSError):
                         self._sock.send(
                             abort_pdu(AbortSource.SERVICE_USER, AbortReason.NOT_SPECIFIED),

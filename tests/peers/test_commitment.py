@@ -361,7 +361,7 @@ def test_a_requester_that_is_switched_on_later_is_told_then(hasty: Site) -> None
     assert ask(hasty.node, "CT1", uid, [_UNKNOWN]).Status == 0
     eventually(
         lambda: _problem(hasty.node, uid),
-        until=lambda text: "could not be reached" in text,
+        until=lambda text: "cannot be reached" in text,
         within=_SECONDS,
     )
     with requester("CT1", port=hasty.ports["CT1"]) as modality:

@@ -1,6 +1,7 @@
 """What a retrieval does when S3, the index or the destination do not do their part."""
 
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -372,16 +373,20 @@ def test_a_destination_that_never_answers_is_given_up_after_a_few_associations(
 ) -> None:
     settings = {**site.settings, "LENTICULAR_DIMSE_SECONDS": str(FEW_SECONDS)}
 
-    def on_store(_request: C_STORE, association: Association) -> int:
-        # Until the gateway has aborted.
-        eventually(lambda: not association.is_established, within=60)
+    given_up = threading.Event()
+
+    def on_store(_request: C_STORE, _association: Association) -> int:
+        given_up.wait(60)
         return 0
 
     with (
         running_gateway(tmp_path / "gateway.log", site.stores, settings) as impatient,
         at(site, on_store) as receiving,
     ):
-        final, failed = replace(site, gateway=impatient).moved("DEST")
+        try:
+            final, failed = replace(site, gateway=impatient).moved("DEST")
+        finally:
+            given_up.set()
     assert (final.Status, counts(final)) == (0xA702, (-1, 0, INSTANCES, 0))
     assert sorted(failed) == UIDS
     assert len(receiving.requests) == 3

@@ -13,7 +13,6 @@ pytestmark = pytest.mark.peers
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 SOP_CLASS_NOT_SUPPORTED = 0x0122
-IDENTIFIER_DOES_NOT_MATCH = 0xA900
 
 
 @pytest.mark.parametrize("abstract_syntax", ["1.2.840.10008.1.1", "1.2.840.10008.5.1.4.1.2.2.1"])
@@ -43,6 +42,6 @@ def test_a_query_on_a_context_of_a_storage_class_is_refused(
         peer.send(associate_rq([(1, CT, (EXPLICIT,))]))
         assert peer.read_pdu()[0] == 2
         peer.send(p_data((1, 3, encode(command)), (1, 2, identifier)))
-        assert peer.read_response().status == IDENTIFIER_DOES_NOT_MATCH
+        assert peer.read_response().status == SOP_CLASS_NOT_SUPPORTED
         peer.release()
     assert "service failed" not in node.log.read_text()

@@ -208,7 +208,7 @@ def test_an_abort_between_two_writes_of_a_message_comes_between_two_pdus() -> No
         def pieces() -> Iterator[bytes]:
             for _ in range(12_000):  # of 100 bytes: more than is sent at once
                 yield bytes(100)
-            ours.cut("the gateway stops", 0)
+            ours.cut("the gateway stops", 30)
             while True:
                 yield bytes(100)
 

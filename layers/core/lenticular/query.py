@@ -152,7 +152,7 @@ def read_retrieval(model: Model, keys: Mapping[int, JsonElement], *, relational:
     if not relational:
         for each in Level:
             # To send all of the level, or less than that, would both be a guess.
-            if each > level and query.values(UNIQUE_KEY[each].tag):
+            if each > level and any(values_of(keys.get(UNIQUE_KEY[each].tag))):
                 raise _is_below(each, query)
         _require_unique_keys_above(model, query)
     return query
