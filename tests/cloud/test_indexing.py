@@ -10,6 +10,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.config import Config
 
 from lenticular.attributes import Level
 from lenticular.elements import encode_element
@@ -191,6 +192,32 @@ def test_who_takes_longer_than_a_deletion_waits_is_told(store: Store) -> None:
     with pytest.raises(StoreUnavailable, match="without it"):
         works()
     assert store.items() == {}
+
+
+@pytest.mark.parametrize("write", ["PutItem", "DeleteItem"])
+def test_one_lease_that_the_table_does_not_take_leaves_no_other_behind(
+    cloud: OfflineCloud, store: Store, write: str
+) -> None:
+    uids = [f"1.2.{number}" for number in range(100, 200)]
+    with faulty_s3(cloud.endpoint) as dynamodb:
+        client = boto3.client(
+            "dynamodb",
+            endpoint_url=dynamodb.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+            config=Config(retries={"total_max_attempts": 1}),
+        )
+        index = Index(client, store.table)
+        key = "Item" if write == "PutItem" else "Key"
+        lease = f'"{key}": {{"pk": {{"S": "LEASE#{uids[3]}"'
+        dynamodb.fail(Fault.INTERNAL_ERROR, where=lease, times=1)
+        with pytest.raises(StoreUnavailable), index.leased(uids):
+            pass
+        assert dynamodb.failed
+    left = {str(pk) for pk, _ in store.items()}
+    assert left <= {f"LEASE#{uids[3]}"}
+    assert not (left and write == "PutItem")
 
 
 def test_months_that_have_studies_are_listed_and_a_rebuild_finds_them_again(store: Store) -> None:

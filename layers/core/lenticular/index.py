@@ -26,11 +26,11 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import uuid4
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -89,6 +89,8 @@ _MOST_ROUNDS: Final = 50
 _PARALLEL_WRITES: Final = 16
 #: Items that something is derived from: they change only if nobody changed them in between.
 _FINGERPRINTED: Final = (STUDY_SORT_KEY, SERIES_PREFIX, PROCEDURE_PREFIX)
+
+_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
@@ -370,13 +372,13 @@ class Index:
         ]
         with ThreadPoolExecutor(max(1, min(_PARALLEL_WRITES, len(leases)))) as pool:
             try:
-                list(pool.map(self._put, leases))
+                _all_of(pool, self._put, leases)
                 yield
             except BaseException:
                 with suppress(StoreUnavailable):
-                    list(pool.map(self._end, leases))
+                    _all_of(pool, self._end, leases)
                 raise
-            ended = list(pool.map(self._end, leases))
+            ended = _all_of(pool, self._end, leases)
         if not all(ended):
             raise StoreUnavailable("this took so long that a deletion has gone on without it")
 
@@ -585,10 +587,18 @@ class Index:
         """Return every item of a study, strongly consistent."""
         return self._partition(study_partition(study_instance_uid), "", consistent=True)
 
-    def every_study_uid(self) -> set[str]:
-        """Return the UID of every study the table has any item of."""
-        items = self._pages("scan", ProjectionExpression="pk", ConsistentRead=True)
-        return set(filter(None, map(index_items.study_uid_of, items)))
+    def every_study_uid(self, *, of_procedures: bool = True) -> set[str]:
+        """Return the UID of every study the table has any item of.
+
+        Without `of_procedures` of no study that has performed procedure steps alone.
+        """
+        items = self._pages("scan", ProjectionExpression="pk, sk", ConsistentRead=True)
+        wanted = (
+            item
+            for item in items
+            if of_procedures or not str(item["sk"]).startswith(PROCEDURE_PREFIX)
+        )
+        return set(filter(None, map(index_items.study_uid_of, wanted)))
 
     def everything(self, names: Iterable[str]) -> Iterator[Item]:
         """Read some attributes of every item of the table, in no order."""
@@ -657,6 +667,15 @@ class Index:
             return operation(**request)
         except (ClientError, BotoCoreError) as error:
             raise _failure(error) from error
+
+
+def _all_of(
+    pool: ThreadPoolExecutor, write: Callable[[Item], _T], items: Iterable[Item]
+) -> list[_T]:
+    """Write every item, also where one of them fails; then raise the first failure."""
+    writes = [pool.submit(write, each) for each in items]
+    wait(writes)
+    return [each.result() for each in writes]
 
 
 def _key_condition(pk: str, prefix: str) -> dict[str, Any]:

@@ -326,9 +326,9 @@ class PeerSettings(_FromEnvironment):
         "port at which commands find the gateway; `off` where it takes TLS alone",
         11112,
     )
-    tls_port: int = _setting(
+    tls_port: int | None = _setting(
         "LENTICULAR_TLS_PORT",
-        _whole(1, 65535),
+        _port_or_off(0),
         "port at which commands find the gateway when they speak TLS",
         2762,
     )

@@ -36,7 +36,7 @@ def rebuild_index(*, yes: bool) -> None:
     it is unless --yes.
     """
     index, archive = stores.index(), stores.archive()
-    indexed = index.every_study_uid()
+    indexed = index.every_study_uid(of_procedures=False)
     gone = len(indexed - {study for study, _ in archive.studies()})
     if 2 * gone > len(indexed) and not yes:
         raise OperatorError(

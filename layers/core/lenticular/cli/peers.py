@@ -36,6 +36,8 @@ def this_node(tls: TlsOptions = _PLAIN) -> Peer:
     """
     settings = PeerSettings.from_environment(environ)
     if tls.wanted or settings.port is None:
+        if not settings.tls_port:
+            raise OperatorError("LENTICULAR_TLS_PORT names no port that a command could call")
         return Peer(settings.ae_title, settings.host, settings.tls_port, Tls.of(tls, settings))
     return Peer(settings.ae_title, settings.host, settings.port)
 
