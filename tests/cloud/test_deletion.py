@@ -11,7 +11,7 @@ import pytest
 from botocore.exceptions import ClientError
 from click.testing import CliRunner
 
-from lenticular.archive import FormKey, InstanceKey
+from lenticular.archive import OF_STUDIES, FormKey, InstanceKey, key_prefix
 from lenticular.audit_outlets import Outlet
 from lenticular.cli import main
 from lenticular.cli.exit_codes import ExitCode
@@ -128,6 +128,58 @@ def test_what_is_deleted_carries_the_tag_by_which_it_ends(store: Store) -> None:
     [key] = stored(store, "1.2.63", 1)
     delete(store, "1.2.63")
     assert ends_by(store, key) == DELETED_TAG
+
+
+def versions(store: Store, uid: str) -> list[tuple[str, str]]:
+    """Return key and version of all that the bucket has of a study, seen or not."""
+    s3 = store.cloud.clients.s3
+    return [
+        (each["Key"], each["VersionId"])
+        for prefix in OF_STUDIES
+        for each in s3.list_object_versions(
+            Bucket=store.bucket, Prefix=key_prefix(prefix, uid)
+        ).get("Versions", [])
+    ]
+
+
+def test_every_version_of_what_is_deleted_ends(store: Store) -> None:
+    uid = "1.2.83"
+    sent_again, retired, formed_late = stored(store, uid, 3)
+    file = store.archive.read(sent_again)
+    late_file = store.archive.read(formed_late)
+    for key in (sent_again, retired):
+        store.put_bytes(key, store.archive.read(key))
+    form = put_form(store, retired, store.archive.read(retired))
+    put_form(store, retired, store.archive.read(retired))
+    FormStore(store.cloud.clients.s3, store.bucket).retire(retired)
+    plan = deletions(store).plan(uid, timedelta(0), NOW)
+    for _ in range(2):
+        put_form(store, formed_late, late_file)
+    record = deletions(store).delete(plan, by="somebody", reason="a test", kept=KEPT, now=NOW)
+    assert len(versions(store, uid)) == 9
+    assert {ends_by(store, *each) for each in versions(store, uid)} == {DELETED_TAG}
+    [(read_back, _)] = deletions(store).all(uid)
+    assert read_back == replace(record, patient_id="")
+    # The newest of each is what comes back, and what is behind it ends nevertheless.
+    assert deletions(store).restore(record, by="somebody") == 3
+    assert store.archive.read(sent_again) == file
+    assert tags(store, sent_again) == tags(store, form) == []
+    assert not store.archive.holds(retired)
+
+
+def test_a_deletion_that_was_begun_before_records_named_older_versions_is_finished(
+    store: Store,
+) -> None:
+    uid = "1.2.84"
+    [key] = stored(store, uid, 1)
+    store.put_bytes(key, store.archive.read(key))
+    record = broken_off(store, uid)
+    document = json.loads(store.archive.read(str(record.key)))
+    del document["older"]
+    store.put_bytes(str(record.key), json.dumps(document).encode())
+    deletions(store).finish(deletions(store).newest(uid))
+    assert len(versions(store, uid)) == 2
+    assert {ends_by(store, *each) for each in versions(store, uid)} == {DELETED_TAG}
 
 
 @pytest.mark.parametrize("requests", [1, 2, 3, 4, 6])

@@ -28,9 +28,9 @@ import json
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
@@ -103,6 +103,7 @@ class Record:
         versions: of each of `keys`, the version that is deleted
         retired: originals that had gone before, of which `keys` has forms: key and version, which
             is empty where there was none any more
+        older: key and version of what is behind those; it ends with them, and nothing shows it
         instances, patient_id: what the audit trail is told; the patient only until then
     """
 
@@ -116,6 +117,7 @@ class Record:
     instances: int
     patient_id: str
     retired: tuple[tuple[str, str], ...] = ()
+    older: tuple[tuple[str, str], ...] = ()
 
     @property
     def key(self) -> DeletionKey:
@@ -145,7 +147,7 @@ class Plan:
         last_received: when the newest of its instances came (`moments`)
         held_until: the end of its retention; None when that is over
         versions: of each of `keys`, the version that can be seen
-        retired: as in `Record`
+        retired, older: as in `Record`
     """
 
     study_instance_uid: str
@@ -156,13 +158,20 @@ class Plan:
     keys: tuple[str, ...]
     versions: tuple[str, ...]
     retired: tuple[tuple[str, str], ...]
+    older: tuple[tuple[str, str], ...]
 
 
 @dataclass(slots=True)
 class _Held:
-    """What the bucket holds under a key: its newest version, and the marker that is on it."""
+    """What the bucket holds under a key: its versions, and the marker that is on the newest.
+
+    Attributes:
+        size, modified: of the newest
+        older: the others; what was sent again, or made again, is in front of them
+    """
 
     version: str = ""
+    older: list[str] = field(default_factory=list)
     size: int = 0
     modified: str = ""
     marker: str = ""
@@ -238,6 +247,11 @@ class Deletions:
             tuple(seen),
             tuple(each.version for each in seen.values()),
             tuple(retired.items()),
+            tuple(
+                (key, version)
+                for key in (*seen, *(key for key in retired if key in held))
+                for version in held[key].older
+            ),
         )
 
     def delete(self, plan: Plan, *, by: str, reason: str, kept: timedelta, now: datetime) -> Record:
@@ -261,6 +275,7 @@ class Deletions:
             plan.instances,
             "" if shown is None else patient_id_of(shown),
             plan.retired,
+            plan.older,
         )
         # With the tag, so that the patient in it ends like the study (`forget_patient`).
         self._archive.create_document(str(record.key), _encode(record), DELETED_TAG)
@@ -274,7 +289,7 @@ class Deletions:
         if self._archive.holds(record.key.restoring):
             raise _restored(record)
         self._mark_all(record.named)
-        self._tag_all(record.retired, DELETED_TAG)
+        self._tag_all(record.retired + record.older, DELETED_TAG)
         if self._index.leases(record.study_instance_uid):
             # Nobody is to find it while we wait.
             rebuild_study(self._archive, self._index, record.study_instance_uid)
@@ -431,13 +446,15 @@ class Deletions:
 
     def _mark_late_forms(self, record: Record) -> None:
         """Mark what was made of deleted originals after the plan, until nothing more can be."""
+        known = {*record.named, *record.retired, *record.older}
         for _ in range(_MOST_ROUNDS):
             self._wait(record.study_instance_uid)
-            late = list(self._late_forms(record))
+            late = list(self._late_forms(record, known))
             if not late:
                 return
             # Who has read one of them may write an item of it.
             self._mark_all(late)
+            known.update(late)
         raise StoreUnavailable("forms are made of a study while it is deleted: run it again")
 
     def _keep_what_came_again(self, record: Record) -> None:
@@ -476,8 +493,13 @@ class Deletions:
         rebuild_study(self._archive, self._index, record.study_instance_uid)
         return there
 
-    def _late_forms(self, record: Record) -> Iterator[tuple[str, str]]:
-        """Yield key and version of what was made of deleted originals after the plan."""
+    def _late_forms(
+        self, record: Record, known: Container[tuple[str, str]]
+    ) -> Iterator[tuple[str, str]]:
+        """Yield key and version of what was made of deleted originals after the plan.
+
+        And of what is hidden with them but not `known`: it may be without the tag.
+        """
         held = self._held(record.study_instance_uid)
         nothing = _Held()
         # One that was sent again is another version, and what is made of that is not ours.
@@ -488,8 +510,12 @@ class Deletions:
             and held.get(key, nothing).version in ("", version)
         }
         for key, each in held.items():
-            if each.is_seen and str(_original_of(key)) in gone:
-                yield key, each.version
+            if str(_original_of(key)) not in gone:
+                continue
+            for version in filter(None, (each.version, *each.older)):
+                is_seen = each.is_seen and version == each.version
+                if is_seen or (key, version) not in known:
+                    yield key, version
 
     def _unmarked(self, record: Record) -> frozenset[str]:
         """Take every marker from what a deletion hid; return the keys that there is a version of.
@@ -526,7 +552,9 @@ class Deletions:
                     for version in page.get("Versions", []):
                         held = found[version["Key"]]
                         # S3 lists the newest first.
-                        if not held.version:
+                        if held.version:
+                            held.older.append(version["VersionId"])
+                        else:
                             held.version, held.size = version["VersionId"], version["Size"]
                             held.modified = moment(version["LastModified"])
                     for marker in page.get("DeleteMarkers", []):
@@ -584,4 +612,6 @@ def _encode(record: Record) -> bytes:
 def _decode(document: bytes) -> Record:
     facts = json.loads(document)
     lists = {name: tuple(facts[name]) for name in ("keys", "versions")}
-    return Record(**{**facts, **lists, "retired": tuple(map(tuple, facts["retired"]))})
+    # Records that were written before `older` was have none.
+    pairs = {name: tuple(map(tuple, facts.get(name, ()))) for name in ("retired", "older")}
+    return Record(**{**facts, **lists, **pairs})
