@@ -521,10 +521,19 @@ def test_a_repository_of_the_clinics_hears_of_deletions_and_of_what_came_back(
         eventually(lambda: len(records.messages) == 2)
     written = [json.loads(line)["xml"] for line in trail.read_text("ascii").splitlines()]
     assert [text.partition("\ufeff")[2] for text in records.messages] == written
-    # Nobody is there any more: the command says so, and that it is to be told later.
+    # Nobody is there any more: the command says so. The file is the record, and has it.
+    for number, arguments in ((3, command), (4, ["restore", uid])):
+        uncopied = CliRunner().invoke(main, arguments, env=settings)
+        assert uncopied.exit_code == 0, uncopied.output
+        assert "no copy went out: syslog: ConnectionRefusedError" in uncopied.stderr
+        assert len(trail.read_text("ascii").splitlines()) == number
+    assert {state for _, state in deletions(store).all(uid)} == {State.RESTORED}
+    # Where there is no other, it waits to be told later.
+    del settings["LENTICULAR_AUDIT_FILE"]
     untold = CliRunner().invoke(main, command, env=settings)
     assert untold.exit_code == ExitCode.FINDINGS, untold.output
-    assert "syslog: ConnectionRefusedError" in untold.output
+    assert deletions(store).newest(uid).patient_id != ""
+    assert State.BEGUN in {state for _, state in deletions(store).all(uid)}
     finished = CliRunner().invoke(main, ["deletions", "--finish"], env=environment(store, trail))
     assert finished.exit_code == 0, finished.output
 

@@ -25,6 +25,7 @@ have ended, nothing comes behind. One whose holder died is waited for as long as
 """
 
 import json
+import logging
 import socket
 import time
 from collections import defaultdict
@@ -51,7 +52,7 @@ from .archive import (
     key_prefix,
 )
 from .audit import AuditMessage, AuditSource, Study
-from .audit_outlets import Outlet
+from .audit_outlets import Outlet, OutletFailed
 from .errors import OperatorError, StoreUnavailable
 from .forms import RETIRED_TAG
 from .index import Index
@@ -61,6 +62,8 @@ from .moments import moment
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+_log: Final = logging.getLogger(__name__)
 
 #: The tag, name and value, of a version that may end because an operator deleted its study.
 DELETED_TAG: Final = ("deleted", "true")
@@ -184,23 +187,26 @@ class _Held:
 class Deletions:
     """Deletes studies of an archive, and restores them."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it works on, and whom it tells what
         self,
         client: "S3Client",
         archive: Archive,
         index: Index,
         trail: Sequence[Outlet] = (),
         pause: Callable[[float], object] = time.sleep,
+        *,
+        warn: Callable[[str], object] = _log.warning,
     ) -> None:
         """Work on the bucket of `archive` through `client`, and tell the audit trail.
 
-        `pause` lets seconds pass.
+        `pause` lets seconds pass; `warn` says what an operator should know but need not mend.
         """
         self._client = client
         self._archive = archive
         self._index = index
         self._trail = trail
         self._pause = pause
+        self._warn = warn
 
     def plan(self, study: str, retention: timedelta, now: datetime) -> Plan:
         """Say what would be deleted, and whether retention holds it; nothing is changed.
@@ -388,8 +394,15 @@ class Deletions:
         return AuditSource("lenticular", socket.gethostname())
 
     def _tell(self, message: AuditMessage) -> None:
+        """Write a message down, or raise `OutletFailed`; a copy of it holds nothing up."""
+        has_record = any(outlet.is_record for outlet in self._trail)
         for outlet in self._trail:
-            outlet.send([message])
+            try:
+                outlet.send([message])
+            except OutletFailed as error:
+                if outlet.is_record or not has_record:
+                    raise
+                self._warn(f"the audit trail has it, but no copy went out: {error}")
 
     def _mark_all(self, versions: Iterable[tuple[str, str]]) -> None:
         with ThreadPoolExecutor(_PARALLEL) as pool:

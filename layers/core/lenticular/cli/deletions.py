@@ -163,7 +163,13 @@ def deletions(*, finish: bool, no_audit: bool, as_json: bool) -> None:
 
 
 def _deletions(outlets: Sequence[Outlet]) -> Deletions:
-    return Deletions(s3_client(), stores.archive(), stores.index(), outlets)
+    return Deletions(
+        s3_client(),
+        stores.archive(),
+        stores.index(),
+        outlets,
+        warn=lambda text: click.echo(text, err=True),
+    )
 
 
 def _ask_for_forms(studies: Iterable[str]) -> None:
