@@ -383,6 +383,23 @@ def test_a_study_that_is_being_deleted_is_not_deleted_by_another(store: Store) -
     assert deletions(store).plan("1.2.79", timedelta(0), NOW).keys == (again,)
 
 
+def test_of_two_deletions_that_are_begun_at_once_one_withdraws(store: Store) -> None:
+    uid = "1.2.85"
+    [key] = stored(store, uid, 1)
+    plan = deletions(store).plan(uid, timedelta(0), NOW)
+    with pytest.raises(StoreUnavailable):
+        delete(store, uid, BreaksOff(store, 1))
+    with pytest.raises(OperatorError, match="being deleted"):
+        deletions(store).delete(
+            plan, by="another", reason="a test", kept=KEPT, now=NOW + timedelta(seconds=1)
+        )
+    assert store.archive.holds(key)
+    [(record, state)] = deletions(store).all(uid)
+    assert (record.by, state) == ("somebody", State.BEGUN)
+    deletions(store).finish(record)
+    assert not store.archive.holds(key)
+
+
 def test_a_record_knows_the_patient_until_the_audit_trail_does(store: Store) -> None:
     uid = "1.2.80"
     stored(store, uid, 1)

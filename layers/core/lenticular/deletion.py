@@ -213,11 +213,8 @@ class Deletions:
 
         Raises `OperatorError` when there is no such study, or it is being deleted or restored.
         """
-        if any(state in _UNDER_WAY for _, state in self.all(study)):
-            raise OperatorError(
-                f"the study {study} is being deleted or restored; if that broke off: "
-                "`lenticular deletions --finish`, or `lenticular restore`"
-            )
+        if self._under_way(study):
+            raise _busy(study)
         held = self._held(study)
         seen = {key: each for key, each in held.items() if each.is_seen}
         if not seen:
@@ -264,7 +261,8 @@ class Deletions:
         """Delete what a plan names, and return what there is to say of it.
 
         Raises:
-            OperatorError: the bucket keeps no versions, so nothing could be brought back.
+            OperatorError: the bucket keeps no versions, so nothing could be brought back; or
+                another has begun to delete or restore the study since the plan.
             StoreUnavailable: it stopped half-way; `finish` goes on.
             OutletFailed: so it did, and all that is missing is in the audit trail.
         """
@@ -285,6 +283,11 @@ class Deletions:
         )
         # With the tag, so that the patient in it ends like the study (`forget_patient`).
         self._archive.create_document(str(record.key), _encode(record), DELETED_TAG)
+        # Of two that write before they look, one sees the other at least; both may.
+        if self._under_way(record.study_instance_uid) - {record.key}:
+            bucket = self._archive.bucket
+            self._asked(lambda: self._client.delete_object(Bucket=bucket, Key=str(record.key)))
+            raise _busy(record.study_instance_uid)
         return self.finish(record)
 
     def finish(self, record: Record) -> Record:
@@ -370,6 +373,9 @@ class Deletions:
         if not records:
             raise OperatorError(f"there is no deletion of the study {study} to be undone")
         return max(records, key=lambda record: record.moment)
+
+    def _under_way(self, study: str) -> set[DeletionKey]:
+        return {record.key for record, state in self.all(study) if state in _UNDER_WAY}
 
     def _give_way(self, record: Record) -> None:
         """Bring back what is being restored, and raise `OperatorError`; else nothing.
@@ -606,6 +612,13 @@ class Deletions:
             raise StoreUnavailable(f"S3 refused: {code}") from error
         except BotoCoreError as error:
             raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
+
+
+def _busy(study: str) -> OperatorError:
+    return OperatorError(
+        f"the study {study} is being deleted or restored; if that broke off: "
+        "`lenticular deletions --finish`, or `lenticular restore`"
+    )
 
 
 def _restored(record: Record) -> OperatorError:
