@@ -40,6 +40,7 @@ class Box:
 
     name = "box"
     gather_seconds = 0.0
+    is_record = True
 
     def __init__(self) -> None:
         self.messages: list[AuditMessage] = []

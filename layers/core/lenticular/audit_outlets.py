@@ -58,6 +58,10 @@ class Outlet(Protocol):
     def gather_seconds(self) -> float:
         """How long after a message more of them are waited for, to go with it."""
 
+    @property
+    def is_record(self) -> bool:
+        """Whether what was sent is there for certain; else it passes copies on."""
+
     def send(self, messages: Sequence[AuditMessage]) -> int:
         """Pass messages on; return how many were refused for good, or raise `OutletFailed`."""
 
@@ -72,6 +76,7 @@ class AuditFile:
     """
 
     gather_seconds = 0.0
+    is_record = True
 
     def __init__(self, path: Path) -> None:
         """Append to `path`."""
@@ -109,6 +114,7 @@ class LogGroup:
     """Puts a line of JSON for each message into a stream of this process's own."""
 
     gather_seconds = 1.0
+    is_record = True
 
     def __init__(self, client: Any, group: str) -> None:  # noqa: ANN401 - boto3 without its stubs for logs
         """Use a CloudWatch Logs client."""
@@ -181,6 +187,7 @@ class Syslog:
     """Passes messages on over one connection, which is made again when it has ended."""
 
     gather_seconds = 0.0
+    is_record = False
 
     def __init__(self, host: str, port: int, context: ssl.SSLContext) -> None:
         """Connect to `host` when there is something to say."""

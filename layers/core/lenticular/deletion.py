@@ -25,12 +25,13 @@ have ended, nothing comes behind. One whose holder died is waited for as long as
 """
 
 import json
+import logging
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
@@ -51,7 +52,7 @@ from .archive import (
     key_prefix,
 )
 from .audit import AuditMessage, AuditSource, Study
-from .audit_outlets import Outlet
+from .audit_outlets import Outlet, OutletFailed
 from .errors import OperatorError, StoreUnavailable
 from .forms import RETIRED_TAG
 from .index import Index
@@ -61,6 +62,8 @@ from .moments import moment
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+_log: Final = logging.getLogger(__name__)
 
 #: The tag, name and value, of a version that may end because an operator deleted its study.
 DELETED_TAG: Final = ("deleted", "true")
@@ -103,6 +106,7 @@ class Record:
         versions: of each of `keys`, the version that is deleted
         retired: originals that had gone before, of which `keys` has forms: key and version, which
             is empty where there was none any more
+        older: key and version of what is behind those; it ends with them, and nothing shows it
         instances, patient_id: what the audit trail is told; the patient only until then
     """
 
@@ -116,6 +120,7 @@ class Record:
     instances: int
     patient_id: str
     retired: tuple[tuple[str, str], ...] = ()
+    older: tuple[tuple[str, str], ...] = ()
 
     @property
     def key(self) -> DeletionKey:
@@ -145,7 +150,7 @@ class Plan:
         last_received: when the newest of its instances came (`moments`)
         held_until: the end of its retention; None when that is over
         versions: of each of `keys`, the version that can be seen
-        retired: as in `Record`
+        retired, older: as in `Record`
     """
 
     study_instance_uid: str
@@ -156,13 +161,20 @@ class Plan:
     keys: tuple[str, ...]
     versions: tuple[str, ...]
     retired: tuple[tuple[str, str], ...]
+    older: tuple[tuple[str, str], ...]
 
 
 @dataclass(slots=True)
 class _Held:
-    """What the bucket holds under a key: its newest version, and the marker that is on it."""
+    """What the bucket holds under a key: its versions, and the marker that is on the newest.
+
+    Attributes:
+        size, modified: of the newest
+        older: the others; what was sent again, or made again, is in front of them
+    """
 
     version: str = ""
+    older: list[str] = field(default_factory=list)
     size: int = 0
     modified: str = ""
     marker: str = ""
@@ -175,34 +187,34 @@ class _Held:
 class Deletions:
     """Deletes studies of an archive, and restores them."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it works on, and whom it tells what
         self,
         client: "S3Client",
         archive: Archive,
         index: Index,
         trail: Sequence[Outlet] = (),
         pause: Callable[[float], object] = time.sleep,
+        *,
+        warn: Callable[[str], object] = _log.warning,
     ) -> None:
         """Work on the bucket of `archive` through `client`, and tell the audit trail.
 
-        `pause` lets seconds pass.
+        `pause` lets seconds pass; `warn` says what an operator should know but need not mend.
         """
         self._client = client
         self._archive = archive
         self._index = index
         self._trail = trail
         self._pause = pause
+        self._warn = warn
 
     def plan(self, study: str, retention: timedelta, now: datetime) -> Plan:
         """Say what would be deleted, and whether retention holds it; nothing is changed.
 
         Raises `OperatorError` when there is no such study, or it is being deleted or restored.
         """
-        if any(state in _UNDER_WAY for _, state in self.all(study)):
-            raise OperatorError(
-                f"the study {study} is being deleted or restored; if that broke off: "
-                "`lenticular deletions --finish`, or `lenticular restore`"
-            )
+        if self._under_way(study):
+            raise _busy(study)
         held = self._held(study)
         seen = {key: each for key, each in held.items() if each.is_seen}
         if not seen:
@@ -238,13 +250,19 @@ class Deletions:
             tuple(seen),
             tuple(each.version for each in seen.values()),
             tuple(retired.items()),
+            tuple(
+                (key, version)
+                for key in (*seen, *(key for key in retired if key in held))
+                for version in held[key].older
+            ),
         )
 
     def delete(self, plan: Plan, *, by: str, reason: str, kept: timedelta, now: datetime) -> Record:
         """Delete what a plan names, and return what there is to say of it.
 
         Raises:
-            OperatorError: the bucket keeps no versions, so nothing could be brought back.
+            OperatorError: the bucket keeps no versions, so nothing could be brought back; or
+                another has begun to delete or restore the study since the plan.
             StoreUnavailable: it stopped half-way; `finish` goes on.
             OutletFailed: so it did, and all that is missing is in the audit trail.
         """
@@ -261,9 +279,15 @@ class Deletions:
             plan.instances,
             "" if shown is None else patient_id_of(shown),
             plan.retired,
+            plan.older,
         )
         # With the tag, so that the patient in it ends like the study (`forget_patient`).
         self._archive.create_document(str(record.key), _encode(record), DELETED_TAG)
+        # Of two that write before they look, one sees the other at least; both may.
+        if self._under_way(record.study_instance_uid) - {record.key}:
+            bucket = self._archive.bucket
+            self._asked(lambda: self._client.delete_object(Bucket=bucket, Key=str(record.key)))
+            raise _busy(record.study_instance_uid)
         return self.finish(record)
 
     def finish(self, record: Record) -> Record:
@@ -274,7 +298,7 @@ class Deletions:
         if self._archive.holds(record.key.restoring):
             raise _restored(record)
         self._mark_all(record.named)
-        self._tag_all(record.retired, DELETED_TAG)
+        self._tag_all(record.retired + record.older, DELETED_TAG)
         if self._index.leases(record.study_instance_uid):
             # Nobody is to find it while we wait.
             rebuild_study(self._archive, self._index, record.study_instance_uid)
@@ -350,6 +374,9 @@ class Deletions:
             raise OperatorError(f"there is no deletion of the study {study} to be undone")
         return max(records, key=lambda record: record.moment)
 
+    def _under_way(self, study: str) -> set[DeletionKey]:
+        return {record.key for record, state in self.all(study) if state in _UNDER_WAY}
+
     def _give_way(self, record: Record) -> None:
         """Bring back what is being restored, and raise `OperatorError`; else nothing.
 
@@ -373,8 +400,15 @@ class Deletions:
         return AuditSource("lenticular", socket.gethostname())
 
     def _tell(self, message: AuditMessage) -> None:
+        """Write a message down, or raise `OutletFailed`; a copy of it holds nothing up."""
+        has_record = any(outlet.is_record for outlet in self._trail)
         for outlet in self._trail:
-            outlet.send([message])
+            try:
+                outlet.send([message])
+            except OutletFailed as error:
+                if outlet.is_record or not has_record:
+                    raise
+                self._warn(f"the audit trail has it, but no copy went out: {error}")
 
     def _mark_all(self, versions: Iterable[tuple[str, str]]) -> None:
         with ThreadPoolExecutor(_PARALLEL) as pool:
@@ -431,13 +465,15 @@ class Deletions:
 
     def _mark_late_forms(self, record: Record) -> None:
         """Mark what was made of deleted originals after the plan, until nothing more can be."""
+        known = {*record.named, *record.retired, *record.older}
         for _ in range(_MOST_ROUNDS):
             self._wait(record.study_instance_uid)
-            late = list(self._late_forms(record))
+            late = list(self._late_forms(record, known))
             if not late:
                 return
             # Who has read one of them may write an item of it.
             self._mark_all(late)
+            known.update(late)
         raise StoreUnavailable("forms are made of a study while it is deleted: run it again")
 
     def _keep_what_came_again(self, record: Record) -> None:
@@ -476,8 +512,13 @@ class Deletions:
         rebuild_study(self._archive, self._index, record.study_instance_uid)
         return there
 
-    def _late_forms(self, record: Record) -> Iterator[tuple[str, str]]:
-        """Yield key and version of what was made of deleted originals after the plan."""
+    def _late_forms(
+        self, record: Record, known: Container[tuple[str, str]]
+    ) -> Iterator[tuple[str, str]]:
+        """Yield key and version of what was made of deleted originals after the plan.
+
+        And of what is hidden with them but not `known`: it may be without the tag.
+        """
         held = self._held(record.study_instance_uid)
         nothing = _Held()
         # One that was sent again is another version, and what is made of that is not ours.
@@ -488,8 +529,12 @@ class Deletions:
             and held.get(key, nothing).version in ("", version)
         }
         for key, each in held.items():
-            if each.is_seen and str(_original_of(key)) in gone:
-                yield key, each.version
+            if str(_original_of(key)) not in gone:
+                continue
+            for version in filter(None, (each.version, *each.older)):
+                is_seen = each.is_seen and version == each.version
+                if is_seen or (key, version) not in known:
+                    yield key, version
 
     def _unmarked(self, record: Record) -> frozenset[str]:
         """Take every marker from what a deletion hid; return the keys that there is a version of.
@@ -526,7 +571,9 @@ class Deletions:
                     for version in page.get("Versions", []):
                         held = found[version["Key"]]
                         # S3 lists the newest first.
-                        if not held.version:
+                        if held.version:
+                            held.older.append(version["VersionId"])
+                        else:
                             held.version, held.size = version["VersionId"], version["Size"]
                             held.modified = moment(version["LastModified"])
                     for marker in page.get("DeleteMarkers", []):
@@ -567,6 +614,13 @@ class Deletions:
             raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
 
 
+def _busy(study: str) -> OperatorError:
+    return OperatorError(
+        f"the study {study} is being deleted or restored; if that broke off: "
+        "`lenticular deletions --finish`, or `lenticular restore`"
+    )
+
+
 def _restored(record: Record) -> OperatorError:
     return OperatorError(f"the study {record.study_instance_uid} is being restored")
 
@@ -584,4 +638,6 @@ def _encode(record: Record) -> bytes:
 def _decode(document: bytes) -> Record:
     facts = json.loads(document)
     lists = {name: tuple(facts[name]) for name in ("keys", "versions")}
-    return Record(**{**facts, **lists, "retired": tuple(map(tuple, facts["retired"]))})
+    # Records that were written before `older` was have none.
+    pairs = {name: tuple(map(tuple, facts.get(name, ()))) for name in ("retired", "older")}
+    return Record(**{**facts, **lists, **pairs})

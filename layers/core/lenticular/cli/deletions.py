@@ -163,15 +163,23 @@ def deletions(*, finish: bool, no_audit: bool, as_json: bool) -> None:
 
 
 def _deletions(outlets: Sequence[Outlet]) -> Deletions:
-    return Deletions(s3_client(), stores.archive(), stores.index(), outlets)
+    return Deletions(
+        s3_client(),
+        stores.archive(),
+        stores.index(),
+        outlets,
+        warn=lambda text: click.echo(text, err=True),
+    )
 
 
 def _ask_for_forms(studies: Iterable[str]) -> None:
     """Have made what was not because its original was deleted; what nobody took is told."""
+    queue = FormSettings.from_environment(environ).transcode_queue
+    if queue is None:  # as where `Transcode` is none, and no original has a form
+        return
     archive = stores.archive()
     lacking = [key for study in studies for key in originals_without_form(archive, study)]
-    queue = FormSettings.from_environment(environ).transcode_queue
-    if queue is not None and lacking:
+    if lacking:
         lacking = ask_for_transcoding(sqs_client(), queue, lacking)
     if lacking:
         click.echo(f"{len(lacking)} originals have no form: `lenticular transcode`", err=True)
