@@ -139,11 +139,12 @@ class Custody:
         except AlreadyExistsError:
             # S3 says so in two ways, which the library does not tell apart. 412: the object is
             # there. 409: another request for the key was under way, and it need not be there.
-            try:
-                obstore.head(self._store_of_puts, key)
-            except FileNotFoundError as error:
-                raise AnotherRequestUnderWay from error
+            # In this order: what is there after none was deleting it is not what one has hidden.
             if not self._is_going(key):
+                try:
+                    obstore.head(self._store_of_puts, key)
+                except FileNotFoundError as error:
+                    raise AnotherRequestUnderWay from error
                 return False
             obstore.put(
                 self._store_of_puts,

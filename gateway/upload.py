@@ -62,8 +62,9 @@ class Uploads:
             StoreUnavailable: S3 did not take it. Nothing is visible, and no part is left unless
                 S3 refused the abort too; the bucket's lifecycle rule removes those.
         """
-        over = self.holds(key)
-        if over and not is_going(key):
+        # In this order: what is there after none was deleting it is not what one has hidden.
+        over = is_going(key)
+        if not over and self.holds(key):
             return False
         created = self._asked(
             lambda: self._client.create_multipart_upload(
@@ -77,7 +78,7 @@ class Uploads:
         upload_id = created["UploadId"]
         try:
             parts = self._put_parts(key, upload_id, file)
-            return self._complete(key, upload_id, parts, over=over)
+            return self._complete(key, upload_id, parts, is_going, over=over)
         except BaseException:
             with contextlib.suppress(*_FAILURES):
                 self._client.abort_multipart_upload(
@@ -128,9 +129,15 @@ class Uploads:
         return completed
 
     def _complete(
-        self, key: str, upload_id: str, parts: "list[CompletedPartTypeDef]", *, over: bool
+        self,
+        key: str,
+        upload_id: str,
+        parts: "list[CompletedPartTypeDef]",
+        is_going: Callable[[str], bool],
+        *,
+        over: bool,
     ) -> bool:
-        """Make the parts an object; False when the key got another one meanwhile.
+        """Make the parts an object; False when the key got another one meanwhile that stays.
 
         With `over`, whatever the key has.
         """
@@ -146,8 +153,12 @@ class Uploads:
                 )
             )
         except StoreUnavailable:
+            if over:
+                raise
+            if is_going(key):
+                return self._complete(key, upload_id, parts, is_going, over=True)
             # Somebody else's object, or ours, of which the answer was lost: to us it is the same.
-            if over or not self.holds(key):
+            if not self.holds(key):
                 raise
             with contextlib.suppress(*_FAILURES):
                 self._client.abort_multipart_upload(

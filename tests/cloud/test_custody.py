@@ -2,7 +2,9 @@
 
 import io
 
+import obstore
 import pytest
+from obstore.store import S3Store
 
 from gateway.custody import Custody
 from lenticular.archive import DeletionKey
@@ -61,6 +63,54 @@ def test_what_is_there_is_put_again_while_a_deletion_may_hide_it(
     store.archive.create_document(deletion.completed, b"{}")
     assert not custody.keep(KEY, b"the file", {})
     assert not custody.keep_large(KEY, io.BytesIO(b"the file"), {})
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_what_a_deletion_hides_while_we_ask_whether_there_is_one_is_put_again(
+    store: Store, custody: Custody, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    deletion = DeletionKey("1.2", "20261122T120000.000000Z")
+    custody.keep(KEY, b"the file", {})
+    store.archive.create_document(str(deletion), b"{}")
+    listed = obstore.list
+
+    def slowly(from_store: S3Store, prefix: str) -> object:
+        if not store.archive.holds(deletion.completed):
+            store.cloud.clients.s3.delete_object(Bucket=store.bucket, Key=KEY)
+            store.archive.create_document(deletion.completed, b"{}")
+        return listed(from_store, prefix)
+
+    monkeypatch.setattr(obstore, "list", slowly)
+    patient = Custody(store.bucket, retry_seconds=20)
+    if large:
+        assert patient.keep_large(KEY, io.BytesIO(b"the file"), {})
+    else:
+        assert patient.keep(KEY, b"the file", {})
+    assert store.archive.read(KEY) == b"the file"
+
+
+class ComesFromElsewhereMeanwhile(io.BytesIO):
+    """A large file; when it is read, another association brings it, and its study is deleted."""
+
+    def __init__(self, store: Store, custody: Custody) -> None:
+        super().__init__(b"the file")
+        self._store, self._custody = store, custody
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.tell() == 0:
+            assert self._custody.keep(KEY, self.getbuffer(), {})
+            deletion = DeletionKey("1.2", "20261122T120000.000000Z")
+            self._store.archive.create_document(str(deletion), b"{}")
+        return super().read(size)
+
+
+def test_a_large_file_is_completed_over_one_that_came_meanwhile_and_may_be_hidden(
+    store: Store, custody: Custody
+) -> None:
+    assert custody.keep_large(KEY, ComesFromElsewhereMeanwhile(store, custody), {})
+    s3 = store.cloud.clients.s3
+    assert len(s3.list_object_versions(Bucket=store.bucket, Prefix=KEY)["Versions"]) == 2
+    assert "Uploads" not in s3.list_multipart_uploads(Bucket=store.bucket)
 
 
 def test_an_object_that_is_not_there_is_missing(custody: Custody) -> None:

@@ -5,7 +5,7 @@ import hashlib
 import pytest
 from click.testing import CliRunner
 
-from lenticular.archive import InstanceKey, quarantine_key
+from lenticular.archive import DeletionKey, InstanceKey, quarantine_key
 from lenticular.cli import main
 from lenticular.cli.exit_codes import ExitCode
 from lenticular.elements import encode_data_set, encode_element
@@ -42,6 +42,22 @@ def test_what_an_earlier_version_could_not_place_is_placed(store: Store) -> None
     before = store.items()
     rebuild(store.archive, store.index())
     assert store.items() == before
+
+
+def test_what_can_be_placed_stays_while_its_study_is_being_deleted(store: Store) -> None:
+    [attributes] = study(77, series=1, instances=1)
+    placed = store.put(**attributes)
+    file = store.archive.read(placed)
+    key = quarantine_key(attributes["SOPInstanceUID"], hashlib.sha256(file).hexdigest())
+    store.put_bytes(key, file)
+    s3, archive, index = store.cloud.clients.s3, store.archive, store.index()
+    deletion = DeletionKey("1.2.77", "20261122T120000.000000Z")
+    archive.create_document(str(deletion), b"{}")
+    assert retry(s3, archive, index, key) == Retried(key, None, "its study is being deleted")
+    assert archive.holds(key)
+    archive.create_document(deletion.completed, b"{}")
+    assert retry(s3, archive, index, key).now == placed
+    assert not archive.holds(key)
 
 
 def test_what_still_cannot_be_placed_stays(store: Store) -> None:

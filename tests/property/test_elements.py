@@ -179,7 +179,10 @@ def headers() -> st.SearchStrategy[bytes]:
         ]
     )
     lengths = st.sampled_from([b"\0\0\0\0", b"\xff\xff\xff\xff", b"\4\0\0\0", b"UI\2\0", b"SQ\0\0"])
-    return st.lists(st.one_of(tags, lengths, st.binary(max_size=4)), max_size=40).map(b"".join)
+    zeros = st.integers(4, 40).map(bytes)
+    return st.lists(st.one_of(tags, lengths, zeros, st.binary(max_size=4)), max_size=40).map(
+        b"".join
+    )
 
 
 @pytest.mark.parametrize("explicit", [True, False])

@@ -15,10 +15,12 @@ A value with VR UN and undefined length holds items in Implicit VR Little Endian
 set around it is written in (PS3.5 6.2.2).
 """
 
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import repeat
 from struct import Struct
 from typing import Final, NamedTuple, TypeAlias
 
@@ -42,8 +44,15 @@ _ITEM_GROUP: Final = 0xFFFE
 #: Inflating 16 KiB is enough for almost every head and takes a sixtieth of the time of the most.
 _DEFLATED_SLICE_BYTES: Final = 64 << 10
 _FIRST_INFLATED_BYTES: Final = 1 << 14
-#: What `is_whole` inflates at most, half a second's work: a small stream may become any length.
+#: What `is_whole` inflates at most: a small stream may become any length. Half a second of zlib,
+#: to which `_MOST_HEADERS` adds two seconds at most.
 _MOST_INFLATED_BYTES: Final = 256 << 20
+#: What `is_whole` follows at most. Frames by the ten thousand, with what is said of each, stay
+#: below it; nothing else bounds how many empty elements there are in a gigabyte.
+_MOST_HEADERS: Final = 1_000_000
+#: `re` looks at zeros as fast as memory gives them, but lets no other thread run meanwhile.
+_ZEROS: Final = re.compile(rb"\0*")
+_ZEROS_AT_A_TIME: Final = 1 << 20
 
 # PS3.5 7.1.2: these have 16 bits of length; all others, future ones too, have 32 after two bytes
 # that are reserved.
@@ -291,7 +300,8 @@ def is_whole(
     """Tell whether all that a data set of so many bytes announces is there.
 
     `read` returns bytes from an offset on, as many as it likes, but those of a header; what it
-    raises goes on. Values of defined length are jumped over, whatever is in them.
+    raises goes on. Values of defined length are jumped over, whatever is in them. A data set of
+    more headers than we follow, or that inflates to more than we inflate, is taken for whole.
     """
     outline = _Outline(transfer_syntax)
     try:
@@ -299,6 +309,8 @@ def is_whole(
             return _inflates_whole(read, outline)
         while (position := outline.position) < length:
             outline.follow(read(position), position)
+            if outline.gave_up:
+                return True
             if outline.position == position:
                 return outline.may_end(length, read(position))
     except ElementsError:
@@ -585,11 +597,16 @@ class _Outline:
 
     Attributes:
         position: where the next header starts
+        gave_up: whether there were more than `_MOST_HEADERS`, so that how it ends is not known
     """
 
     def __init__(self, transfer_syntax: TransferSyntax) -> None:
         """Begin before the first element."""
         self.position = 0
+        self.gave_up = False
+        # One is taken at each header, two where it is not simply jumped over. Adding up numbers
+        # instead would take a quarter of the time of all the rest.
+        self._headers_left = repeat(True, _MOST_HEADERS)
         self._encoding = _ENCODINGS[transfer_syntax.explicit, transfer_syntax.little_endian]
         # Whether elements are next, or items; and the same of what encloses the innermost open one.
         self._in_item = True
@@ -598,7 +615,7 @@ class _Outline:
     def follow(self, window: bytes | memoryview, offset: int) -> None:
         """Go on until a header begins that is not all in `window`, the bytes from `offset` on.
 
-        Raises ElementsError when what is there makes no sense.
+        Or until it is to give up. Raises ElementsError when what is there makes no sense.
         """
         view = memoryview(window)
         last = len(view) - _HEADER_BYTES
@@ -606,6 +623,9 @@ class _Outline:
         while position <= last:
             position = self._jump(view, position, last)
             if position > last:
+                break
+            if not next(self._headers_left, False):
+                self.gave_up = True
                 break
             try:
                 position = self._step(view, position)
@@ -621,11 +641,12 @@ class _Outline:
 
     def _jump(self, view: memoryview, position: int, last: int) -> int:
         """Pass whatever has a defined length; return where that ends, perhaps behind the window."""
+        headers_left = self._headers_left
         if not self._in_item:
-            return _behind_items(view, position, last, self._encoding)
+            return _behind_items(view, position, last, self._encoding, headers_left)
         if self._encoding.explicit:
-            return _behind_explicit(view, position, last, self._encoding)
-        return _behind_implicit(view, position, last, self._encoding)
+            return _behind_explicit(view, position, last, self._encoding, headers_left)
+        return _behind_implicit(view, position, last, self._encoding, headers_left)
 
     def _step(self, view: memoryview, position: int) -> int:
         """Take one header of any kind; return where the next one is."""
@@ -643,6 +664,10 @@ class _Outline:
             return position + _HEADER_BYTES
         if in_item == (tag >> 16 == _ITEM_GROUP) or len(self._enclosing) > 2 * MAX_DEPTH:
             raise ElementsError(Fault.MALFORMED, position, tag)
+        if not (tag or length):
+            # Zeros are headers of empty elements: those that follow are passed at once.
+            zeros = _ZEROS.match(view, start, start + _ZEROS_AT_A_TIME)
+            return start if zeros is None else zeros.end() - (zeros.end() - start) % _HEADER_BYTES
         if length != UNDEFINED_LENGTH:
             return start + length
         self._enclosing.append((in_item, encoding))
@@ -651,10 +676,14 @@ class _Outline:
         return start
 
 
-def _behind_explicit(view: memoryview, position: int, last: int, encoding: _Encoding) -> int:
+def _behind_explicit(
+    view: memoryview, position: int, last: int, encoding: _Encoding, headers_left: Iterator[bool]
+) -> int:
     unpack, short, long = encoding.jump.unpack_from, encoding.short, encoding.long
     unpack_length = encoding.length.unpack_from
-    while position <= last:
+    for _ in headers_left:
+        if position > last:
+            break
         vr, length = unpack(view, position)
         if vr in short:
             position += _HEADER_BYTES + length
@@ -668,19 +697,28 @@ def _behind_explicit(view: memoryview, position: int, last: int, encoding: _Enco
     return position
 
 
-def _behind_implicit(view: memoryview, position: int, last: int, encoding: _Encoding) -> int:
+def _behind_implicit(
+    view: memoryview, position: int, last: int, encoding: _Encoding, headers_left: Iterator[bool]
+) -> int:
     unpack = encoding.jump.unpack_from
-    while position <= last:
+    for _ in headers_left:
+        if position > last:
+            break
         group, length = unpack(view, position)
-        if length == UNDEFINED_LENGTH or group == _ITEM_GROUP:
+        # No data set has elements of group 0: these are zeros.
+        if length == UNDEFINED_LENGTH or group == _ITEM_GROUP or not group:
             break
         position += _HEADER_BYTES + length
     return position
 
 
-def _behind_items(view: memoryview, position: int, last: int, encoding: _Encoding) -> int:
+def _behind_items(
+    view: memoryview, position: int, last: int, encoding: _Encoding, headers_left: Iterator[bool]
+) -> int:
     unpack = encoding.untyped_header.unpack_from
-    while position <= last:
+    for _ in headers_left:
+        if position > last:
+            break
         group, number, length = unpack(view, position)
         if length == UNDEFINED_LENGTH or (group << 16 | number) != ITEM:
             break
@@ -697,7 +735,7 @@ def _inflates_whole(read: Callable[[int], bytes | memoryview], outline: _Outline
         length += len(piece)
         outline.follow(rest, length - len(rest))
         rest = rest[max(0, outline.position - (length - len(rest))) :]
-        if length >= _MOST_INFLATED_BYTES:
+        if length >= _MOST_INFLATED_BYTES or outline.gave_up:
             return True
     return outline.may_end(length, rest)
 

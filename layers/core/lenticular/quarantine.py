@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from .archive import QUARANTINE, Archive, content_sha256, studies_of
+from .archive import (
+    QUARANTINE,
+    Archive,
+    content_sha256,
+    deletions_prefix,
+    is_being_deleted,
+    studies_of,
+)
 from .errors import InstanceMissing, ItemRefused, StoreUnavailable
 from .header import Unplaceable, placed_key, read_copy
 from .index import Index
@@ -56,6 +63,9 @@ def _retried(client: "S3Client", archive: Archive, index: Index, key: str) -> Re
     if isinstance(target, Unplaceable):
         return Retried(key, None, target.reason)
     if target != key:
+        # What is at the target may go; what is here would be the only one left.
+        if _is_going(archive, target):
+            return Retried(key, None, "its study is being deleted")
         _copy(client, archive, key, target)
     with index.leased(studies_of([target])):
         copy = read_copy(archive, target)
@@ -69,6 +79,13 @@ def _retried(client: "S3Client", archive: Archive, index: Index, key: str) -> Re
         _asked(lambda: client.delete_object(Bucket=archive.bucket, Key=key))
     index.release_from_quarantine(key)
     return Retried(key, target, None)
+
+
+def _is_going(archive: Archive, target: str) -> bool:
+    """Tell whether what is at `target` may be deleted with its study by a deletion under way."""
+    return any(
+        is_being_deleted(archive.keys(deletions_prefix(study))) for study in studies_of([target])
+    )
 
 
 def _copy(client: "S3Client", archive: Archive, key: str, target: str) -> None:
