@@ -16,6 +16,7 @@ import pytest
 
 from tests.cloud.deadline import eventually
 from tests.cloud.standin import offline_cloud
+from tests.peers.corpus import CORPUS, corpus_files
 from tests.peers.dimse import (
     ABORT,
     CT,
@@ -179,6 +180,22 @@ def mutate(gateway: Gateway, seed: int = 0, streams: int = 400) -> None:
                 pass
 
 
+def store_what_was_made_to_crash_readers(gateway: Gateway) -> None:
+    """Send the fuzzing corpus as CT images, each behind its preamble as it is."""
+    for number, file in enumerate(file for file in corpus_files() if file.hostile):
+        data_set = file.path.read_bytes()[132:]
+        fragments = [data_set[at : at + 16_000] for at in range(0, len(data_set), 16_000)]
+        with gateway.connect() as peer:
+            peer.send(CONTEXTS)
+            assert peer.read_pdu()[0] == 2
+            peer.send(p_data((3, 3, store_rq_command(uid=f"1.2.3.{number}"))))
+            for fragment in fragments[:-1]:
+                peer.send(p_data((3, 0, fragment)))
+            peer.send(p_data((3, 2, fragments[-1])))
+            assert peer.read_response().status in (0x0000, 0xA900, 0xC000)
+            peer.release()
+
+
 Attack = Callable[[Gateway], None]
 ATTACKS: Final[dict[str, Attack]] = {
     "probes": probe,
@@ -186,6 +203,7 @@ ATTACKS: Final[dict[str, Attack]] = {
     "slow-loris": dribble,
     "lengths of 4 GiB": lie_about_lengths,
     "mutated PDUs": mutate,
+    **({"files": store_what_was_made_to_crash_readers} if CORPUS.exists() else {}),
 }
 
 
