@@ -177,13 +177,18 @@ class _Delivery:
         with self._retrieval.read_ahead(pages, may_break_off=True) as files:
             cancelled = self._send_all(files, lambda stored, _: failed.append(stored))
         self.failure = files.failure
-        if cancelled or not failed:
-            return cancelled
-        if not self._is_gone:
-            # What ended the associations of the last ones says nothing of these.
-            self._troubles.clear()
-        with self._retrieval.read_ahead([failed], may_break_off=True) as files:
-            return self._send_all(files, self._progress.count)
+        before = self._progress.performed
+        if failed and not cancelled:
+            if not self._is_gone:
+                # What ended the associations of the last ones says nothing of these.
+                self._troubles.clear()
+            with self._retrieval.read_ahead([failed], may_break_off=True) as files:
+                cancelled = self._send_all(files, self._progress.count)
+        # What failed once, and was cancelled before its second try, does not remain: PS3.4
+        # C.4.2.1.6 counts as that what was not begun.
+        for stored in failed[self._progress.performed - before :]:
+            self._progress.count(stored, None)
+        return cancelled
 
     def _send_all(self, files: ReadAhead, on_failure: Callable[[Stored, int | None], None]) -> bool:
         """Send every file over as few associations as it takes; tell whether it was cancelled."""

@@ -125,11 +125,14 @@ class _Part:
 
     @property
     def came_by(self) -> Future[memoryview]:
-        """The request that was answered; the first one where none was, or the second one failed."""
-        again = self.again
-        if again is None or self.bytes.done() or not again.done() or again.exception() is not None:
-            return self.bytes
-        return again
+        """The request that brought the bytes, else one that still may, else the first one."""
+        asked = [self.bytes] if self.again is None else [self.bytes, self.again]
+        # Looked at once: what is under way may end at any moment.
+        under_way = [each for each in asked if not each.done()]
+        for each in asked:
+            if each not in under_way and each.exception() is None:
+                return each
+        return (under_way or asked)[0]
 
 
 class OutgoingFile:
@@ -144,7 +147,7 @@ class OutgoingFile:
     def has_begun(self, seconds: float) -> bool:
         """Wait for its first bytes; tell whether they are here, or known not to come."""
         self._ahead.ask_for_more()
-        if not self.parts or self.parts[0].bytes.done():
+        if not self.parts or self.parts[0].came_by.done():
             return True
         return self._ahead.await_first(self.stored, self.parts[0], seconds)
 

@@ -104,9 +104,14 @@ class Progress:
     sent: Tally = field(default_factory=Tally)
 
     @property
+    def performed(self) -> int:
+        """How many have ended, in whichever way."""
+        return self.completed + self.warning + self.failures
+
+    @property
     def remaining(self) -> int:
         """How many are still to be performed."""
-        return max(self.total - self.completed - self.warning - self.failures, 0)
+        return max(self.total - self.performed, 0)
 
     @property
     def failures(self) -> int:

@@ -1,5 +1,6 @@
 """C-CANCEL is heeded at once, whatever a retrieval is waiting for just then."""
 
+import itertools
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -140,6 +141,34 @@ def test_while_the_destination_does_not_answer_a_sub_operation(site: Site) -> No
         assert counts(moving.cancel()) == (2, 1, 0, 0)
         over.set()
     assert site.gateway.lines(message="destination failed") == []
+
+
+@pytest.mark.parametrize(
+    ("stalls", "counted"), [(1, (2, 0, 1, 0)), (3, (0, 1, 2, 0))], ids=["first", "second"]
+)
+def test_what_failed_before_it_was_cancelled_does_not_remain(
+    site: Site, stalls: int, counted: tuple[int, ...]
+) -> None:
+    asked, over = threading.Event(), threading.Event()
+    requests = itertools.count()
+    sent_over: list[Association] = []
+
+    def on_store(_request: C_STORE, association: Association) -> int:
+        number = next(requests)
+        sent_over.append(association)
+        if number == stalls:
+            asked.set()
+            over.wait(60)
+        # The first two fail and are tried again after the third.
+        return 0xA700 if number < 2 else 0
+
+    with destination(site.port, "DEST", on_store=on_store), requestor(site.gateway) as asking:
+        moving = Moving(asking, STUDY)
+        assert asked.wait(30)
+        assert counts(moving.cancel()) == counted
+        over.set()
+        # Whoever ends it while it answers leaves pynetdicom's socket open.
+        eventually(lambda: not sent_over[-1].is_alive())
 
 
 def test_while_the_destination_does_not_answer_the_association(site: Site) -> None:
