@@ -171,6 +171,13 @@ class Server:
     def serve(self) -> None:
         """Serve in this thread until `request_drain`, `drain` or `close`; everything is closed."""
         self._serving = True
+        try:
+            self._serve()
+        finally:
+            # Whoever waits for the end hears of one that is a mistake of ours, too.
+            self._stopped.set()
+
+    def _serve(self) -> None:
         while self.drained_by is None:
             self._lobby.turn(None)
         deadline = self.drained_by
@@ -188,7 +195,6 @@ class Server:
             os.close(self._drain_wake_read)
             os.close(self._drain_wake_write)
         _log.info("stopped", extra={"all_finished": self._all_finished})
-        self._stopped.set()
 
     def start(self) -> None:
         """Serve in a thread of its own."""

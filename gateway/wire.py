@@ -679,11 +679,12 @@ class Wire:
         # A TLS session is not for two threads at once, and half a PDU is no place for an A-ABORT.
         if self._tls is None and self._write_lock.acquire(timeout=patience_seconds):
             try:
-                room = select.poll()
-                room.register(self._sock, select.POLLOUT)
-                left = max(0.0, deadline - monotonic())
-                if not self._write_broken and room.poll(left * 1000):
-                    with contextlib.suppress(OSError):
+                # Its own thread may have closed the connection.
+                with contextlib.suppress(OSError, ValueError):
+                    room = select.poll()
+                    room.register(self._sock, select.POLLOUT)
+                    left = max(0.0, deadline - monotonic())
+                    if not self._write_broken and room.poll(left * 1000):
                         self._sock.send(
                             abort_pdu(AbortSource.SERVICE_USER, AbortReason.NOT_SPECIFIED),
                             socket.MSG_DONTWAIT,

@@ -199,6 +199,12 @@ def test_cutting_lets_a_write_that_runs_end_and_then_tells_the_peer() -> None:
         cutter.join()
 
 
+def test_cutting_what_is_closed_already_does_nothing() -> None:
+    with connected(State.DATA_TRANSFER, State.DATA_TRANSFER) as (ours, _):
+        ours.close()
+        ours.cut("the gateway stops", 0)
+
+
 def test_an_abort_between_two_writes_of_a_message_comes_between_two_pdus() -> None:
     left, right = socket.socketpair()
     with left, right, right.makefile("rb") as received:
