@@ -63,6 +63,7 @@ def test_half_a_gigabyte_takes_little_memory(
             "LENTICULAR_BUCKET": store.bucket,
             "LENTICULAR_TABLE": store.table,
             "LENTICULAR_TRANSCODE": policy,
+            "LENTICULAR_FORMS_CLASS": "STANDARD",
             "POWERTOOLS_SERVICE_NAME": "lenticular-transcode",
             "POWERTOOLS_METRICS_NAMESPACE": "Lenticular",
             # As on Lambda, but for a trace, which nobody would take.
