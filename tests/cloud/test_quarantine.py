@@ -16,7 +16,7 @@ from tests.cloud.standin import OfflineCloud
 from tests.cloud.stored_instances import CT, EXPLICIT, Store, study
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def store(cloud: OfflineCloud) -> Store:
     return Store.in_cloud(cloud)
 

@@ -125,10 +125,13 @@ class Moving:
         return final
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_while_the_destination_does_not_answer_a_sub_operation(site: Site) -> None:
     asked, over = threading.Event(), threading.Event()
+    sent_over: list[Association] = []
 
-    def on_store(request: C_STORE, _: Association) -> int:
+    def on_store(request: C_STORE, association: Association) -> int:
+        sent_over.append(association)
         if request.AffectedSOPInstanceUID == UIDS[1]:
             asked.set()
             over.wait(60)
@@ -140,9 +143,12 @@ def test_while_the_destination_does_not_answer_a_sub_operation(site: Site) -> No
         # Of the one that was broken off nobody knows what became of it: it remains.
         assert counts(moving.cancel()) == (2, 1, 0, 0)
         over.set()
+        # Whoever ends it while it answers leaves pynetdicom's socket open.
+        eventually(lambda: not sent_over[-1].is_alive())
     assert site.gateway.lines(message="destination failed") == []
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("stalls", "counted"), [(1, (2, 0, 1, 0)), (3, (0, 1, 2, 0))], ids=["first", "second"]
 )
