@@ -125,7 +125,6 @@ class Moving:
         return final
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_while_the_destination_does_not_answer_a_sub_operation(site: Site) -> None:
     asked, over = threading.Event(), threading.Event()
     sent_over: list[Association] = []
@@ -148,7 +147,6 @@ def test_while_the_destination_does_not_answer_a_sub_operation(site: Site) -> No
     assert site.gateway.lines(message="destination failed") == []
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("stalls", "counted"), [(1, (2, 0, 1, 0)), (3, (0, 1, 2, 0))], ids=["first", "second"]
 )
