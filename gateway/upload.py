@@ -139,7 +139,8 @@ class Uploads:
     ) -> bool:
         """Make the parts an object; False when the key got another one meanwhile that stays.
 
-        With `over`, whatever the key has.
+        With `over`, whatever the key has. Else one that goes may be ours, of which the answer was
+        lost, and to complete it again would only seem to put it anew: its sender begins again.
         """
         condition: dict[str, Any] = {} if over else {"IfNoneMatch": "*"}
         try:
@@ -153,12 +154,8 @@ class Uploads:
                 )
             )
         except StoreUnavailable:
-            if over:
-                raise
-            if is_going(key):
-                return self._complete(key, upload_id, parts, is_going, over=True)
             # Somebody else's object, or ours, of which the answer was lost: to us it is the same.
-            if not self.holds(key):
+            if over or is_going(key) or not self.holds(key):
                 raise
             with contextlib.suppress(*_FAILURES):
                 self._client.abort_multipart_upload(

@@ -104,11 +104,15 @@ class ComesFromElsewhereMeanwhile(io.BytesIO):
         return super().read(size)
 
 
-def test_a_large_file_is_completed_over_one_that_came_meanwhile_and_may_be_hidden(
+def test_a_large_file_is_put_anew_over_one_that_came_meanwhile_and_may_be_hidden(
     store: Store, custody: Custody
 ) -> None:
-    assert custody.keep_large(KEY, ComesFromElsewhereMeanwhile(store, custody), {})
     s3 = store.cloud.clients.s3
+    with pytest.raises(StoreUnavailable):
+        custody.keep_large(KEY, ComesFromElsewhereMeanwhile(store, custody), {})
+    assert "Uploads" not in s3.list_multipart_uploads(Bucket=store.bucket)
+    # Its sender was told to try again.
+    assert custody.keep_large(KEY, io.BytesIO(b"the file"), {})
     assert len(s3.list_object_versions(Bucket=store.bucket, Prefix=KEY)["Versions"]) == 2
     assert "Uploads" not in s3.list_multipart_uploads(Bucket=store.bucket)
 
