@@ -277,3 +277,23 @@ class RawPeer:
 
     def __exit__(self, *_: object) -> None:
         self.sock.close()
+
+
+@contextmanager
+def raw_acceptor(play: Callable[[RawPeer], None]) -> Iterator[int]:
+    """Accept one connection and let `play` misbehave on it."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def run() -> None:
+        sock, _ = listener.accept()
+        sock.settimeout(10)
+        with RawPeer(sock) as peer:
+            play(peer)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        thread.join()
+        listener.close()

@@ -5,7 +5,7 @@ import ssl
 import struct
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from tests.peers.dimse import (
     Keep,
     RawPeer,
     p_data,
+    raw_acceptor,
     serving,
 )
 from tests.peers.test_association_with_clients import ct_file
@@ -80,26 +81,6 @@ def storescp(folder: Path, *options: str) -> Iterator[int]:
     finally:
         process.terminate()
         process.wait(10)
-
-
-@contextmanager
-def raw_acceptor(play: Callable[[RawPeer], None]) -> Iterator[int]:
-    """Accept one connection and let `play` misbehave on it."""
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def run() -> None:
-        sock, _ = listener.accept()
-        sock.settimeout(10)
-        with RawPeer(sock) as peer:
-            play(peer)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        thread.join()
-        listener.close()
 
 
 @pytest.mark.peers

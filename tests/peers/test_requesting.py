@@ -1,16 +1,14 @@
 """An association is there or we know why not, and answers come to whoever asked."""
 
-import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import pytest
 from pynetdicom import AE, build_context, evt
 from pynetdicom.dimse_primitives import C_ECHO
 
 from lenticular.requesting import NotEstablished, establish, keep_answers
-from tests.peers.dimse import VERIFICATION, serving
+from tests.peers.dimse import VERIFICATION, RawPeer, raw_acceptor, serving
 
 #: A-ASSOCIATE-RJ and A-ABORT, PS3.8 9.3.4 and 9.3.8.
 REJECTIONS = {
@@ -20,25 +18,15 @@ REJECTIONS = {
 ABORT = b"\x07\0\0\0\0\x04\0\0\0\0"
 
 
-@contextmanager
-def acceptor(answer: bytes) -> Iterator[int]:
+def acceptor(answer: bytes) -> AbstractContextManager[int]:
     """Answer one association request, and close the connection at once."""
-    listener = socket.create_server(("127.0.0.1", 0))
 
-    def run() -> None:
-        sock, _ = listener.accept()
-        with sock:
-            # One fragment of it, for nothing that is left unread may reset the connection.
-            assert sock.recv(1 << 16)
-            sock.sendall(answer)
+    def play(peer: RawPeer) -> None:
+        # All of it, for nothing that is left unread may reset the connection.
+        peer.read_pdu()
+        peer.send(answer)
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        thread.join()
-        listener.close()
+    return raw_acceptor(play)
 
 
 def ask(port: int) -> str:
