@@ -13,9 +13,12 @@ from dataclasses import dataclass, field
 from typing import Final, cast
 from urllib.parse import parse_qs, urlsplit
 
+from lenticular.archive import DELETIONS
+
 _READ_BYTES: Final = 1 << 20
 _POLL_SECONDS: Final = 0.02
 _PART: Final = re.compile(rb"<PartNumber>(\d+)</PartNumber>")
+_NO_KEYS: Final = b"<ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>"
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         self._answer(200 if self._key in self._held.objects else 404)
+
+    def do_GET(self) -> None:
+        # Whether its study is being deleted is asked before a large file is put; none is here.
+        if self._query["prefix"][0].startswith(DELETIONS):
+            self._answer(200, _NO_KEYS)
+        else:
+            self._answer(501)
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
