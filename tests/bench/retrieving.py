@@ -108,7 +108,7 @@ def _fill(running: Running, instances: int, data_set: bytes) -> str:
 
 
 def _index(environment: Mapping[str, str]) -> None:
-    """Make the gateway's table hold what is in its bucket."""
-    done = lenticular(environment, "rebuild-index", seconds=_INDEX_SECONDS)
+    """Make the gateway's table hold what is in its bucket: that of an earlier round has gone."""
+    done = lenticular(environment, "rebuild-index", "--yes", seconds=_INDEX_SECONDS)
     if done.returncode != 0:
         raise ServerFailed(f"the index could not be made: {done.stderr.strip()}")
