@@ -5,7 +5,9 @@ together. Nothing here is a test: no figure makes it fail.
 """
 
 import argparse
+import os
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +24,7 @@ from .findable import findability
 from .finding import growth, sample_finds
 from .idle import idle
 from .machine import machine, versions
-from .processes import ROOT, ServerFailed
+from .processes import PYTHON_PATH, ROOT, ServerFailed
 from .receivers import ARCHIVES, DISCARDING, OURS, OURS_OF_WORKERS, RECEIVERS, Receiver, Site
 from .report import (
     findable_table,
@@ -187,6 +189,35 @@ def _growing(bench: Bench) -> str:
     )
 
 
+def _committing(bench: Bench) -> str:
+    references = map(str, bench.options.references)
+    return _apart("committing", *references)
+
+
+def _transcoding(bench: Bench) -> str:
+    options = bench.options
+    return _apart("transcoding", f"--images={options.images}", f"--rounds={options.rounds}")
+
+
+def _verifying(bench: Bench) -> str:
+    return _apart("verifying", f"--instances={bench.options.objects}")
+
+
+def _apart(module: str, *arguments: str) -> str:
+    """Measure in a process of its own, for its memory and its processor time are measured."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.bench.{module}", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": PYTHON_PATH},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise ServerFailed(done.stderr)
+    return done.stdout.rstrip()
+
+
 #: What can be measured, in the order it is.
 _SUBJECTS: Final[Mapping[str, Callable[[Bench], str]]] = {
     "storing": _storing,
@@ -196,6 +227,9 @@ _SUBJECTS: Final[Mapping[str, Callable[[Bench], str]]] = {
     "findable": _findable,
     "finding": _finding,
     "growing": _growing,
+    "committing": _committing,
+    "transcoding": _transcoding,
+    "verifying": _verifying,
 }
 
 
@@ -231,6 +265,12 @@ def _parser() -> argparse.ArgumentParser:
         help="studies of `finding` (default 5000)")  # fmt: skip
     add("--matches", type=_count, default=100_000, metavar="N",
         help="matches of `growing` (default 100000)")  # fmt: skip
+    add("--references", type=_count, nargs="+", default=[1, 1000, 10_000], metavar="N",
+        help="references of a request in `committing` (default 1 1000 10000)")  # fmt: skip
+    add("--images", type=_count, default=4, metavar="N",
+        help="images of 8 MB in `transcoding` (default 4)")  # fmt: skip
+    add("--objects", type=_count, default=10_000, metavar="N",
+        help="objects in `verifying` (default 10000)")  # fmt: skip
     return parser
 
 

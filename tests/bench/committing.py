@@ -96,6 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("references", type=int, nargs="*", default=[1, 1000, 10_000])
     wanted = parser.parse_args().references
+    print("Storage commitment, moto in the place of AWS\n")
     print("references  check and report  of it the check  requests of AWS")
     with offline_cloud() as cloud:
         store = Store.in_cloud(cloud)

@@ -196,10 +196,11 @@ def main() -> None:
     """Read the command line, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="*", type=Path, help="native images to measure with")
+    parser.add_argument("--images", type=int, default=4, help="how many to make (default 4)")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     files = [path.read_bytes() for path in options.files] or [
-        images.smooth("made", 2000 + 48 * number, 2048).file() for number in range(4)
+        images.smooth("made", 2000 + 48 * number, 2048).file() for number in range(options.images)
     ]
     usable = []
     for file in files:
@@ -210,7 +211,7 @@ def main() -> None:
         else:
             usable.append(file)
     megabytes = sum(map(len, usable)) / _MB
-    print(f"{len(usable)} files, {megabytes:.0f} MB; MB/s of one core")
+    print(f"Internal formats of {len(usable)} files, {megabytes:.0f} MB; MB/s of one core")
     with tempfile.TemporaryDirectory() as folder:
         print(measure(usable, options.rounds, Path(folder)))
 

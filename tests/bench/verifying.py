@@ -86,6 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--instances", type=int, default=10_000)
     instances: int = parser.parse_args().instances
+    print("The index rebuilt and held against the bucket; the table is in DynamoDB Local\n")
     with stores() as store:
         began = time.perf_counter()
         put(store, instances)
