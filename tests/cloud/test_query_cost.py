@@ -12,7 +12,14 @@ import pytest
 from lenticular import answers
 from lenticular.attributes import UNIQUE_KEY, Level
 from lenticular.index import Index, Reading
-from lenticular.index_items import Item, month_item, study_items
+from lenticular.index_items import (
+    STUDY_SORT_KEY,
+    Item,
+    month_item,
+    study_items,
+    study_partition,
+    study_uid_of,
+)
 from lenticular.planner import plan
 from lenticular.query import Model, Query, read_keys, read_query
 from tests.cloud import clinic_of_studies
@@ -128,6 +135,34 @@ def test_instances_that_are_named_alone_are_read_and_not_their_study(
     assert [str(match.instance.item["uid"]) for match in found if match.instance] == named
     # An entry, a series and an instance for each, and the study.
     assert reading.items == 3 * len(named) + 1
+
+
+def test_what_is_named_is_read_a_hundred_at_a_time(dynamodb_local: DynamoDBLocal) -> None:
+    table = dynamodb_local.table()
+    index = dynamodb_local.index(table)
+    dynamodb_local.load(table, clinic_of_studies.items(150, below=False))
+    named = [clinic_of_studies.study_uid(number) for number in range(249, -1, -1)]
+    reading = Reading()
+    found = list(map(study_uid_of, index.noting(reading).named_studies(named)))
+    assert found == named[100:]
+    assert (reading.pages, reading.items) == (3, 150)
+    # An item of up to 4 KB is half a unit; this engine charges nothing for what is not there.
+    assert reading.capacity_units == 150 / 2
+
+
+def test_what_dynamodb_leaves_out_of_a_long_answer_is_read_too(
+    dynamodb_local: DynamoDBLocal,
+) -> None:
+    table = dynamodb_local.table()
+    index = dynamodb_local.index(table)
+    uids = [f"1.2.{number}" for number in range(50)]
+    for uid in uids:
+        item: Item = {"pk": study_partition(uid), "sk": STUDY_SORT_KEY, "filling": "x" * 390_000}
+        dynamodb_local.load(table, [item])
+    reading = Reading()
+    found = index.noting(reading, whole_items=True).named_studies(uids)
+    assert list(map(study_uid_of, found)) == uids
+    assert reading.pages > 1
 
 
 _ODD_DATES: Final = ("", "2020", "202003", "2020.03.05", "20201399", "20200305", "20200306", "1999")

@@ -256,7 +256,8 @@ def test_a_query_whose_store_fails_after_a_match_is_not_answered_with_success(
     site.dynamodb.fail(Fault.ACCESS_DENIED, where=f"STUDY#{SECOND}")
     query = Dataset()
     query.QueryRetrieveLevel = "STUDY"
-    query.StudyInstanceUID = [FIRST, SECOND]
+    # The last of them is asked for behind the first hundred.
+    query.StudyInstanceUID = [FIRST, *(f"1.2.{number}" for number in range(99)), SECOND]
     [answer] = dcmtk.find_each(site.gateway, tmp_path, query)
     assert [match["0020,000d"] for match in answer.matches] == [FIRST]
     assert (answer.pending, answer.final) == (["Pending"], "Refused: OutOfResources")

@@ -287,12 +287,13 @@ def _named_instances(index: Index, query: Query, filters: _Filters) -> Iterator[
         if not filters.keep_study(study):
             continue
         study_uid = study_uid_of(study.item)
-        for series_uid, uids in places[study_uid].items():
-            found = index.one_series(study_uid, series_uid)
-            series = found and Entity.below(Level.SERIES, found)
-            if not series or not filters.keep(Level.SERIES, series):
+        for found in index.named_series(study_uid, places[study_uid]):
+            series = Entity.below(Level.SERIES, found)
+            if not filters.keep(Level.SERIES, series):
                 continue
-            for item in filter(None, (index.instance(study_uid, series_uid, uid) for uid in uids)):
+            series_uid = str(found["uid"])
+            uids = places[study_uid][series_uid]
+            for item in index.named_instances(study_uid, series_uid, uids):
                 instance = Entity.below(Level.INSTANCE, item)
                 if filters.keep(Level.INSTANCE, instance):
                     yield Match(study, series, instance)
@@ -320,9 +321,9 @@ def _patient(elements: Mapping[str, Any]) -> tuple[str | None, str | None]:
 def _series(index: Index, query: Query, study: Entity, filters: _Filters) -> Iterator[Entity]:
     """Yield the series of a study that match."""
     study_uid, uids = study_uid_of(study.item), query.unique_values(Level.SERIES)
-    named = (index.one_series(study_uid, uid) for uid in filter(is_uid, dict.fromkeys(uids)))
+    named = index.named_series(study_uid, filter(is_uid, dict.fromkeys(uids)))
     below = filters.restricts(Level.INSTANCE) and query.level < Level.INSTANCE
-    for item in filter(None, named if uids else index.series(study_uid)):
+    for item in named if uids else index.series(study_uid):
         series = Entity.below(Level.SERIES, item)
         if filters.keep(Level.SERIES, series):
             if below and not any(_instances(index, query, study, series, filters)):
@@ -337,9 +338,9 @@ def _instances(
     study_uid, series_uid = study_uid_of(study.item), str(series.item["uid"])
     uids = tuple(filter(is_uid, dict.fromkeys(query.unique_values(Level.INSTANCE))))
     # Of more than there are, reading all costs less.
-    one_by_one = uids and len(uids) <= _number(series.item, "instances")
-    named = (index.instance(study_uid, series_uid, uid) for uid in uids)
-    for item in filter(None, named if one_by_one else index.instances(study_uid, series_uid)):
+    by_name = uids and len(uids) <= _number(series.item, "instances")
+    named = index.named_instances(study_uid, series_uid, uids)
+    for item in named if by_name else index.instances(study_uid, series_uid):
         instance = Entity.below(Level.INSTANCE, item)
         if filters.keep(Level.INSTANCE, instance):
             yield instance

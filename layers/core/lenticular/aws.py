@@ -52,7 +52,9 @@ class _ItemsAsTheyCome(JSONParser):
         return super()._handle_json_body(raw_body, shape)  # type: ignore[misc]
 
 
-_OUTPUTS_WITH_ITEMS: Final = frozenset({"GetItemOutput", "QueryOutput", "ScanOutput"})
+_OUTPUTS_WITH_ITEMS: Final = frozenset(
+    {"BatchGetItemOutput", "GetItemOutput", "QueryOutput", "ScanOutput"}
+)
 
 
 class _Parsers(ResponseParserFactory):

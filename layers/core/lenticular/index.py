@@ -25,10 +25,11 @@ import copy as copying
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import uuid4
@@ -87,6 +88,8 @@ _KEYS_ALONE: Final = "by-uid"
 #: Races on one study end after a few rounds; more says that something else is wrong.
 _MOST_ROUNDS: Final = 50
 _PARALLEL_WRITES: Final = 16
+#: What BatchGetItem takes.
+_MOST_NAMED_AT_A_TIME: Final = 100
 #: Items that something is derived from: they change only if nobody changed them in between.
 _FINGERPRINTED: Final = (STUDY_SORT_KEY, SERIES_PREFIX, PROCEDURE_PREFIX)
 
@@ -278,7 +281,7 @@ class Index:
 
     def remove(self, present: Item) -> bool:
         """Remove an item if it is still as it was read; False when it is not."""
-        key = {"pk": {"S": str(present["pk"])}, "sk": {"S": str(present["sk"])}}
+        key = _key((str(present["pk"]), str(present["sk"])))
         return self._conditionally(self._client.delete_item, {"Key": key}, unchanged=present)
 
     def _conditionally(
@@ -418,10 +421,25 @@ class Index:
             study_partition(study_instance_uid), SERIES_PREFIX, consistent=consistent
         )
 
-    def one_series(self, study_instance_uid: str, series_instance_uid: str) -> Item | None:
-        """Return one series' item, None when there is none."""
-        pk, sk = study_partition(study_instance_uid), series_sort_key(series_instance_uid)
-        return self._get(pk, sk, consistent=False)
+    def named_studies(self, study_instance_uids: Iterable[str]) -> Iterator[Item]:
+        """Return the items of those studies that there are, in this order; each named once."""
+        return self._named((study_partition(uid), STUDY_SORT_KEY) for uid in study_instance_uids)
+
+    def named_series(
+        self, study_instance_uid: str, series_instance_uids: Iterable[str]
+    ) -> Iterator[Item]:
+        """Return the items of those series that a study has, in this order; each named once."""
+        pk = study_partition(study_instance_uid)
+        return self._named((pk, series_sort_key(uid)) for uid in series_instance_uids)
+
+    def named_instances(
+        self, study_instance_uid: str, series_instance_uid: str, sop_instance_uids: Iterable[str]
+    ) -> Iterator[Item]:
+        """Return the items of those instances that a series has, in this order; each named once."""
+        pk = study_partition(study_instance_uid)
+        return self._named(
+            (pk, instance_sort_key(series_instance_uid, uid)) for uid in sop_instance_uids
+        )
 
     def instances(
         self, study_instance_uid: str, series_instance_uid: str | None = None
@@ -609,7 +627,7 @@ class Index:
         self._call(
             self._client.delete_item,
             TableName=self.table,
-            Key={"pk": {"S": QUARANTINE_PARTITION}, "sk": {"S": key}},
+            Key=_key((QUARANTINE_PARTITION, key)),
         )
 
     def _tallies(self, study_instance_uid: str, series_instance_uid: str) -> Iterator[Item]:
@@ -622,10 +640,29 @@ class Index:
     def _get(self, pk: str, sk: str, *, consistent: bool) -> Item | None:
         answer = self._read(
             self._client.get_item,
-            Key={"pk": {"S": pk}, "sk": {"S": sk}},
+            Key=_key((pk, sk)),
             ConsistentRead=consistent,
         )
         return from_dynamodb(answer["Item"]) if "Item" in answer else None
+
+    def _named(self, keys: Iterable[tuple[str, str]]) -> Iterator[Item]:
+        """Read items by their keys, as many at a time as DynamoDB takes, in the order of these."""
+        left = iter(keys)
+        while some := list(islice(left, _MOST_NAMED_AT_A_TIME)):
+            asked = {"Keys": list(map(_key, some)), **self._of_interest()}
+            page = self._noted(self._client.batch_get_item, RequestItems={self.table: asked})
+            found = {
+                (str(item["pk"]), str(item["sk"])): item
+                for item in map(from_dynamodb, page["Responses"].get(self.table, ()))
+            }
+            unread = page["UnprocessedKeys"].get(self.table, {"Keys": []})["Keys"]
+            for key in some:
+                # What it left out of an answer, too long or too soon, is waited for one by one.
+                item = found.get(key) or (
+                    self._get(*key, consistent=False) if _key(key) in unread else None
+                )
+                if item:
+                    yield item
 
     def _pages(self, operation: str, **request: Any) -> Iterator[Item]:  # noqa: ANN401
         for page in self._whole_pages(operation, **request):
@@ -641,24 +678,27 @@ class Index:
             request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
 
     def _read(self, operation: Callable[..., Any], **request: Any) -> Any:  # noqa: ANN401
-        """Read one page, and note what that took."""
+        """Read one item or one page of them."""
+        keys_alone = request.get("IndexName") == _KEYS_ALONE
+        wanted = {} if keys_alone else self._of_interest()
+        return self._noted(operation, TableName=self.table, **wanted, **request)
+
+    def _of_interest(self) -> Mapping[str, Any]:
+        """Return what a request says of the attributes that are wanted."""
+        return {} if self._reading is None or self._whole_items else _OF_INTEREST_TO_QUERIES
+
+    def _noted(self, operation: Callable[..., Any], **request: Any) -> Any:  # noqa: ANN401
+        """Read, and note what that took."""
         reading = self._reading
         if reading is None:
-            return self._call(operation, TableName=self.table, **request)
+            return self._call(operation, **request)
         reading.before_page()
-        keys_alone = request.get("IndexName") == _KEYS_ALONE
         began = perf_counter()
-        page = self._call(
-            operation,
-            TableName=self.table,
-            ReturnConsumedCapacity="TOTAL",
-            **({} if self._whole_items or keys_alone else _OF_INTEREST_TO_QUERIES),
-            **request,
-        )
+        page = self._call(operation, ReturnConsumedCapacity="TOTAL", **request)
         reading.seconds += perf_counter() - began
         reading.pages += 1
-        reading.items += page.get("ScannedCount", 1 if "Item" in page else 0)
-        reading.capacity_units += page.get("ConsumedCapacity", {}).get("CapacityUnits", 0.0)
+        reading.items += _items_read(page)
+        reading.capacity_units += _capacity_units(page)
         reading.on_page()
         return page
 
@@ -676,6 +716,25 @@ def _all_of(
     writes = [pool.submit(write, each) for each in items]
     wait(writes)
     return [each.result() for each in writes]
+
+
+def _items_read(page: Mapping[str, Any]) -> int:
+    if "Responses" in page:
+        return sum(map(len, page["Responses"].values()))
+    return int(page.get("ScannedCount", "Item" in page))
+
+
+def _capacity_units(page: Mapping[str, Any]) -> float:
+    consumed = page.get("ConsumedCapacity", {})
+    # Of a batch it is a list, of a table each.
+    each = consumed if isinstance(consumed, list) else [consumed]
+    return float(sum(of_table.get("CapacityUnits", 0.0) for of_table in each))
+
+
+def _key(key: tuple[str, str]) -> dict[str, Any]:
+    """Return partition and sort key as DynamoDB wants them."""
+    pk, sk = key
+    return {"pk": {"S": pk}, "sk": {"S": sk}}
 
 
 def _key_condition(pk: str, prefix: str) -> dict[str, Any]:

@@ -59,9 +59,7 @@ class ByUID:
 
     def studies(self, index: Index) -> Iterator[Item]:
         """Read one item a study."""
-        for uid in dict.fromkeys(self.study_instance_uids):
-            if study := index.study(uid):
-                yield study
+        return index.named_studies(dict.fromkeys(self.study_instance_uids))
 
 
 @dataclass(frozen=True, slots=True)
