@@ -11,7 +11,9 @@ from pydicom import Dataset, dcmread
 from pydicom.dataelem import DataElement
 from pydicom.sequence import Sequence
 
-from lenticular.elements import ElementsError, encode_data_set, find_uids, is_whole, items, walk
+from lenticular.element_headers import ElementsError
+from lenticular.elements import encode_data_set, items, walk
+from lenticular.identification import find_uids
 from lenticular.transfer_syntaxes import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_BIG_ENDIAN,
@@ -19,6 +21,7 @@ from lenticular.transfer_syntaxes import (
     IMPLICIT_VR_LITTLE_ENDIAN,
     TransferSyntax,
 )
+from lenticular.wholeness import is_whole
 
 PLAIN_SYNTAXES = [IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN]
 SYNTAXES = [*PLAIN_SYNTAXES, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN]

@@ -6,21 +6,18 @@ from time import thread_time
 
 import pytest
 
+from lenticular.element_headers import ElementsError, Fault
 from lenticular.elements import (
     MAX_DEPTH,
-    MAX_INFLATED_BYTES,
     Element,
-    ElementsError,
     EncodableElement,
-    Fault,
     encode_data_set,
     encode_element,
-    find_uids,
-    is_whole,
     items,
     walk,
 )
 from lenticular.errors import CannotUnderstand
+from lenticular.identification import MAX_INFLATED_BYTES, find_uids
 from lenticular.transfer_syntaxes import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_BIG_ENDIAN,
@@ -28,6 +25,7 @@ from lenticular.transfer_syntaxes import (
     IMPLICIT_VR_LITTLE_ENDIAN,
     TransferSyntax,
 )
+from lenticular.wholeness import is_whole
 
 PLAIN_SYNTAXES = [IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN]
 UNDEFINED = b"\xff\xff\xff\xff"
@@ -441,7 +439,7 @@ def test_a_deflated_data_set_is_whole_with_the_end_of_its_stream_only() -> None:
 
 
 def test_a_deflate_bomb_is_followed_to_a_bound_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lenticular.elements._MOST_INFLATED_BYTES", 1 << 20)
+    monkeypatch.setattr("lenticular.wholeness._MOST_INFLATED_BYTES", 1 << 20)
     bomb = deflate(pack("<HH2sHL", 8, 8, b"UN", 0, 0x7FFFFFFE) + bytes(1 << 26))
     asked: list[int] = []
 
@@ -479,7 +477,7 @@ def test_zeros_behind_the_last_element_are_passed_in_no_time() -> None:
 def test_no_more_elements_are_followed_than_an_honest_data_set_has(
     monkeypatch: pytest.MonkeyPatch, element: bytes
 ) -> None:
-    monkeypatch.setattr("lenticular.elements._MOST_HEADERS", 1000)
+    monkeypatch.setattr("lenticular.wholeness._MOST_HEADERS", 1000)
     broken = PIXELS[:-1]
 
     assert not is_whole_by_any_window(element * 90 + broken, EXPLICIT_VR_LITTLE_ENDIAN)

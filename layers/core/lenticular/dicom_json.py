@@ -30,15 +30,8 @@ from .character_sets import (
     character_sets,
     choose_character_set,
 )
-from .elements import (
-    Element,
-    ElementsError,
-    EncodableElement,
-    element_writer,
-    encode_data_set,
-    items,
-    walk,
-)
+from .element_headers import ElementsError
+from .elements import Element, EncodableElement, element_writer, encode_data_set, items, walk
 
 #: An element of the model, as above.
 JsonElement: TypeAlias = Mapping[str, Any]
