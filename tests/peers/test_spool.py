@@ -16,7 +16,7 @@ from typing import Any, Final
 import pytest
 from pydicom.data import get_testdata_file
 
-from gateway.journal import END_BYTES
+from gateway.journal_entry import END_BYTES
 from lenticular.part10 import file_head
 from tests.cloud.deadline import eventually
 from tests.peers import dcmtk
