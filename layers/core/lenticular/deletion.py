@@ -52,7 +52,7 @@ from .audit_outlets import Outlet, OutletFailed
 from .errors import OperatorError, StoreUnavailable
 from .forms import RETIRED_TAG
 from .index import Index
-from .index_items import COPY_PREFIX, INSTANCE_PREFIX
+from .index_keys import COPY_PREFIX, INSTANCE_PREFIX
 from .indexing import rebuild_study
 from .moments import moment
 from .object_versions import Held, ObjectVersions

@@ -116,6 +116,12 @@ def values_of(element: JsonElement | None) -> list[Any]:
     return element.get("Value", []) if element else []
 
 
+def first_text(elements: Mapping[str, JsonElement], tag: str) -> str | None:
+    """Return the first value of a text element, None when it is absent or empty."""
+    values = values_of(elements.get(tag))
+    return str(values[0]) if values and values[0] not in (None, "") else None
+
+
 def character_set_terms(element: JsonElement | None) -> list[str]:
     """Return the terms of a Specific Character Set element, none when there is none."""
     return [str(term or "") for term in values_of(element)]

@@ -30,7 +30,8 @@ from .archive import INSTANCES, Archive, InstanceKey, Listed, key_prefix
 from .commitment import Reference
 from .errors import InstanceMissing
 from .index import Index
-from .index_items import Item, forms_of_content, series_of_instance
+from .index_items import Item, forms_of_content
+from .index_keys import series_of_instance
 from .sop_classes import STORAGE
 from .status import CommitmentFailure
 
