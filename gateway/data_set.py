@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 
 from lenticular.dicom_json import JsonElement, read_data_set, write_data_set
-from lenticular.elements import ElementsError
+from lenticular.element_headers import ElementsError
 from lenticular.errors import CannotUnderstand
 from lenticular.transfer_syntaxes import BY_UID
 

@@ -5,10 +5,9 @@
     {root}/{journal}/{entry}.entry        is whole and durable; {entry} is {number}-{mark}
     {root}/{journal}-{entry}.unreadable   cannot be read, and waits for a person
 
-An entry is one file: the PS3.10 file as it goes into the bucket, then a trailer that says under
-which key and with which metadata. The mark is a CRC of its SOP Instance UID: who looks for some
-among thousands of entries need not open them all. It is durable once these have returned, in this
-order:
+The mark of an entry is a CRC of its SOP Instance UID: who looks for some among thousands of entries
+need not open them all. What is in the file, `journal_entry` says. It is durable once these have
+returned, in this order:
 
     write    all of it into .part
     fsync    of the file         what .part holds survives a crash of the machine
@@ -16,9 +15,8 @@ order:
     fsync    of the directory    its name survives as well
 
 So what a kill leaves behind is told by its name: a .part was never acknowledged and is removed, an
-.entry is whole. A disk may still go bad, so whatever is read back is held against the SHA-256 in
-its key, which was computed while the instance arrived. After a failed fsync the kernel may have
-dropped what it could not write and say nothing the next time: such a file is given up at once.
+.entry is whole. After a failed fsync the kernel may have dropped what it could not write and say
+nothing the next time: such a file is given up at once.
 
 A process that ends lets go of its lock, however it ends; any other may then take the journal over.
 A lock on NFS can also be lost by a process that lives but was cut off for longer than its lease.
@@ -34,25 +32,22 @@ have them: no O_TMPFILE, no link, no file that two processes write to.
 import contextlib
 import errno
 import fcntl
-import hashlib
 import io
 import itertools
-import json
 import logging
 import os
 import secrets
-import struct
-import threading
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
 from typing import Final, Self
 
-from lenticular.archive import InstanceKey, content_sha256
+from lenticular.archive import InstanceKey
 
 from .custody import Buffered
+from .journal_entry import EntryFile, EntryUnreadable, Trailer
+from .spool_room import Room
 
 _log: Final = logging.getLogger(__name__)
 
@@ -64,19 +59,7 @@ _UNREADABLE: Final = ".unreadable"
 _BEFORE_MARK: Final = "-"
 #: Of what has a place in quarantine, whatever its UID.
 _NO_MARK: Final = "quarantine"
-#: At the very end of an entry: length of the PS3.10 file, length of the text before, CRC-32 of text
-#: and lengths, and what this is.
-_LENGTHS: Final = struct.Struct(">QL")
-_CRC: Final = struct.Struct(">L")
-_MAGIC: Final = b"LNTCJRN1"
-END_BYTES: Final = _LENGTHS.size + _CRC.size + len(_MAGIC)
-#: A key and two AE titles are shorter by far; what claims to be longer is no trailer.
-_TEXT_MAX_BYTES: Final = 16 << 10
 _PROBE_BYTES: Final = 1 << 20
-#: Below this share of the limit a full spool counts as having room again.
-_ROOM_AGAIN: Final = 0.9
-#: A spool that goes on turning instances away is said to do so this often.
-_SAY_AGAIN_SECONDS: Final = 60.0
 
 
 def is_gone(error: Exception) -> bool:
@@ -94,52 +77,6 @@ def _gone_or_not() -> Iterator[None]:
             raise
 
 
-class NoRoom(OSError):
-    """The spool may not hold as much; the disk has no part in it."""
-
-    def __init__(self, reason: str) -> None:
-        """Say it as a disk with a quota does."""
-        super().__init__(errno.EDQUOT, reason)
-
-
-class EntryUnreadable(Exception):
-    """An entry is not what was written; the message says in what, and quotes nothing of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trailer:
-    """What the bucket is to be told of a file, key and metadata, and the length of the file."""
-
-    key: str
-    metadata: Mapping[str, str]
-    file_bytes: int
-
-    def encode(self) -> bytes:
-        """Write what follows the file in its entry."""
-        text = json.dumps([self.key, dict(self.metadata)]).encode()
-        lengths = _LENGTHS.pack(self.file_bytes, len(text))
-        return b"".join((text, lengths, _CRC.pack(_crc(text, lengths)), _MAGIC))
-
-    @classmethod
-    def decode(cls, tail: bytes, entry_bytes: int) -> Self:
-        """Read the trailer of an entry that is so long, given its last bytes.
-
-        Raises:
-            EntryUnreadable: it does not end as an entry does.
-        """
-        at = len(tail) - END_BYTES
-        if at < 0 or not tail.endswith(_MAGIC):
-            raise EntryUnreadable("it does not end as an entry does")
-        file_bytes, text_bytes = _LENGTHS.unpack_from(tail, at)
-        (crc,) = _CRC.unpack_from(tail, at + _LENGTHS.size)
-        text = tail[max(0, at - text_bytes) : at]
-        lengths = tail[at : at + _LENGTHS.size]
-        if file_bytes + text_bytes + END_BYTES != entry_bytes or crc != _crc(text, lengths):
-            raise EntryUnreadable("its trailer is damaged")
-        key, metadata = json.loads(text)
-        return cls(key, metadata, file_bytes)
-
-
 def _mark(key: str) -> str:
     placed = InstanceKey.parse(key)
     return _NO_MARK if placed is None else _mark_of(placed.sop_instance_uid)
@@ -147,90 +84,6 @@ def _mark(key: str) -> str:
 
 def _mark_of(sop_instance_uid: str) -> str:
     return f"{zlib.crc32(sop_instance_uid.encode()):08x}"
-
-
-def _crc(text: bytes, lengths: bytes) -> int:
-    return zlib.crc32(lengths, zlib.crc32(text))
-
-
-class Room:
-    """How many bytes may be in the spool, and whether there is no room now.
-
-    Tells in one log line each when the spool begins and when it ceases to turn instances away, and
-    once a minute when one is turned away meanwhile, which an alarm counts.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        """Begin empty."""
-        self._max_bytes = max_bytes
-        self._lock = threading.Lock()
-        self._held = 0
-        self._full = False
-        self._disk_fault: str | None = None
-        self._say_again_at = 0.0
-
-    @property
-    def held(self) -> int:
-        """How many bytes are taken."""
-        return self._held
-
-    @property
-    def disk_failed(self) -> bool:
-        """Whether the disk has failed and not worked since."""
-        return self._disk_fault is not None
-
-    def shortage(self) -> str | None:
-        """Say why an instance would be turned away now, or `None`."""
-        return "the spool is full" if self._full else self._disk_fault
-
-    def take(self, count: int, *, beyond: int = 0) -> None:
-        """Take room for an instance that has `beyond` already, or raise `NoRoom`."""
-        with self._lock:
-            if beyond + count > self._max_bytes:
-                raise NoRoom("the instance is longer than all of the spool may be")
-            if self._held + count > self._max_bytes:
-                begins, self._full = not self._full, True
-                self._tell_shortage("the spool is full", begins=begins)
-                raise NoRoom("the spool is full")
-            self._held += count
-
-    def occupy(self, count: int) -> None:
-        """Count what is there already, whatever the limit."""
-        with self._lock:
-            self._held += count
-
-    def give_back(self, count: int) -> None:
-        """Free what was taken."""
-        with self._lock:
-            self._held -= count
-            if self._full and self._held <= self._max_bytes * _ROOM_AGAIN:
-                self._full = False
-                self._tell_room()
-
-    def note_disk(self, error: OSError | None) -> None:
-        """Know how the last attempt to write went."""
-        if error is None and self._disk_fault is None:
-            return
-        with self._lock:
-            before = self._disk_fault
-            self._disk_fault = None if error is None else f"the disk failed: {error.strerror}"
-            if self._disk_fault is not None:
-                self._tell_shortage(self._disk_fault, begins=before is None)
-            elif before is not None:
-                self._tell_room()
-
-    def _tell_shortage(self, reason: str, *, begins: bool) -> None:
-        now = monotonic()
-        if not begins and now < self._say_again_at:
-            return
-        self._say_again_at = now + _SAY_AGAIN_SECONDS
-        _log.warning(
-            "the spool takes no more", extra={"reason": reason, "bytes_in_spool": self._held}
-        )
-
-    def _tell_room(self) -> None:
-        if not self._full and self._disk_fault is None:
-            _log.info("the spool takes instances again", extra={"bytes_in_spool": self._held})
 
 
 class Draft(io.FileIO):
@@ -525,7 +378,7 @@ class Entry:
     entry_bytes: int
     arrived: float = 0.0
 
-    def open(self) -> "EntryFile":
+    def open(self) -> EntryFile:
         """Open it to be read, or raise `OSError` or `EntryUnreadable`."""
         return EntryFile(self.journal.open_entry(self.name), self.entry_bytes)
 
@@ -536,82 +389,3 @@ class Entry:
     def set_aside(self) -> str:
         """Put it where it is not looked at again; return its file's name."""
         return self.journal.set_aside(self.name)
-
-
-class EntryFile(io.RawIOBase):
-    """The PS3.10 file in an entry, without the trailer, to be read from its start to its end.
-
-    The read that comes to the end raises `EntryUnreadable` when that was not the file whose
-    SHA-256 is in the key: it has then not been given away whole.
-
-    Attributes:
-        trailer: what the entry says of the file
-        damage: what a read has raised `EntryUnreadable` for, if so
-    """
-
-    def __init__(self, descriptor: int, entry_bytes: int) -> None:
-        """Take over a file descriptor; raises `EntryUnreadable` or `OSError`, and it is closed."""
-        self._descriptor = descriptor
-        self._position = 0
-        self._hashed = 0
-        self._digest = hashlib.sha256()
-        self.damage: str | None = None
-        try:
-            tail = os.pread(
-                descriptor,
-                min(entry_bytes, END_BYTES + _TEXT_MAX_BYTES),
-                max(0, entry_bytes - END_BYTES - _TEXT_MAX_BYTES),
-            )
-            self.trailer = Trailer.decode(tail, entry_bytes)
-        except BaseException:
-            # Not the descriptor alone: the finalizer would close it again, or what is there then.
-            self.close()
-            raise
-
-    def readable(self) -> bool:
-        """Say yes."""
-        return True
-
-    def seekable(self) -> bool:
-        """Say yes, for S3's client asks where the end is."""
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go somewhere in the file."""
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.trailer.file_bytes}
-        self._position = start[whence] + offset
-        return self._position
-
-    def readinto(self, buffer: Buffered, /) -> int:
-        """Read on."""
-        size = self.trailer.file_bytes
-        with memoryview(buffer).cast("B") as whole, whole[: max(0, size - self._position)] as view:
-            count = os.preadv(self._descriptor, [view], self._position) if view else 0
-            if view and not count:
-                self._damage("it is shorter than its trailer says")
-            if self._position == self._hashed:
-                self._digest.update(view[:count])
-                self._hashed += count
-        self._position += count
-        expected = content_sha256(self.trailer.key)
-        if self._hashed == size and self._digest.hexdigest() != expected:
-            self._damage("its file is not the one that its key names")
-        return count
-
-    def whole(self) -> bytearray:
-        """Read all of it in one piece, from the start."""
-        file = bytearray(self.trailer.file_bytes)
-        with memoryview(file) as view:
-            while self._position < len(view):
-                self.readinto(view[self._position :])
-        return file
-
-    def _damage(self, how: str) -> None:
-        self.damage = how
-        raise EntryUnreadable(how)
-
-    def close(self) -> None:
-        """Close the file."""
-        if not self.closed:
-            os.close(self._descriptor)
-        super().close()

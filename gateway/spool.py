@@ -36,18 +36,9 @@ from lenticular.archive import InstanceKey
 from lenticular.errors import OperatorError, StoreUnavailable
 
 from .custody import Buffered, Custody
-from .journal import (
-    Draft,
-    Entry,
-    EntryUnreadable,
-    Journal,
-    NoRoom,
-    Room,
-    Trailer,
-    is_gone,
-    journals,
-    trailers,
-)
+from .journal import Draft, Entry, Journal, is_gone, journals, trailers
+from .journal_entry import EntryUnreadable, Trailer
+from .spool_room import NoRoom, Room
 
 _log: Final = logging.getLogger(__name__)
 

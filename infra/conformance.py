@@ -5,150 +5,36 @@ a transfer syntax or a status changes it by that; a test says when the file is n
 and another holds it against the negotiation of a running node.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, fields
-from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
-from pydicom.uid import UID, MediaStorageDirectoryStorage
-
-from gateway.negotiation import (
-    ADDRESS_NOT_RECOGNIZED,
-    APPLICATION_CONTEXT,
-    APPLICATION_CONTEXT_NOT_SUPPORTED,
-    CALLED_AET_NOT_RECOGNIZED,
-    CALLING_AET_NOT_RECOGNIZED,
-    LOCAL_LIMIT_EXCEEDED,
-    MAX_CONTEXTS,
-    TEMPORARY_CONGESTION,
-    VERSION_NOT_SUPPORTED,
-    QueryOption,
-    Rejected,
+from gateway.negotiation import MAX_CONTEXTS
+from infra.conformance_tables import (
+    COMMANDS,
+    association_parameters,
+    character_sets,
+    command_association_parameters,
+    command_parameters,
+    default_of,
+    extended_negotiation,
+    failure_reasons,
+    gateway_parameters,
+    information_models,
+    keys,
+    media_services,
+    proposed_contexts,
+    rejections,
+    services_beside_storage,
+    services_by_entity,
+    statuses,
+    storage_classes,
+    storage_syntaxes,
+    tls_profiles,
 )
-from gateway.offers import Offer, offers
-from lenticular import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, __version__
-from lenticular.attributes import Attribute, Level, computed_of_level, of_level
-from lenticular.cli.association_requests import (
-    ANSWER_SECONDS,
-    CONNECT_SECONDS,
-    MAX_PDU_BYTES,
-    SERVICES,
-    SUB_OPERATION_SECONDS,
-    UNCOMPRESSED,
-)
-from lenticular.query import MODEL_OF
-from lenticular.settings import GatewaySettings, PeerSettings
-from lenticular.sop_classes import (
-    PATIENT_ROOT_FIND,
-    PATIENT_STUDY_ONLY_FIND,
-    STORAGE,
-    STORAGE_COMMITMENT_PUSH,
-    STUDY_ROOT_FIND,
-    STUDY_ROOT_GET,
-    STUDY_ROOT_MOVE,
-    VERIFICATION,
-    SOPClass,
-)
-from lenticular.status import (
-    CommitmentFailure,
-    FindStatus,
-    MoveStatus,
-    ProcedureStepStatus,
-    Status,
-    StoreStatus,
-)
-from lenticular.tls import PROFILES
-from lenticular.transfer_syntaxes import ALL, BY_UID
-
-#: The application entity that the operator's commands are, by the default of its title.
-_COMMANDS: Final = "LENTICULAR-CLI"
+from lenticular import __version__
+from lenticular.status import FindStatus, MoveStatus, ProcedureStepStatus, StoreStatus
 
 FILE: Final = Path(__file__).with_name("guide") / "conformance-statement.md"
-
-_REJECTIONS: Final[Sequence[tuple[Rejected, str]]] = (
-    (LOCAL_LIMIT_EXCEEDED, "as many associations are open as are allowed"),
-    (TEMPORARY_CONGESTION, "the list of nodes cannot be read, or there is no thread left"),
-    (CALLED_AET_NOT_RECOGNIZED, "another AE title was called, unless access is `open`"),
-    (CALLING_AET_NOT_RECOGNIZED, "the caller is no node of the list, unless access is `open`"),
-    (ADDRESS_NOT_RECOGNIZED, "it calls from another address, with `known-aet-and-address`"),
-    (APPLICATION_CONTEXT_NOT_SUPPORTED, "the application context is not DICOM's"),
-    (VERSION_NOT_SUPPORTED, "the protocol version is not 1"),
-)
-
-_OPTIONS: Final[Mapping[QueryOption, str]] = {
-    QueryOption.RELATIONAL: "relational queries or retrieval",
-    QueryOption.COMBINED_DATE_TIME: "date and time matched as one",
-    QueryOption.FUZZY_PERSON_NAMES: "fuzzy matching of person names",
-    QueryOption.TIMEZONE_ADJUSTMENT: "time zone adjustment of queries",
-}
-
-#: What each status means here, of the services that have statuses of their own. No mapping: members
-#: of different services with one number are equal, and would be one key.
-_MEANINGS: Final[Sequence[tuple[IntEnum, str]]] = (
-    (StoreStatus.OUT_OF_RESOURCES, "The instance could not be kept, send it again later"),
-    (StoreStatus.INTERNAL_ERROR, "An error of ours; the instance is not kept"),
-    (
-        StoreStatus.DATA_SET_DOES_NOT_MATCH_SOP_CLASS,
-        (
-            "SOP class or instance UID of command and data set differ, or the IOD is violated and "
-            "`LENTICULAR_VALIDATION` is `reject`"
-        ),
-    ),
-    (
-        StoreStatus.DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING,
-        "Kept; the IOD is violated and `LENTICULAR_VALIDATION` is `warn`",
-    ),
-    (
-        StoreStatus.CANNOT_UNDERSTAND,
-        "Kept in quarantine: it cannot be read as what it says it is, or breaks off",
-    ),
-    (FindStatus.PENDING, "A match"),
-    (
-        FindStatus.PENDING_OPTIONAL_KEYS_NOT_SUPPORTED,
-        "A match; a key that was asked for is neither matched nor returned",
-    ),
-    (FindStatus.CANCELLED, "C-CANCEL was received"),
-    (FindStatus.OUT_OF_RESOURCES, "The index cannot be read, or more match than may be answered"),
-    (FindStatus.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS, "The identifier breaks a rule of its model"),
-    (FindStatus.UNABLE_TO_PROCESS, "An error of ours"),
-    (MoveStatus.PENDING, "Sub-operations go on"),
-    (MoveStatus.CANCELLED, "C-CANCEL was received"),
-    (MoveStatus.SUB_OPERATIONS_FAILED, "Some failed or had a warning; the failed ones are listed"),
-    (MoveStatus.CANNOT_COUNT_MATCHES, "The index cannot be read"),
-    (MoveStatus.CANNOT_PERFORM_SUB_OPERATIONS, "All failed, or the index broke off"),
-    (MoveStatus.DESTINATION_UNKNOWN, "The destination is no node with a port"),
-    (MoveStatus.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS, "The identifier breaks a rule of its model"),
-    (MoveStatus.UNABLE_TO_PROCESS, "An error of ours"),
-)
-_MEANING_OF: Final = {(type(status), status.value): meaning for status, meaning in _MEANINGS}
-
-#: Specific Character Sets that are read and written, PS3.3 tables C.12-2 to C.12-5.
-CHARACTER_SETS: Final[Sequence[tuple[str, str]]] = (
-    ("ISO_IR 6 (default)", "ASCII"),
-    ("ISO_IR 100, ISO 2022 IR 100", "Latin alphabet No. 1"),
-    ("ISO_IR 101, ISO 2022 IR 101", "Latin alphabet No. 2"),
-    ("ISO_IR 109, ISO 2022 IR 109", "Latin alphabet No. 3"),
-    ("ISO_IR 110, ISO 2022 IR 110", "Latin alphabet No. 4"),
-    ("ISO_IR 148, ISO 2022 IR 148", "Latin alphabet No. 5"),
-    ("ISO_IR 203, ISO 2022 IR 203", "Latin alphabet No. 9"),
-    ("ISO_IR 144, ISO 2022 IR 144", "Cyrillic"),
-    ("ISO_IR 127, ISO 2022 IR 127", "Arabic"),
-    ("ISO_IR 126, ISO 2022 IR 126", "Greek"),
-    ("ISO_IR 138, ISO 2022 IR 138", "Hebrew"),
-    ("ISO_IR 166, ISO 2022 IR 166", "Thai"),
-    ("ISO_IR 13, ISO 2022 IR 13", "Japanese, JIS X 0201"),
-    ("ISO 2022 IR 87", "Japanese, JIS X 0208"),
-    ("ISO 2022 IR 159", "Japanese, JIS X 0212"),
-    ("ISO 2022 IR 149", "Korean, KS X 1001"),
-    ("ISO 2022 IR 58", "Simplified Chinese, GB 2312"),
-    ("ISO_IR 192", "Unicode in UTF-8"),
-    ("GB18030", "Chinese, GB 18030"),
-    ("GBK", "Chinese, GBK"),
-)
-
-_OF_COMMANDS: Final = {setting.name: setting for setting in fields(PeerSettings)}
-_SETTINGS: Final = {setting.name: setting for setting in fields(GatewaySettings)}
 
 
 def statement() -> str:
@@ -173,13 +59,7 @@ def statement() -> str:
     )
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-
-
 def _overview() -> str:
-    storage = offers()[next(iter(STORAGE))]
     return f"""## 1. Overview
 
 Lenticular is an archive node: it takes instances into custody, finds them, hands them out, commits to their
@@ -201,69 +81,25 @@ table 1-2. Class by class all are independent of each other, and all may be mixe
 
 **Table 1-1. Storage SOP classes**
 
-{_table(("SOP class", "UID", "transfer syntax set", "SCU", "SCP"), _storage_rows(storage))}
+{storage_classes()}
 
 Other storage classes, private ones included, are refused, or taken with `LENTICULAR_UNKNOWN_CLASSES=accept`.
 
 **Table 1-2. Transfer syntax set UTS**
 
-{_table(("transfer syntax", "UID", "note"), _syntax_rows(storage))}
+{storage_syntaxes()}
 
 ### 1.2. Other Services
 
 **Table 1-3. Services beside storage**
 
-{_table(("SOP class", "UID", "SCU", "SCP", "transfer syntaxes"), _service_rows())}
+{services_beside_storage()}
 
 **Table 1-4. Media services**
 
-{_table(("SOP class", "UID", "role", "by"), _media_rows())}
+{media_services()}
 
 DICOM web services and DICOM real-time video: none."""
-
-
-def _storage_rows(offer: Offer) -> Iterable[Sequence[object]]:
-    assert offer.scp_permission is not None
-    for uid, sop_class in STORAGE.items():
-        yield _named(sop_class), uid, "UTS", "yes", "yes"
-
-
-def _named(sop_class: SOPClass) -> str:
-    marks = [
-        mark
-        for mark, holds in (("retired", sop_class.retired), ("private", sop_class.private))
-        if holds
-    ]
-    return sop_class.name + (f" ({', '.join(marks)})" if marks else "")
-
-
-def _syntax_rows(offer: Offer) -> Iterable[Sequence[object]]:
-    for syntax in ALL:
-        if syntax.uid in offer.transfer_syntaxes:
-            notes = [
-                note
-                for note, holds in (("lossy", syntax.lossy), ("retired", syntax.retired))
-                if holds
-            ]
-            yield syntax.name, syntax.uid, ", ".join(notes)
-
-
-def services() -> dict[str, Offer]:
-    """Return what is offered beside storage, by abstract syntax."""
-    return {uid: offer for uid, offer in offers().items() if uid not in STORAGE}
-
-
-def _service_rows() -> Iterable[Sequence[object]]:
-    for uid, offer in services().items():
-        scu = "yes (N-EVENT-REPORT)" if uid == STORAGE_COMMITMENT_PUSH else "no"
-        if uid in SERVICES:
-            scu = f"yes ({_COMMANDS})"
-        yield UID(uid).name, uid, scu, "yes", _names(offer.transfer_syntaxes)
-
-
-def _media_rows() -> Iterable[Sequence[object]]:
-    yield "Media Storage Directory Storage", MediaStorageDirectoryStorage, "FSC", _COMMANDS
-    yield "the storage SOP classes of table 1-1", "", "FSC", _COMMANDS
 
 
 def _services() -> str:
@@ -273,7 +109,7 @@ def _services() -> str:
 
 **Table 5-1. Services by application entity**
 
-{_table(("service", "role", "application entity", "a node needs in its `may`"), _mapping_rows())}
+{services_by_entity()}
 
 ### 5.2. Supported DIMSE Services
 
@@ -293,14 +129,14 @@ the delimiter of a value of undefined length, is answered C000; zeros behind the
 
 **Table 5-2. Statuses of C-STORE**
 
-{_statuses(StoreStatus, (Status.SUCCESS, Status.SOP_CLASS_NOT_SUPPORTED, Status.NOT_AUTHORIZED))}
+{statuses(StoreStatus)}
 
 As SCU (sub-operation of C-MOVE and C-GET) an instance is sent in the transfer syntax it came in if the receiver accepts that,
 else in that of a lossless form of it that the archive keeps, else uncompressed with every value as it was. 0000 and
 the warnings (Bxxx, 0107, 0116, 0001) count as completed, anything else as failed; of a C-MOVE it is tried once more on a fresh association,
 and so is what S3 did not give. A destination that refuses for the moment or does not listen is asked again for some seconds.
 
-As SCU of files ({_COMMANDS}: `lenticular send`, `lenticular import folder`) a file is sent in its own transfer syntax, one that is not compressed
+As SCU of files ({COMMANDS}: `lenticular send`, `lenticular import folder`) a file is sent in its own transfer syntax, one that is not compressed
 also in the other VR. 0000 and Bxxx count as stored; A7xx and an association that breaks are tried again, twice unless told otherwise; anything else is shown as failed.
 
 #### 5.2.3. Query
@@ -309,23 +145,23 @@ Hierarchical C-FIND, and relational where that was negotiated, in these models a
 
 **Table 5-3. Information models**
 
-{_table(("information model", "levels"), _model_rows())}
+{information_models()}
 
 **Table 5-4. Keys.** Each is matched and returned at its level and, where it has been found there, below. Matching: single
 value, list of UID, wildcard (`*`, `?`), range (dates, times, date-times, open on either side), universal, multiple values,
 sequence. Person names are matched without case and accents. U is the unique key of its level, C is computed when it is asked for.
 
-{_table(("attribute", "tag", "VR", "level", ""), _key_rows())}
+{keys()}
 
 Any other key is ignored and answered FF01.
 
 **Table 5-5. Statuses of C-FIND**
 
-{_statuses(FindStatus, (Status.SUCCESS, Status.SOP_CLASS_NOT_SUPPORTED, Status.NOT_AUTHORIZED))}
+{statuses(FindStatus)}
 
-More than `LENTICULAR_MAX_RESPONSES` matches (default {_default("max_responses")}) end with A700. C-CANCEL acts within a page of the index.
+More than `LENTICULAR_MAX_RESPONSES` matches (default {default_of("max_responses")}) end with A700. C-CANCEL acts within a page of the index.
 
-As SCU ({_COMMANDS}: `lenticular find`, and before `get` and `import node`) the keys are those that a person gives, at one of the levels PATIENT, STUDY, SERIES and
+As SCU ({COMMANDS}: `lenticular find`, and before `get` and `import node`) the keys are those that a person gives, at one of the levels PATIENT, STUDY, SERIES and
 IMAGE; without any, some of table 5-4. `import node` asks for each Study Date by itself. Text beyond ASCII is sent in ISO_IR 192. Any status but pending and 0000 is shown as failed.
 
 #### 5.2.4. Retrieve
@@ -337,9 +173,9 @@ the first video syntax is taken. Sub-operations have the priority of the request
 
 **Table 5-6. Statuses of C-MOVE and C-GET**
 
-{_statuses(MoveStatus, (Status.SUCCESS, Status.SOP_CLASS_NOT_SUPPORTED, Status.NOT_AUTHORIZED))}
+{statuses(MoveStatus)}
 
-As SCU ({_COMMANDS}) in the Study Root model: C-GET of a study or of series of it (`get`), C-MOVE of studies to this node (`import node`) or from it to
+As SCU ({COMMANDS}) in the Study Root model: C-GET of a study or of series of it (`get`), C-MOVE of studies to this node (`import node`) or from it to
 a node (`send --study`). A study counts as moved when the status is 0000, nothing failed, and no less was sent than the C-FIND before it said there is. Each instance of a C-GET is
 answered 0000 when it is written, C000 when what it is named by is no UID.
 
@@ -352,7 +188,7 @@ that are still being indexed are waited for; a requester that cannot be reached 
 
 **Table 5-7. Failure reasons in a report**
 
-{_table(("reason", "name"), ((f"{each.value:04X}", _words(each)) for each in CommitmentFailure))}
+{failure_reasons()}
 
 #### 5.2.6. Modality Performed Procedure Step
 
@@ -369,68 +205,6 @@ files that were received, in the transfer syntax of each (table 1-2), so no appl
 `OTHERS`, outside of the file-set. A physical medium is not written."""
 
 
-def _mapping_rows() -> Iterable[Sequence[object]]:
-    for uid, offer in services().items():
-        needs = "(nothing)" if offer.permission is None else f"`{offer.permission}`"
-        yield UID(uid).name, "SCP", "LENTICULAR", needs
-    storage = offers()[next(iter(STORAGE))]
-    yield "Storage", "SCP", "LENTICULAR", f"`{storage.permission}`"
-    yield "Storage, by C-MOVE", "SCU", "LENTICULAR", "(the asking node `move`)"
-    yield "Storage, by C-GET", "SCU", "LENTICULAR", f"`{storage.scp_permission}`"
-    yield (
-        "Storage Commitment, report",
-        "SCP, opens the association",
-        "LENTICULAR-COMMIT",
-        "`commit`",
-    )
-    for uid in SERVICES:
-        yield UID(uid).name, "SCU", _COMMANDS, ""
-    yield "Storage, of files", "SCU", _COMMANDS, ""
-    yield "Storage, by C-GET", "SCP, opens the association", _COMMANDS, ""
-    yield "Media Storage", "FSC", _COMMANDS, ""
-
-
-def _model_rows() -> Iterable[Sequence[object]]:
-    for model in dict.fromkeys(MODEL_OF.values()):
-        levels = ", ".join(level.query_retrieve_level for level in model.value)
-        yield model.name.replace("_", " ").title(), levels
-
-
-def _key_rows() -> Iterable[Sequence[object]]:
-    unique = {"PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"}
-    for level in Level:
-        for attribute in of_level(level):
-            yield *_key(attribute), "U" if attribute.keyword in unique else ""
-        for attribute in computed_of_level(level).values():
-            yield *_key(attribute), "C"
-
-
-def _key(attribute: Attribute) -> Sequence[object]:
-    group, element = attribute.tag >> 16, attribute.tag & 0xFFFF
-    return (
-        attribute.keyword,
-        f"({group:04X},{element:04X})",
-        attribute.vr,
-        attribute.level.query_retrieve_level,
-    )
-
-
-def _statuses(own: type[IntEnum], shared: Iterable[Status]) -> str:
-    rows = [
-        (f"{each.value:04X}", _words(each), _MEANING_OF.get((type(each), each.value), ""))
-        for each in (*shared, *own)
-    ]
-    return _table(("status", "name", "when"), sorted(rows))
-
-
-def _words(each: IntEnum) -> str:
-    return each.name.replace("_", " ").lower()
-
-
-def _default(name: str) -> object:
-    return _SETTINGS[name].default
-
-
 def _configuration() -> str:
     return f"""## 6. Configuration
 
@@ -439,46 +213,14 @@ application entities are a list of nodes that is changed at run time, see [the o
 
 **Table 6-1. Configuration parameters**
 
-{_table(("parameter", "variable", "default"), _configuration_rows())}
+{gateway_parameters()}
 
-Those of the commands ({_COMMANDS}) are variables where a command runs:
+Those of the commands ({COMMANDS}) are variables where a command runs:
 
-{_table(("parameter", "variable", "default"), _command_configuration_rows())}
+{command_parameters()}
 
 **Table 6-2. Remote application entities**: AE title, address (IP address, host name, or CIDR of one that is never sent to), port, what it may
 (`store`, `find`, `move`, `commit`, `mpps`), and whether instances are sent to it over one association or one by one."""
-
-
-_CONFIGURED: Final[Sequence[tuple[str, str]]] = (
-    ("ae_title", "AE title"),
-    ("port", "port"),
-    ("tls_port", "port with TLS"),
-    ("tls_profile", "TLS profile"),
-    ("access", "who may associate"),
-    ("transfer_syntaxes", "choice among offered transfer syntaxes"),
-    ("unknown_classes", "storage classes that are not in table 1-1"),
-    ("validation", "validation against the IOD"),
-    ("max_associations", "associations at a time"),
-    ("max_pdu_bytes", "maximum PDU length received"),
-    ("artim_seconds", "ARTIM time-out (s)"),
-    ("idle_seconds", "time-out of an idle association (s)"),
-    ("idle_end", "how an idle association is ended"),
-    ("dimse_seconds", "time-out of DIMSE messages (s)"),
-    ("max_responses", "matches that are answered"),
-)
-
-
-def _configuration_rows() -> Iterable[Sequence[object]]:
-    for name, words in _CONFIGURED:
-        setting = _SETTINGS[name]
-        default = "(none)" if setting.default in (None, MISSING) else setting.default
-        yield words, f"`{setting.metadata['variable']}`", default
-
-
-def _command_configuration_rows() -> Iterable[Sequence[object]]:
-    for setting in _OF_COMMANDS.values():
-        default = "(none)" if setting.default in (None, MISSING) else setting.default
-        yield setting.metadata["meaning"], f"`{setting.metadata['variable']}`", default
 
 
 def _communication() -> str:
@@ -494,7 +236,7 @@ TCP over IPv4 or IPv6. On AWS the node is reached by a VPN through an internal l
 
 **Table 7-1. Association parameters**
 
-{_table(("parameter", "value"), _association_rows())}
+{association_parameters()}
 
 **Association acceptance.** All presentation contexts of a request are answered, {MAX_CONTEXTS} at most, of any number of abstract
 syntaxes. Of several transfer syntaxes in one context Explicit VR Little Endian is taken if it is there, else the first that is
@@ -503,7 +245,7 @@ permission of table 5-1, with 3 where the abstract syntax is not in tables 1-1 a
 
 **Table 7-2. Association rejections**
 
-{_table(("result", "source", "reason", "when"), _rejection_rows())}
+{rejections()}
 
 **Association initiation.** For each C-MOVE, one association to its destination, or one for each instance where the list of nodes says so. Proposed are, for each
 SOP class that is sent, the transfer syntaxes the instances are stored in, each in a context of its own, Explicit and Implicit VR Little
@@ -513,7 +255,7 @@ Endian, and those of stored lossless forms.
 
 **Table 7-3. Extended negotiation** (PS3.4 C.5)
 
-{_table(("SOP class", *(_OPTIONS[option] for option in QueryOption)), _option_rows())}
+{extended_negotiation()}
 
 Person names are matched without case and accents whatever was negotiated.
 
@@ -524,103 +266,22 @@ Person names are matched without case and accents whatever was negotiated.
 Reports storage commitments. It uses the AE title that the requester had called, proposes the Storage Commitment Push Model SOP class in Explicit and
 Implicit VR Little Endian with the SCP role, and is stock pynetdicom; it accepts no associations.
 
-#### 7.2.3. {_COMMANDS} Application Entity
+#### 7.2.3. {COMMANDS} Application Entity
 
 The operator's commands (`lenticular --help`), where a person runs them. They call this node, a node of the list, or any other peer, by the AE title of `LENTICULAR_CALLING_AE_TITLE`; each runs by itself, with one association at a
 time, and accepts none.
 
-**Table 7-4. Association parameters of {_COMMANDS}**
+**Table 7-4. Association parameters of {COMMANDS}**
 
-{_table(("parameter", "value"), _command_association_rows())}
+{command_association_parameters()}
 
 **Association initiation.** One association for each echo, query, C-GET and C-MOVE; for files one for as many as have room in {MAX_CONTEXTS} contexts.
 
-**Table 7-5. Presentation contexts proposed by {_COMMANDS}**
+**Table 7-5. Presentation contexts proposed by {COMMANDS}**
 
-{_table(("SOP class", "UID", "role", "transfer syntaxes", "commands"), _proposal_rows())}
+{proposed_contexts()}
 
 Extended negotiation, asynchronous operations and user identity: none is proposed. TLS: see section 8."""
-
-
-def _association_rows() -> Iterable[Sequence[object]]:
-    yield "Application Context Name", APPLICATION_CONTEXT
-    yield "Implementation Class UID", IMPLEMENTATION_CLASS_UID
-    yield "Implementation Version Name", IMPLEMENTATION_VERSION_NAME
-    yield "Maximum PDU length received", f"{_default('max_pdu_bytes')}, configurable"
-    yield "ARTIM time-out", f"{_default('artim_seconds')} s, configurable"
-    yield "Association idle time-out", f"{_default('idle_seconds')} s, configurable"
-    yield "DIMSE time-out", f"{_default('dimse_seconds')} s, configurable"
-    yield (
-        "Associations at a time",
-        f"{_default('max_associations')} for each gateway task, configurable",
-    )
-    yield "Asynchronous operations", "1 invoked, 1 performed"
-
-
-def _command_association_rows() -> Iterable[Sequence[object]]:
-    yield "Application Context Name", APPLICATION_CONTEXT
-    yield "Implementation Class UID", IMPLEMENTATION_CLASS_UID
-    yield "Implementation Version Name", IMPLEMENTATION_VERSION_NAME
-    yield "Calling AE title", f"{_OF_COMMANDS['calling_ae_title'].default}, configurable"
-    yield "Maximum PDU length received", MAX_PDU_BYTES
-    yield "Time-out of the connection", f"{CONNECT_SECONDS:.0f} s"
-    yield "Time-out of the association request", f"{ANSWER_SECONDS:.0f} s"
-    yield (
-        "DIMSE time-out",
-        f"{ANSWER_SECONDS:.0f} s, of C-GET and C-MOVE {SUB_OPERATION_SECONDS:.0f} s for each response",
-    )
-    yield "Asynchronous operations", "1 invoked, 1 performed"
-
-
-#: Which commands use a service, for table 7-5; what is in no command has no row.
-_COMMANDS_OF: Final[Mapping[str, str]] = {
-    VERIFICATION: "`nodes echo`",
-    PATIENT_ROOT_FIND: "`find`",
-    STUDY_ROOT_FIND: "`find`, `get`, `import node`",
-    PATIENT_STUDY_ONLY_FIND: "`find`",
-    STUDY_ROOT_MOVE: "`import node`, `send --study`",
-    STUDY_ROOT_GET: "`get`",
-}
-
-
-def _proposal_rows() -> Iterable[Sequence[object]]:
-    for uid, syntaxes in SERVICES.items():
-        yield UID(uid).name, uid, "SCU", _names(syntaxes), _COMMANDS_OF[uid]
-    yield (
-        "those of table 1-1",
-        "",
-        "SCU",
-        f"UTS, each in a context of its own; beside {' or '.join(BY_UID[uid].name for uid in UNCOMPRESSED)} the other one",
-        "`send`, `import folder`; with `--unknown-classes` other storage classes too",
-    )
-    yield (
-        "those of table 1-1",
-        "",
-        "SCP",
-        _names(UNCOMPRESSED),
-        f"`get`: those that the peer says are in the study, {MAX_CONTEXTS - 1} at most",
-    )
-
-
-def _names(syntaxes: Iterable[str]) -> str:
-    return ", ".join(sorted(BY_UID[each].name for each in syntaxes))
-
-
-def _rejection_rows() -> Iterable[Sequence[object]]:
-    for rejected, when in _REJECTIONS:
-        yield (
-            f"{rejected.result:d} {_words(rejected.result)}",
-            f"{rejected.source:d} {_words(rejected.source)}",
-            rejected.reason,
-            when,
-        )
-
-
-def _option_rows() -> Iterable[Sequence[object]]:
-    for uid, offer in services().items():
-        if offer.options:
-            agreed = ("yes" if option in offer.options else "no" for option in QueryOption)
-            yield UID(uid).name, *agreed
 
 
 def _security() -> str:
@@ -628,7 +289,7 @@ def _security() -> str:
 
 **Secure transport** (PS3.15 B). TLS on a port of its own, with mutual authentication where the operator names an authority for clients:
 
-{_table(("profile", "`LENTICULAR_TLS_PROFILE`", "least version", "TLS 1.2 suites (OpenSSL)"), _profile_rows())}
+{tls_profiles()}
 
 TLS 1.3 is preferred, with OpenSSL's suites for it. Certificate files that are replaced are used without a restart; tasks on AWS read the secret of theirs when they start. Associations that this
 node opens are without TLS. The operator's commands speak it where they are told to (`--tls`), by B.12, and verify the peer's certificate and its host name.
@@ -642,23 +303,13 @@ by its address. Names of patients are left out, their IDs are in. DICOM Study De
 confidentiality** and **digital signatures** (PS3.15 C, E): none is applied; instances are kept as they came."""
 
 
-def _profile_rows() -> Iterable[Sequence[object]]:
-    of_standard = {
-        "bcp195": "BCP 195 RFC 8996, 9325 TLS (B.12)",
-        "bcp195-extended": "Modified BCP 195 RFC 8996, 9325 TLS (B.13)",
-    }
-    for name, rules in PROFILES.items():
-        version = rules.minimum_version.name.replace("TLSv1_", "TLS 1.")
-        yield of_standard[name], f"`{name}`", version, f"`{rules.suites}`"
-
-
 def _character_sets() -> str:
     return f"""### Annex B. Character Sets
 
 Data sets are kept as they are, whatever their character set. Queries may be in any of these, alone or combined by code extensions, and are answered
 in the character set of the query if it can write the answer, else in ISO_IR 192.
 
-{_table(("Specific Character Set", "repertoire"), CHARACTER_SETS)}"""
+{character_sets()}"""
 
 
 _HEAD: Final = """# DICOM Conformance Statement

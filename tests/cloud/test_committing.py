@@ -17,7 +17,8 @@ from lenticular.commitment import Patience, Reference, Request, State
 from lenticular.committing import Committing, Turn, turns
 from lenticular.errors import TransactionUidInUse
 from lenticular.event_report import Reporter
-from lenticular.index_items import Converted, series_of_instance
+from lenticular.index_items import Converted
+from lenticular.index_keys import series_of_instance
 from lenticular.indexing import index_objects
 from lenticular.nodes import PERMISSIONS, Node
 from lenticular.safekeeping import check

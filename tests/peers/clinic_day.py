@@ -10,7 +10,8 @@ from typing import Final
 
 from pydicom.uid import generate_uid
 
-from lenticular.elements import ElementsError, encode_element, walk
+from lenticular.element_headers import ElementsError
+from lenticular.elements import encode_element, walk
 from lenticular.part10 import file_head
 from lenticular.sop_classes import STORAGE
 from lenticular.transfer_syntaxes import BY_UID

@@ -20,6 +20,7 @@ from tests.peers.gateway_process import Gateway, Stores, running_gateway
 from tests.peers.instances import PATIENT_ID, PATIENT_NAME
 from tests.peers.node_process import Node, running_node
 from tests.peers.nodes_file import nodes_file
+from tests.peers.spooling import spooling
 from tests.ports import free_port
 
 WORKSTATION = "WORKSTATION"
@@ -113,6 +114,20 @@ def start(stores: Stores, s3: FaultyS3, tmp_path: Path) -> Iterator[StartGateway
         text = log.read_text("utf-8")
         for secret in (PATIENT_ID, *PATIENT_NAME.split("^")):
             assert secret not in text
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Path:
+    """Return an empty folder for the spool."""
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def spool_settings(spool: Path) -> dict[str, str]:
+    """Return the settings of a gateway with this spool."""
+    return spooling(spool)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelMove as StudyRootMove,
 )
 
-from lenticular.index_items import INSTANCE_PREFIX
+from lenticular.index_keys import INSTANCE_PREFIX
 from tests.cloud.deadline import eventually
 from tests.cloud.standin import OfflineCloud
 from tests.peers.archived import archive, image, transcode

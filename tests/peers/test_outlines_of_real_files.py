@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lenticular.elements import ElementsError, find_uids, is_whole, walk
+from lenticular.element_headers import ElementsError
+from lenticular.elements import walk
+from lenticular.identification import find_uids
 from lenticular.transfer_syntaxes import (
     BY_UID,
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
@@ -18,6 +20,7 @@ from lenticular.transfer_syntaxes import (
     IMPLICIT_VR_LITTLE_ENDIAN,
     TransferSyntax,
 )
+from lenticular.wholeness import is_whole
 from tests.peers.corpus import CORPUS, corpus_files
 
 FILES = sorted(path for path in (CORPUS / "files").rglob("*") if path.is_file())

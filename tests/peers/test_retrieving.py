@@ -39,8 +39,9 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 
 from gateway.command_set import CommandField
-from lenticular.elements import ITEM, encode_element, encode_header
-from lenticular.index_items import instance_sort_key, study_partition
+from lenticular.element_headers import ITEM, encode_header
+from lenticular.elements import encode_element
+from lenticular.index_keys import instance_sort_key, study_partition
 from lenticular.part10 import data_set_offset
 from lenticular.sop_classes import STUDY_ROOT_FIND, STUDY_ROOT_GET, STUDY_ROOT_MOVE
 from tests.cloud.deadline import eventually

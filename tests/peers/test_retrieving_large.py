@@ -15,7 +15,8 @@ import pytest
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from lenticular.archive import Archive, InstanceKey
-from lenticular.elements import encode_element, encode_header
+from lenticular.element_headers import encode_header
+from lenticular.elements import encode_element
 from lenticular.header import read_copy
 from lenticular.index import Index
 from lenticular.index_items import Copy

@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from lenticular.sop_classes import STORAGE
 from lenticular.transfer_syntaxes import BY_UID
 from tests.cloud.deadline import eventually
 from tests.cloud.standin import offline_cloud
+from tests.encoded_data_sets import deflate
 from tests.peers import dcmjs_dimse, dcmtk
 from tests.peers.conftest import WORKSTATION, Clinic
 from tests.peers.digesting_s3 import digesting_s3
@@ -72,10 +72,7 @@ class Small:
         data_set.SeriesInstanceUID = SERIES
         write_dataset(file, data_set)
         encoded = bytes(file.getvalue())
-        if not syntax.deflated:
-            return encoded
-        deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-        return deflater.compress(encoded) + deflater.flush()
+        return deflate(encoded) if syntax.deflated else encoded
 
     @property
     def key(self) -> str:

@@ -11,7 +11,8 @@ from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian
 
 from lenticular.dicom_json import read_data_set, write_data_set
-from lenticular.elements import ElementsError, encode_data_set
+from lenticular.element_headers import ElementsError
+from lenticular.elements import encode_data_set
 
 DataSet = dict[int, dict[str, Any]]
 

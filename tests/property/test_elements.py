@@ -1,6 +1,5 @@
 """pydicom reads what we encode; we walk what pydicom writes; noise never leads astray."""
 
-import zlib
 from io import BytesIO
 from typing import Any
 
@@ -11,16 +10,16 @@ from pydicom import Dataset, dcmread
 from pydicom.dataelem import DataElement
 from pydicom.sequence import Sequence
 
-from lenticular.elements import ElementsError, encode_data_set, find_uids, is_whole, items, walk
+from lenticular.element_headers import ElementsError
+from lenticular.elements import encode_data_set, items, walk
+from lenticular.identification import find_uids
 from lenticular.transfer_syntaxes import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
-    EXPLICIT_VR_BIG_ENDIAN,
-    EXPLICIT_VR_LITTLE_ENDIAN,
-    IMPLICIT_VR_LITTLE_ENDIAN,
     TransferSyntax,
 )
+from lenticular.wholeness import is_whole
+from tests.encoded_data_sets import PLAIN_SYNTAXES, deflate
 
-PLAIN_SYNTAXES = [IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN]
 SYNTAXES = [*PLAIN_SYNTAXES, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN]
 
 DataSet = list[Any]  # of tag, VR, and value or nested data sets
@@ -156,8 +155,7 @@ def test_the_uids_found_are_those_pydicom_reads(syntax: TransferSyntax, data_set
     made = as_pydicom(data_set, undefined_length=True)
     written = write(made, syntax)
     if syntax.deflated:
-        deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-        written = deflater.compress(written) + deflater.flush()
+        written = deflate(written)
 
     found = find_uids(written, syntax)
 

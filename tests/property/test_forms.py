@@ -7,15 +7,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lenticular.byte_ranges import InMemory, OnDisk, ReadAhead
+from lenticular.element_headers import ITEM, SEQUENCE_DELIMITATION, encode_header
 from lenticular.elements import (
-    ITEM,
-    SEQUENCE_DELIMITATION,
     Element,
     EncodableElement,
     delimited_items,
     encode_data_set,
     encode_element,
-    encode_header,
     walk,
 )
 from lenticular.encapsulation import basic_offset_table, frames, read_fragments

@@ -13,9 +13,9 @@ from lenticular.index_items import (
     from_dynamodb,
     members_of,
     study_items,
-    study_moment,
     to_dynamodb,
 )
+from lenticular.index_keys import study_moment
 
 STUDY = "1.2.3"
 TAGS = ("00100010", "00100020", "00081030", "00080060")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.journal import EntryUnreadable, Trailer
+from gateway.journal_entry import EntryUnreadable, Trailer
 
 trailers = st.builds(
     Trailer,

@@ -16,7 +16,7 @@ from lenticular.archive import (
 )
 from lenticular.deletion import DELETED_TAG, LONGEST_LEASE_SECONDS
 from lenticular.forms import RETIRED_TAG
-from lenticular.index_items import LEASE_PREFIX
+from lenticular.index_keys import LEASE_PREFIX
 from tests.template.sam import Document, Template, deployed, parts, reference
 
 #: Prefixes of the bucket, with their slash.

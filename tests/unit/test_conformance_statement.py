@@ -5,7 +5,8 @@ from enum import IntEnum
 
 import pytest
 
-from infra.conformance import CHARACTER_SETS, FILE, statement
+from infra.conformance import FILE, statement
+from infra.conformance_tables import CHARACTER_SETS
 from lenticular import audit
 from lenticular.audit import Code
 from lenticular.character_sets import character_sets

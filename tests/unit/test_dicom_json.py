@@ -14,13 +14,8 @@ from lenticular.dicom_json import (
     vr_of,
     write_data_set,
 )
-from lenticular.elements import (
-    ElementsError,
-    EncodableElement,
-    encode_data_set,
-    encode_element,
-    walk,
-)
+from lenticular.element_headers import ElementsError
+from lenticular.elements import EncodableElement, encode_data_set, encode_element, walk
 
 
 def read(tag: int, vr: str, value: bytes, terms: tuple[str, ...] = ()) -> JsonElement:

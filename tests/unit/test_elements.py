@@ -1,49 +1,22 @@
 """The outline of a data set is found without decoding it, and no input leads astray."""
 
-import zlib
-from struct import pack
-from time import thread_time
-
 import pytest
 
-from lenticular.elements import (
-    MAX_DEPTH,
-    MAX_INFLATED_BYTES,
-    Element,
-    ElementsError,
-    EncodableElement,
-    Fault,
-    encode_data_set,
-    encode_element,
-    find_uids,
-    is_whole,
-    items,
-    walk,
-)
+from lenticular.element_headers import ElementsError, Fault
+from lenticular.elements import MAX_DEPTH, Element, encode_data_set, encode_element, items, walk
 from lenticular.errors import CannotUnderstand
-from lenticular.transfer_syntaxes import (
-    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
-    EXPLICIT_VR_BIG_ENDIAN,
-    EXPLICIT_VR_LITTLE_ENDIAN,
-    IMPLICIT_VR_LITTLE_ENDIAN,
-    TransferSyntax,
+from lenticular.transfer_syntaxes import TransferSyntax
+from tests.encoded_data_sets import (
+    HEAD,
+    ITEM,
+    ITEM_END,
+    OPEN_SEQUENCE,
+    PLAIN_SYNTAXES,
+    SEQUENCE_END,
+    UNDEFINED,
+    encode,
+    nested_sequences,
 )
-
-PLAIN_SYNTAXES = [IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN]
-UNDEFINED = b"\xff\xff\xff\xff"
-ITEM = b"\xfe\xff\x00\xe0"
-ITEM_END = b"\xfe\xff\x0d\xe0\x00\x00\x00\x00"
-SEQUENCE_END = b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"
-OPEN_SEQUENCE = b"\x08\x00\x40\x11SQ\x00\x00" + UNDEFINED
-HEAD: list[EncodableElement] = [
-    (0x00080005, "CS", b"ISO_IR 100"),
-    (0x00080016, "UI", b"1.2.840.10008.5.1.4.1.1.2"),
-    (0x00080018, "UI", b"1.2.3.4"),
-    (0x00081140, "SQ", [[(0x00081155, "UI", b"1.9"), (0x0020000D, "UI", b"6.6.6")]]),
-    (0x0020000D, "UI", b"1.2.3"),
-    (0x0020000E, "UI", b"1.2.3.1"),
-    (0x00280010, "US", b"\0\1"),
-]
 
 
 def outline(data: bytes, *, stop_tag: int | None = None) -> list[Element]:
@@ -52,10 +25,6 @@ def outline(data: bytes, *, stop_tag: int | None = None) -> list[Element]:
 
 def written(element: Element) -> tuple[int, str | None, bytes, int]:
     return element.tag, element.vr, bytes(element.value), element.offset
-
-
-def encode(elements: list[EncodableElement], syntax: TransferSyntax) -> bytes:
-    return encode_data_set(elements, explicit=syntax.explicit, little_endian=syntax.little_endian)
 
 
 def test_a_short_element_is_encoded_as_the_standard_shows() -> None:
@@ -245,10 +214,6 @@ def test_an_undefined_length_that_never_ends_is_truncated() -> None:
     assert caught.value.fault is Fault.TRUNCATED
 
 
-def nested_sequences(depth: int) -> bytes:
-    return (OPEN_SEQUENCE + ITEM + UNDEFINED) * depth + (ITEM_END + SEQUENCE_END) * depth
-
-
 def test_nesting_is_followed_to_a_bound() -> None:
     assert len(outline(nested_sequences(MAX_DEPTH))) == 1
 
@@ -259,243 +224,3 @@ def test_nesting_beyond_the_bound_is_malformed(depth: int) -> None:
         outline(nested_sequences(depth))
 
     assert caught.value.fault is Fault.MALFORMED
-
-
-@pytest.mark.parametrize("syntax", PLAIN_SYNTAXES, ids=lambda each: each.name)
-def test_the_uids_are_found_at_the_top_level_only(syntax: TransferSyntax) -> None:
-    found = find_uids(encode(HEAD, syntax), syntax)
-
-    assert found.sop_class_uid == "1.2.840.10008.5.1.4.1.1.2"
-    assert found.sop_instance_uid == "1.2.3.4"
-    assert found.study_instance_uid == "1.2.3"
-    assert found.series_instance_uid == "1.2.3.1"
-    assert found.complete
-
-
-@pytest.mark.parametrize("syntax", PLAIN_SYNTAXES, ids=lambda each: each.name)
-def test_a_head_is_complete_exactly_when_its_last_uid_has_arrived(syntax: TransferSyntax) -> None:
-    head = encode(HEAD[:-1], syntax)
-
-    assert find_uids(head, syntax).complete
-    for length in range(len(head)):
-        assert not find_uids(head[:length], syntax).complete
-
-
-def test_uids_that_are_absent_or_empty_are_none() -> None:
-    head: list[EncodableElement] = [
-        (0x00080018, "UI", b""),
-        (0x0020000D, "UI", b"1.2.3"),
-        HEAD[-1],
-    ]
-
-    found = find_uids(encode_data_set(head), EXPLICIT_VR_LITTLE_ENDIAN)
-
-    assert found.complete
-    assert found.sop_class_uid is found.sop_instance_uid is found.series_instance_uid is None
-    assert found.study_instance_uid == "1.2.3"
-
-
-def test_uids_out_of_order_are_found() -> None:
-    head = b"".join(encode_data_set([element]) for element in reversed(HEAD[:-1]))
-
-    assert find_uids(head, EXPLICIT_VR_LITTLE_ENDIAN).sop_class_uid == "1.2.840.10008.5.1.4.1.1.2"
-
-
-def test_sequences_of_undefined_length_before_the_uids_are_passed_over() -> None:
-    head = nested_sequences(3) + encode_data_set(HEAD)
-
-    assert find_uids(head, EXPLICIT_VR_LITTLE_ENDIAN).study_instance_uid == "1.2.3"
-    assert not find_uids(nested_sequences(3)[:-1], EXPLICIT_VR_LITTLE_ENDIAN).complete
-
-
-def deflate(data: bytes) -> bytes:
-    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    return deflater.compress(data) + deflater.flush()
-
-
-def test_uids_are_found_in_a_deflated_data_set_of_which_the_head_has_arrived() -> None:
-    data = deflate(encode_data_set([*HEAD, (0x7FE00010, "OW", bytes(range(256)) * 4096)]))
-
-    found = find_uids(data[: len(data) // 2], DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
-
-    assert found.complete
-    assert found.series_instance_uid == "1.2.3.1"
-
-
-def test_uids_behind_much_that_deflates_to_little_are_found() -> None:
-    padding: EncodableElement = (0x00080008, "UN", bytes(MAX_INFLATED_BYTES // 2))
-
-    found = find_uids(
-        deflate(encode_data_set([padding, *HEAD])), DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
-    )
-
-    assert found.complete
-
-
-def test_a_deflate_bomb_is_inflated_to_a_bound_only() -> None:
-    bomb = deflate(pack("<HH2sHL", 8, 8, b"UN", 0, 0x7FFFFFFE) + bytes(1 << 26))
-
-    assert not find_uids(bomb, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN).complete
-
-
-def test_bytes_that_were_never_deflated_are_malformed() -> None:
-    with pytest.raises(ElementsError) as caught:
-        find_uids(b"\xff" * 64, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
-
-    assert caught.value.fault is Fault.MALFORMED
-
-
-ITEM_OPEN = ITEM + UNDEFINED
-NESTED = encode_element(0x00400007, "LO", b"x")
-PIXELS = encode_element(0x7FE00010, "OW", bytes(1000))
-FRAGMENTS = ITEM + b"\0\0\0\0" + ITEM + b"\4\0\0\0" + b"\xff\xd8\xff\xd9"
-OPEN_PIXELS = b"\xe0\x7f\x10\x00OB\x00\x00" + UNDEFINED
-IMPLICIT_NESTED = encode_element(0x00400007, "LO", b"x", explicit=False)
-OPEN_UNKNOWN = b"\x41\x00\x01\x10UN\x00\x00" + UNDEFINED
-
-#: What DCMTK's dcmdump reads without an error, and zeros too few to be an element.
-WHOLE = {
-    "nothing": b"",
-    "pixel data": PIXELS,
-    "an odd length": b"\x28\0\x50\x10DS\3\x001.5" + PIXELS,
-    "tags out of order": PIXELS + encode_data_set(HEAD),
-    "a sequence": OPEN_SEQUENCE + ITEM_OPEN + NESTED + ITEM_END + SEQUENCE_END + PIXELS,
-    "fragments": OPEN_PIXELS + FRAGMENTS + SEQUENCE_END,
-    "UN": OPEN_UNKNOWN + ITEM_OPEN + IMPLICIT_NESTED + ITEM_END + SEQUENCE_END + PIXELS,
-    "no VR": b"\x09\0\x10\0??\2\0ab\x09\0\x11\0\0\0\2\0ab" + PIXELS,
-    "a VR of the future": b"\x09\0\x10\0ZZ\0\0\2\0\0\0ab" + PIXELS,
-    "a delimiter that closes nothing": ITEM_END + PIXELS + ITEM_END,
-    "one zero": PIXELS + bytes(1),
-    "zeros": PIXELS + bytes(4099),
-    "zeros behind fragments": OPEN_PIXELS + FRAGMENTS + SEQUENCE_END + bytes(10),
-}
-#: What announces more than there is, or makes no sense; dcmdump refuses each but "nothing open".
-NOT_WHOLE = {
-    "half of the pixel data": PIXELS[:500],
-    "all but a byte": PIXELS[:-1],
-    "a header alone": PIXELS[:12],
-    "most of a header": PIXELS[:10],
-    "half a header": PIXELS[:4],
-    "text cut short": b"\x28\0\x50\x10DS\x08\x001.5",
-    "a byte too many": PIXELS + b"x",
-    "noise": b"\xff" * 4096,
-    "spaces": PIXELS + b" " * 64,
-    "nothing open": OPEN_SEQUENCE,
-    "an open item": OPEN_SEQUENCE + ITEM_OPEN,
-    "a sequence without its end": OPEN_SEQUENCE + ITEM_OPEN + NESTED + ITEM_END,
-    "half a delimiter": OPEN_SEQUENCE + ITEM_OPEN + NESTED + ITEM_END + SEQUENCE_END[:4],
-    "the wrong delimiter": OPEN_SEQUENCE + ITEM_OPEN + NESTED + SEQUENCE_END + PIXELS,
-    "an item too long": OPEN_SEQUENCE + ITEM + b"\x40\0\0\0" + NESTED + SEQUENCE_END,
-    "an item without a sequence": ITEM + b"\0\0\0\0" + PIXELS,
-    "fragments without their end": OPEN_PIXELS + FRAGMENTS,
-    "half a fragment": OPEN_PIXELS + FRAGMENTS[:-2],
-    "zeros where a delimiter is due": OPEN_PIXELS + FRAGMENTS + bytes(8),
-    "nesting without end": (OPEN_SEQUENCE + ITEM_OPEN) * 100_000,
-}
-
-
-def is_whole_by_any_window(data: bytes, syntax: TransferSyntax) -> bool:
-    told = {
-        is_whole(lambda at: data[at : at + window], len(data), syntax)  # noqa: B023 - called here
-        for window in (len(data) + 1, 12, 13, 64)
-    }
-    [whole] = told
-    return whole
-
-
-@pytest.mark.parametrize("data", WHOLE.values(), ids=WHOLE)
-def test_a_data_set_that_brings_what_it_announces_is_whole(data: bytes) -> None:
-    for before in (b"", encode_data_set(HEAD)):
-        assert is_whole_by_any_window(before + data, EXPLICIT_VR_LITTLE_ENDIAN)
-        assert is_whole_by_any_window(deflate(before + data), DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
-
-
-@pytest.mark.parametrize("data", NOT_WHOLE.values(), ids=NOT_WHOLE)
-def test_a_data_set_that_brings_less_than_it_announces_is_not_whole(data: bytes) -> None:
-    for before in (b"", encode_data_set(HEAD)):
-        assert not is_whole_by_any_window(before + data, EXPLICIT_VR_LITTLE_ENDIAN)
-        deflated = deflate(before + data)
-        assert not is_whole_by_any_window(deflated, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
-
-
-@pytest.mark.parametrize("syntax", PLAIN_SYNTAXES, ids=lambda each: each.name)
-def test_a_data_set_is_whole_at_the_ends_of_its_elements_only(syntax: TransferSyntax) -> None:
-    data = encode(HEAD, syntax)
-    encoding = {"explicit": syntax.explicit, "little_endian": syntax.little_endian}
-    ends = {0} | {each.end for each in walk(data, **encoding)}
-
-    for length in range(len(data) + 1):
-        behind_an_end = data[max(end for end in ends if end <= length) : length]
-        # The first byte of a tag in big endian may as well be padding.
-        assert is_whole_by_any_window(data[:length], syntax) == (not any(behind_an_end))
-
-
-def test_a_deflated_data_set_is_whole_with_the_end_of_its_stream_only() -> None:
-    data = deflate(encode_data_set(HEAD) + PIXELS)
-    syntax = DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
-
-    assert is_whole_by_any_window(data, syntax)
-    assert is_whole_by_any_window(data + b"\0", syntax)
-    for length in range(1, len(data)):
-        assert not is_whole_by_any_window(data[:length], syntax)
-
-
-def test_a_deflate_bomb_is_followed_to_a_bound_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lenticular.elements._MOST_INFLATED_BYTES", 1 << 20)
-    bomb = deflate(pack("<HH2sHL", 8, 8, b"UN", 0, 0x7FFFFFFE) + bytes(1 << 26))
-    asked: list[int] = []
-
-    def read(at: int) -> bytes:
-        asked.append(at)
-        return bomb[at : at + 64]
-
-    assert is_whole(read, len(bomb), DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
-    assert max(asked) < len(bomb) // 32
-
-
-def test_zeros_behind_the_last_element_are_passed_in_no_time() -> None:
-    data = encode_data_set(HEAD) + bytes(64 << 20)
-    began = thread_time()
-
-    for syntax in (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN):
-        zeros = memoryview(encode(HEAD, syntax) + bytes(64 << 20))
-        assert is_whole(lambda at: zeros[at:], len(zeros), syntax)  # noqa: B023 - called here
-    deflated = deflate(data)
-    assert is_whole(lambda at: deflated[at:], len(deflated), DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
-
-    # One by one they took 16 s, 3 s and 16 s of a fast machine.
-    assert thread_time() - began < 5
-
-
-@pytest.mark.parametrize(
-    "element",
-    [
-        encode_element(0x00080050, "SH", b""),
-        pack("<HH2sH", 8, 8, b"??", 0),
-        OPEN_SEQUENCE + SEQUENCE_END,
-        bytes(8) + encode_element(0x00080050, "SH", b""),
-    ],
-)
-def test_no_more_elements_are_followed_than_an_honest_data_set_has(
-    monkeypatch: pytest.MonkeyPatch, element: bytes
-) -> None:
-    monkeypatch.setattr("lenticular.elements._MOST_HEADERS", 1000)
-    broken = PIXELS[:-1]
-
-    assert not is_whole_by_any_window(element * 90 + broken, EXPLICIT_VR_LITTLE_ENDIAN)
-    for times in (1000, 20_000):
-        data = element * times + broken
-        assert is_whole_by_any_window(data, EXPLICIT_VR_LITTLE_ENDIAN)
-        assert is_whole_by_any_window(deflate(data), DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
-
-
-def test_pixel_data_is_jumped_over_and_not_read() -> None:
-    data = encode_data_set(HEAD) + encode_element(0x7FE00010, "OW", bytes(10_000_000))
-    asked: list[int] = []
-
-    def read(at: int) -> bytes:
-        asked.append(at)
-        return data[at : at + 1024]
-
-    assert is_whole(read, len(data), EXPLICIT_VR_LITTLE_ENDIAN)
-    assert len(asked) == 1

@@ -14,10 +14,12 @@ from typing import Any, Final
 
 import pytest
 
-from gateway import journal
+from gateway import spool_room
 from gateway.custody import Custody
-from gateway.journal import EntryFile, EntryUnreadable, Journal, NoRoom, Room, journals
+from gateway.journal import Journal, journals
+from gateway.journal_entry import EntryFile, EntryUnreadable
 from gateway.spool import Spool
+from gateway.spool_room import NoRoom, Room
 from lenticular.errors import OperatorError, StoreUnavailable
 from tests.cloud.deadline import eventually
 
@@ -112,7 +114,7 @@ def test_a_spool_that_stays_full_says_so_once_a_minute(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = 0.0
-    monkeypatch.setattr(journal, "monotonic", lambda: now)
+    monkeypatch.setattr(spool_room, "monotonic", lambda: now)
     room = Room(1000)
     room.take(900)
     for now in (1.0, 30.0, 60.0, 62.0, 90.0, 123.0):  # noqa: B007 - the clock reads it

@@ -10,10 +10,11 @@ from itertools import chain
 from typing import Any, Final, TypeAlias
 
 from .attributes import BY_TAG, COMPUTED, UNIQUE_KEY, Level
-from .dicom_json import JsonElement, values_of
+from .dicom_json import JsonElement, first_text, values_of
 from .identifiers import is_uid
 from .index import Index
-from .index_items import Item, elements_of, first_text, study_uid_of
+from .index_items import Item, elements_of
+from .index_keys import study_uid_of
 from .matching import TIME_OF_DATE, Matcher, compile_date_and_time, compile_key
 from .planner import ByUID, plan
 from .query import Query

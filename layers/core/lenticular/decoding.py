@@ -11,17 +11,14 @@ from typing import Final
 
 from .byte_ranges import ByteRanges, InMemory
 from .codecs import CODECS, CannotDecode, decode_frame, inflated
-from .elements import (
+from .element_headers import (
     ITEM,
     ITEM_DELIMITATION,
     SEQUENCE_DELIMITATION,
     UNDEFINED_LENGTH,
-    Element,
-    delimited_items,
-    encode_element,
     encode_header,
-    walk,
 )
+from .elements import Element, delimited_items, encode_element, walk
 from .encapsulation import (
     EXTENDED_OFFSET_TABLE,
     EXTENDED_OFFSET_TABLE_LENGTHS,

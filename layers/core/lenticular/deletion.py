@@ -28,16 +28,12 @@ import json
 import logging
 import socket
 import time
-from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
-
-from botocore.exceptions import BotoCoreError, ClientError
+from typing import TYPE_CHECKING, Final
 
 from .answers import patient_id_of
 from .archive import (
@@ -56,9 +52,10 @@ from .audit_outlets import Outlet, OutletFailed
 from .errors import OperatorError, StoreUnavailable
 from .forms import RETIRED_TAG
 from .index import Index
-from .index_items import COPY_PREFIX, INSTANCE_PREFIX
+from .index_keys import COPY_PREFIX, INSTANCE_PREFIX
 from .indexing import rebuild_study
 from .moments import moment
+from .object_versions import Held, ObjectVersions
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -69,10 +66,6 @@ _log: Final = logging.getLogger(__name__)
 DELETED_TAG: Final = ("deleted", "true")
 #: How long a function of the template may run, and a minute for what is under way when it is ended.
 LONGEST_LEASE_SECONDS: Final = 360
-_GONE_CODES: Final = frozenset({"NoSuchKey", "404", "NoSuchVersion", "MethodNotAllowed", "405"})
-_PARALLEL: Final = 16
-#: S3's name of a version that is older than the bucket's versioning.
-_NULL_VERSION: Final = "null"
 #: Somebody else hides what is being brought back; after this many times, give up.
 _MOST_ROUNDS: Final = 20
 
@@ -164,26 +157,6 @@ class Plan:
     older: tuple[tuple[str, str], ...]
 
 
-@dataclass(slots=True)
-class _Held:
-    """What the bucket holds under a key: its versions, and the marker that is on the newest.
-
-    Attributes:
-        size, modified: of the newest
-        older: the others; what was sent again, or made again, is in front of them
-    """
-
-    version: str = ""
-    older: list[str] = field(default_factory=list)
-    size: int = 0
-    modified: str = ""
-    marker: str = ""
-
-    @property
-    def is_seen(self) -> bool:
-        return bool(self.version and not self.marker)
-
-
 class Deletions:
     """Deletes studies of an archive, and restores them."""
 
@@ -201,7 +174,7 @@ class Deletions:
 
         `pause` lets seconds pass; `warn` says what an operator should know but need not mend.
         """
-        self._client = client
+        self._versions = ObjectVersions(client, archive.bucket)
         self._archive = archive
         self._index = index
         self._trail = trail
@@ -243,14 +216,14 @@ class Deletions:
         held_until = datetime.fromisoformat(last) + retention
         return Plan(
             study,
-            len(originals),
-            sum(each.size for each in seen.values()),
-            last,
-            held_until if held_until > now else None,
-            tuple(seen),
-            tuple(each.version for each in seen.values()),
-            tuple(retired.items()),
-            tuple(
+            instances=len(originals),
+            size=sum(each.size for each in seen.values()),
+            last_received=last,
+            held_until=held_until if held_until > now else None,
+            keys=tuple(seen),
+            versions=tuple(each.version for each in seen.values()),
+            retired=tuple(retired.items()),
+            older=tuple(
                 (key, version)
                 for key in (*seen, *(key for key in retired if key in held))
                 for version in held[key].older
@@ -266,27 +239,29 @@ class Deletions:
             StoreUnavailable: it stopped half-way; `finish` goes on.
             OutletFailed: so it did, and all that is missing is in the audit trail.
         """
-        self._require_versions()
+        if not self._versions.are_kept():
+            raise OperatorError(
+                f"the bucket {self._archive.bucket} keeps no versions: nothing is deleted"
+            )
         shown = self._index.study(plan.study_instance_uid)
         record = Record(
             plan.study_instance_uid,
             DeletionKey.begun(plan.study_instance_uid, now).moment,
-            by,
-            reason,
-            moment(now + kept),
-            plan.keys,
-            plan.versions,
-            plan.instances,
-            "" if shown is None else patient_id_of(shown),
-            plan.retired,
-            plan.older,
+            by=by,
+            reason=reason,
+            kept_until=moment(now + kept),
+            keys=plan.keys,
+            versions=plan.versions,
+            instances=plan.instances,
+            patient_id="" if shown is None else patient_id_of(shown),
+            retired=plan.retired,
+            older=plan.older,
         )
         # With the tag, so that the patient in it ends like the study (`forget_patient`).
         self._archive.create_document(str(record.key), _encode(record), DELETED_TAG)
         # Of two that write before they look, one sees the other at least; both may.
         if self._under_way(record.study_instance_uid) - {record.key}:
-            bucket = self._archive.bucket
-            self._asked(lambda: self._client.delete_object(Bucket=bucket, Key=str(record.key)))
+            self._versions.hide(str(record.key))
             raise _busy(record.study_instance_uid)
         return self.finish(record)
 
@@ -297,8 +272,8 @@ class Deletions:
         """
         if self._archive.holds(record.key.restoring):
             raise _restored(record)
-        self._mark_all(record.named)
-        self._tag_all(record.retired + record.older, DELETED_TAG)
+        self._versions.hide_all(record.named, DELETED_TAG)
+        self._versions.tag_all(record.retired + record.older, DELETED_TAG)
         if self._index.leases(record.study_instance_uid):
             # Nobody is to find it while we wait.
             rebuild_study(self._archive, self._index, record.study_instance_uid)
@@ -386,15 +361,6 @@ class Deletions:
             self._bring_back(record)
             raise _restored(record)
 
-    def _require_versions(self) -> None:
-        answer = self._asked(
-            lambda: self._client.get_bucket_versioning(Bucket=self._archive.bucket)
-        )
-        if answer is None or answer.get("Status") != "Enabled":
-            raise OperatorError(
-                f"the bucket {self._archive.bucket} keeps no versions: nothing is deleted"
-            )
-
     @property
     def _source(self) -> AuditSource:
         return AuditSource("lenticular", socket.gethostname())
@@ -410,47 +376,9 @@ class Deletions:
                     raise
                 self._warn(f"the audit trail has it, but no copy went out: {error}")
 
-    def _mark_all(self, versions: Iterable[tuple[str, str]]) -> None:
-        with ThreadPoolExecutor(_PARALLEL) as pool:
-            list(pool.map(self._mark, versions))
-
-    def _mark(self, named: tuple[str, str]) -> None:
-        """Tag a version, and put a delete marker on it where it is the one seen."""
-        key, version = named
-        # By its version: whatever takes its place, no other one ends by the tag.
-        if not self._tag(key, version, DELETED_TAG):
-            return
-        place: Any = {"Bucket": self._archive.bucket, "Key": key}
-        answer = self._asked(lambda: self._client.head_object(**place))
-        if answer is not None and answer.get("VersionId", _NULL_VERSION) == version:
-            self._asked(lambda: self._client.delete_object(**place))
-
-    def _tag_all(self, versions: Iterable[tuple[str, str]], tag: tuple[str, str]) -> None:
-        with ThreadPoolExecutor(_PARALLEL) as pool:
-            list(pool.map(lambda each: self._tag(each[0], each[1], tag), versions))
-
-    def _tag(self, key: str, version: str, tag: tuple[str, str]) -> bool:
-        """Give a version one tag, whatever it had; False when there is no such version."""
-        if not version:
-            return False
-        name, value = tag
-        tagging: Any = {"TagSet": [{"Key": name, "Value": value}]}
-        answer = self._asked(
-            lambda: self._client.put_object_tagging(
-                Bucket=self._archive.bucket, Key=key, VersionId=version, Tagging=tagging
-            )
-        )
-        return answer is not None
-
     def _is_to_end(self, key: str, version: str) -> bool:
         """Tell whether a version was hidden on purpose: then it has a tag."""
-        answer = self._asked(
-            lambda: self._client.get_object_tagging(
-                Bucket=self._archive.bucket, Key=key, VersionId=version
-            )
-        )
-        tags = [] if answer is None else answer["TagSet"]
-        return any((tag["Key"], tag["Value"]) in (DELETED_TAG, RETIRED_TAG) for tag in tags)
+        return not self._versions.tags(key, version).isdisjoint((DELETED_TAG, RETIRED_TAG))
 
     def _wait(self, study: str) -> None:
         """Wait for the end of every lease on a study that there is."""
@@ -472,7 +400,7 @@ class Deletions:
             if not late:
                 return
             # Who has read one of them may write an item of it.
-            self._mark_all(late)
+            self._versions.hide_all(late, DELETED_TAG)
             known.update(late)
         raise StoreUnavailable("forms are made of a study while it is deleted: run it again")
 
@@ -496,19 +424,18 @@ class Deletions:
                 for key in again
                 if held[key].marker and not self._is_to_end(key, held[key].version)
             ]
-            self._unmark_all((key, held[key].marker) for key in hidden)
-            if not hidden and all(self._untag(key) for key in forms if held[key].is_seen):
+            self._versions.show_all((key, held[key].marker) for key in hidden)
+            if not hidden and all(self._versions.untag(key) for key in forms if held[key].is_seen):
                 return
         raise StoreUnavailable("what was sent again was hidden again: run it again")
 
     def _bring_back(self, record: Record) -> frozenset[str]:
         """Make all that there is of a deletion seen again; return its keys."""
         there = self._unmarked(record)
-        with ThreadPoolExecutor(_PARALLEL) as pool:
-            if not all(pool.map(self._untag, there)):
-                raise StoreUnavailable("what was brought back was hidden again: run it again")
+        if not self._versions.untag_all(there):
+            raise StoreUnavailable("what was brought back was hidden again: run it again")
         # Behind their markers, as they were before.
-        self._tag_all(record.retired, RETIRED_TAG)
+        self._versions.tag_all(record.retired, RETIRED_TAG)
         rebuild_study(self._archive, self._index, record.study_instance_uid)
         return there
 
@@ -520,7 +447,7 @@ class Deletions:
         And of what is hidden with them but not `known`: it may be without the tag.
         """
         held = self._held(record.study_instance_uid)
-        nothing = _Held()
+        nothing = Held()
         # One that was sent again is another version, and what is made of that is not ours.
         gone = {
             key
@@ -557,61 +484,12 @@ class Deletions:
             markers = [(key, each.marker) for key, each in held.items() if each.marker]
             if not markers:
                 return frozenset(held)
-            self._unmark_all(markers)
+            self._versions.show_all(markers)
         raise StoreUnavailable("a study is being deleted while it is brought back")
 
-    def _held(self, study: str) -> dict[str, _Held]:
-        """Return what the bucket holds of a study, seen or not, by key and in its order."""
-        found: dict[str, _Held] = defaultdict(_Held)
-        pages = self._client.get_paginator("list_object_versions")
-        try:
-            for each in OF_STUDIES:
-                prefix = key_prefix(each, study)
-                for page in pages.paginate(Bucket=self._archive.bucket, Prefix=prefix):
-                    for version in page.get("Versions", []):
-                        held = found[version["Key"]]
-                        # S3 lists the newest first.
-                        if held.version:
-                            held.older.append(version["VersionId"])
-                        else:
-                            held.version, held.size = version["VersionId"], version["Size"]
-                            held.modified = moment(version["LastModified"])
-                    for marker in page.get("DeleteMarkers", []):
-                        if marker["IsLatest"]:
-                            found[marker["Key"]].marker = marker["VersionId"]
-        except (ClientError, BotoCoreError) as error:
-            raise StoreUnavailable(f"S3 did not list versions: {type(error).__name__}") from error
-        return dict(found)
-
-    def _unmark_all(self, markers: Iterable[tuple[str, str]]) -> None:
-        with ThreadPoolExecutor(_PARALLEL) as pool:
-            list(pool.map(self._unmark, markers))
-
-    def _unmark(self, marker: tuple[str, str]) -> None:
-        key, version = marker
-        self._asked(
-            lambda: self._client.delete_object(
-                Bucket=self._archive.bucket, Key=key, VersionId=version
-            )
-        )
-
-    def _untag(self, key: str) -> bool:
-        """Take the tag from an object that can be seen again; False when it cannot."""
-        bucket = self._archive.bucket
-        answer = self._asked(lambda: self._client.delete_object_tagging(Bucket=bucket, Key=key))
-        return answer is not None
-
-    def _asked(self, request: Any) -> Any:  # noqa: ANN401 - any request and its answer
-        """Return what S3 answers; None where there is no such object (any more)."""
-        try:
-            return request()
-        except ClientError as error:
-            code = error.response.get("Error", {}).get("Code", "")
-            if code in _GONE_CODES:
-                return None
-            raise StoreUnavailable(f"S3 refused: {code}") from error
-        except BotoCoreError as error:
-            raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
+    def _held(self, study: str) -> dict[str, Held]:
+        """Return what the bucket holds of a study, seen or not."""
+        return self._versions.held(key_prefix(each, study) for each in OF_STUDIES)
 
 
 def _busy(study: str) -> OperatorError:

@@ -30,15 +30,8 @@ from .character_sets import (
     character_sets,
     choose_character_set,
 )
-from .elements import (
-    Element,
-    ElementsError,
-    EncodableElement,
-    element_writer,
-    encode_data_set,
-    items,
-    walk,
-)
+from .element_headers import ElementsError
+from .elements import Element, EncodableElement, element_writer, encode_data_set, items, walk
 
 #: An element of the model, as above.
 JsonElement: TypeAlias = Mapping[str, Any]
@@ -121,6 +114,12 @@ def read_character_sets(element: Element) -> CharacterSets:
 def values_of(element: JsonElement | None) -> list[Any]:
     """Return the values of an element, none when it is absent or empty."""
     return element.get("Value", []) if element else []
+
+
+def first_text(elements: Mapping[str, JsonElement], tag: str) -> str | None:
+    """Return the first value of a text element, None when it is absent or empty."""
+    values = values_of(elements.get(tag))
+    return str(values[0]) if values and values[0] not in (None, "") else None
 
 
 def character_set_terms(element: JsonElement | None) -> list[str]:

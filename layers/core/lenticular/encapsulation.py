@@ -15,7 +15,8 @@ from struct import Struct, pack, unpack
 from typing import Final, NamedTuple
 
 from .byte_ranges import ByteRanges
-from .elements import ITEM, SEQUENCE_DELIMITATION, ElementsError, Fault, encode_element
+from .element_headers import ITEM, SEQUENCE_DELIMITATION, ElementsError, Fault
+from .elements import encode_element
 from .errors import CannotUnderstand
 
 EXTENDED_OFFSET_TABLE: Final = 0x7FE00001

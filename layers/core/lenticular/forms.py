@@ -2,9 +2,8 @@
 
 A form is written once under its natural key, and S3 checks the SHA-256 of what arrives. It may go
 into a class that costs less to keep and more to read: where the original stays, that is what is
-read. Retiring
-tags the original and puts a delete marker on it: nothing here may destroy a version, the bucket's
-lifecycle does that, by the tag, when the time for second thoughts has passed.
+read. Retiring tags the original and puts a delete marker on it: nothing here may destroy a version,
+the bucket's lifecycle does that, by the tag, when the time for second thoughts has passed.
 """
 
 import base64

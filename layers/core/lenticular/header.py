@@ -31,7 +31,8 @@ from .dicom_json import (
     read_element,
     values_of,
 )
-from .elements import ElementsError, Fault, walk
+from .element_headers import ElementsError, Fault
+from .elements import walk
 from .errors import CannotUnderstand
 from .index_items import Copy
 from .part10 import PREAMBLE_AND_PREFIX_BYTES, data_set_offset

@@ -9,17 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from .dicom_json import first_text
 from .index import Index
-from .index_items import (
-    STUDY_SORT_KEY,
-    Item,
-    converted,
-    elements_of,
-    first_text,
-    series_of_instance,
-    series_uid_of,
-    study_uid_of,
-)
+from .index_items import Item, converted, elements_of
+from .index_keys import STUDY_SORT_KEY, series_of_instance, series_uid_of, study_uid_of
 
 #: By what holdings are counted apart.
 DIMENSIONS: Final = ("modality", "month", "node")

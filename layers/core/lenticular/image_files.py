@@ -13,7 +13,8 @@ from typing import Final
 
 from . import image_pixel
 from .byte_ranges import ByteRanges
-from .elements import UNDEFINED_LENGTH, ElementsError, Fault, read_header, walk
+from .element_headers import UNDEFINED_LENGTH, ElementsError, Fault, read_header
+from .elements import walk
 from .encapsulation import Encapsulated, read_fragments
 from .errors import CannotUnderstand
 from .image_pixel import ImagePixel

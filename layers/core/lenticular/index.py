@@ -42,13 +42,6 @@ from .aws import conditional_write, error_code
 from .errors import ItemRefused, StoreUnavailable
 from .index_items import (
     CONVERSION_ATTRIBUTES,
-    INSTANCE_PREFIX,
-    MONTH_PARTITION,
-    PROCEDURE_PREFIX,
-    QUARANTINE_PARTITION,
-    SERIES_PREFIX,
-    STUDY_SORT_KEY,
-    UNKNOWN_MONTH,
     Converted,
     Copy,
     Item,
@@ -56,16 +49,31 @@ from .index_items import (
     Registers,
     Series,
     from_dynamodb,
+    quarantine_item,
+    registers_of,
+    study_of,
+    to_dynamodb,
+)
+from .index_keys import (
+    INDEXED_CHARACTERS,
+    INSTANCE_PREFIX,
+    MONTH_PARTITION,
+    PROCEDURE_PREFIX,
+    QUARANTINE_PARTITION,
+    SERIES_PREFIX,
+    STUDY_SORT_KEY,
+    UNKNOWN_MONTH,
+    copies_sort_prefix,
     instance_sort_key,
     instances_sort_prefix,
     lease_partition,
     procedure_sort_key,
-    quarantine_item,
-    registers_of,
+    series_of_instance,
     series_sort_key,
-    study_of,
+    sop_instance_uid_of,
     study_partition,
-    to_dynamodb,
+    study_uid_of,
+    tallies_sort_prefix,
 )
 
 if TYPE_CHECKING:
@@ -492,15 +500,13 @@ class Index:
 
     def series_of(self, sop_instance_uid: str) -> list[tuple[str, str]]:
         """Return study and series of every instance with this UID, eventually consistent."""
-        found = map(
-            index_items.series_of_instance, self.by_key("by-uid", ("uid", sop_instance_uid))
-        )
+        found = map(series_of_instance, self.by_key("by-uid", ("uid", sop_instance_uid)))
         return [place for place in found if place is not None]
 
     def uid_pages(self) -> Iterator[list[tuple[str, tuple[str, str]]]]:
         """Yield, page by page, every SOP Instance UID with study and series, as `series_of`."""
         for page in self._whole_pages("scan", IndexName="by-uid"):
-            found = ((str(item["uid"]), index_items.series_of_instance(item)) for item in page)
+            found = ((str(item["uid"]), series_of_instance(item)) for item in page)
             yield [(uid, series) for uid, series in found if series is not None]
 
     def procedure(self, study_instance_uid: str, sop_instance_uid: str) -> Item | None:
@@ -531,7 +537,7 @@ class Index:
             ProjectionExpression="sk",
             **_key_condition(study_partition(study_instance_uid), INSTANCE_PREFIX),
         )
-        return map(index_items.sop_instance_uid_of, items)
+        return map(sop_instance_uid_of, items)
 
     def copies(
         self,
@@ -543,7 +549,7 @@ class Index:
 
         An instance that has but the one it shows has none.
         """
-        prefix = index_items.copies_sort_prefix(series_instance_uid, sop_instance_uid)
+        prefix = copies_sort_prefix(series_instance_uid, sop_instance_uid)
         return self._partition(study_partition(study_instance_uid), prefix, consistent=False)
 
     def months(self, first: str, last: str) -> list[str]:
@@ -597,7 +603,7 @@ class Index:
             f"(({contained}) OR size(name_folded) >= :longest)",
             ExpressionAttributeValues={
                 **parts,
-                ":longest": {"N": str(index_items.INDEXED_CHARACTERS)},
+                ":longest": {"N": str(INDEXED_CHARACTERS)},
             },
         )
 
@@ -616,7 +622,7 @@ class Index:
             for item in items
             if of_procedures or not str(item["sk"]).startswith(PROCEDURE_PREFIX)
         )
-        return set(filter(None, map(index_items.study_uid_of, wanted)))
+        return set(filter(None, map(study_uid_of, wanted)))
 
     def everything(self, names: Iterable[str]) -> Iterator[Item]:
         """Read some attributes of every item of the table, in no order."""
@@ -631,7 +637,7 @@ class Index:
         )
 
     def _tallies(self, study_instance_uid: str, series_instance_uid: str) -> Iterator[Item]:
-        prefix = index_items.tallies_sort_prefix(series_instance_uid)
+        prefix = tallies_sort_prefix(series_instance_uid)
         return self._partition(study_partition(study_instance_uid), prefix, consistent=True)
 
     def _partition(self, pk: str, prefix: str, *, consistent: bool) -> Iterator[Item]:

@@ -1,17 +1,4 @@
-"""What the index holds of a study, as pure values: items, their keys, and how they merge.
-
-A study is one partition: an item for the study, one for each series, one for each instance.
-
-    pk                sk                        says
-    STUDY#{study}     STUDY                     patient and study attributes, counts, modalities
-    STUDY#{study}     SERIES#{series}           series attributes, count
-    STUDY#{study}     INSTANCE#{series}#{sop}   instance attributes, where the object is
-    STUDY#{study}     PROCEDURE#{step}          a performed procedure step, what of it has come
-    STUDY#{study}     TALLY#{series}#{shard}    which instances the series has, twelve bytes each
-    STUDY#{study}     COPY#{series}#{sop}#{sha256}   a content of an instance that has several
-    MONTH             {YYYY-MM}                 that there may be studies of this month
-    QUARANTINE        {object key}              why an object has no place above
-    LEASE#{study}     {name}                    that somebody writes above what it read before
+"""What the index holds of a study, as pure values: items, and how they merge.
 
 Events come more than once and in any order, so an item must not depend on how it came about.
 Every attribute of a study or series is a register: its value and the stamp of the copy it came
@@ -31,24 +18,27 @@ from typing import Any, Final
 
 from .archive import Form, InstanceKey
 from .attributes import Level, of_level
-from .dicom_json import JsonElement, values_of
-from .matching import fold_person_name
+from .dicom_json import JsonElement, first_text
+from .index_keys import (
+    MONTH_PARTITION,
+    PROCEDURE_PREFIX,
+    QUARANTINE_PARTITION,
+    STUDY_SORT_KEY,
+    copies_sort_prefix,
+    instance_sort_key,
+    keys_of_study,
+    month_and_moment,
+    procedure_sort_key,
+    series_sort_key,
+    study_partition,
+    study_uid_of,
+    tallies_sort_prefix,
+)
 
 #: Elements by tag, eight upper-case hexadecimal digits.
 Elements = Mapping[str, JsonElement]
 #: An item before DynamoDB's type tags: text, whole number or set of texts by attribute name.
 Item = dict[str, "str | int | frozenset[str]"]
-
-QUARANTINE_PARTITION: Final = "QUARANTINE"
-STUDY_SORT_KEY: Final = "STUDY"
-_STUDY_PARTITIONS: Final = "STUDY#"
-SERIES_PREFIX: Final = "SERIES#"
-INSTANCE_PREFIX: Final = "INSTANCE#"
-PROCEDURE_PREFIX: Final = "PROCEDURE#"
-TALLY_PREFIX: Final = "TALLY#"
-COPY_PREFIX: Final = "COPY#"
-MONTH_PARTITION: Final = "MONTH"
-LEASE_PREFIX: Final = "LEASE#"
 
 #: What it takes to tell whether an instance is in the bucket as it was indexed.
 INSTANCE_CONTENT: Final = (
@@ -65,93 +55,14 @@ INSTANCE_LOCATION: Final = (
     *CONVERSION_ATTRIBUTES,
 )
 
-#: A longer value is kept as an attribute but leads to nothing: DICOM's own limit is 64 (LO), and
-#: a DynamoDB key holds 1,024 bytes at most.
-INDEXED_CHARACTERS: Final = 200
-
 _PATIENT_ID: Final = "00100020"
 _PATIENT_NAME: Final = "00100010"
-_ACCESSION_NUMBER: Final = "00080050"
-_STUDY_DATE: Final = "00080020"
-_STUDY_TIME: Final = "00080030"
 _MODALITY: Final = "00080060"
-_DATE_DIGITS: Final = 8
-_TIME_DIGITS: Final = 6
-_FIRST_DAY: Final = {4: "0101", 6: "01"}
 #: Of the SHA-256 of a SOP Instance UID, what stands for it in a tally: 72 bits tell any number of
 #: instances apart that a series can have. A multiple of three, so that base64 needs no padding.
 _MEMBER_BYTES: Final = 9
-UNKNOWN_MONTH: Final = "unknown"
 #: The attributes that say who the patient is.
 PATIENT_TAGS: Final = frozenset(f"{each.tag:08X}" for each in of_level(Level.PATIENT))
-
-
-def study_partition(study_instance_uid: str) -> str:
-    """Name the partition of a study."""
-    return f"{_STUDY_PARTITIONS}{study_instance_uid}"
-
-
-def study_uid_of(item: Item) -> str:
-    """Read the Study Instance UID from the keys of an item; empty for items of no study."""
-    partition = str(item["pk"])
-    is_of_study = partition.startswith(_STUDY_PARTITIONS)
-    return partition.removeprefix(_STUDY_PARTITIONS) if is_of_study else ""
-
-
-def lease_partition(study_instance_uid: str) -> str:
-    """Name the partition of the leases on a study."""
-    return f"{LEASE_PREFIX}{study_instance_uid}"
-
-
-def series_sort_key(series_instance_uid: str) -> str:
-    """Name the sort key of a series within its study."""
-    return f"{SERIES_PREFIX}{series_instance_uid}"
-
-
-def series_uid_of(item: Item) -> str | None:
-    """Read the Series Instance UID from the keys of a series' item; None for other kinds."""
-    sort_key = str(item["sk"])
-    return sort_key.removeprefix(SERIES_PREFIX) if sort_key.startswith(SERIES_PREFIX) else None
-
-
-def instances_sort_prefix(series_instance_uid: str | None = None) -> str:
-    """Return what the sort keys of all instances of a series, or of the study, begin with."""
-    of_series = "" if series_instance_uid is None else f"{series_instance_uid}#"
-    return f"{INSTANCE_PREFIX}{of_series}"
-
-
-def instance_sort_key(series_instance_uid: str, sop_instance_uid: str) -> str:
-    """Name the sort key of an instance within its study."""
-    return f"{instances_sort_prefix(series_instance_uid)}{sop_instance_uid}"
-
-
-def series_of_instance(item: Item) -> tuple[str, str] | None:
-    """Read study and series from the keys of an instance's item; None for other kinds."""
-    sort_key = str(item["sk"])
-    if not sort_key.startswith(INSTANCE_PREFIX):
-        return None
-    return study_uid_of(item), sort_key.removeprefix(INSTANCE_PREFIX).partition("#")[0]
-
-
-def sop_instance_uid_of(item: Item) -> str:
-    """Read the SOP Instance UID from the keys of an instance's item."""
-    return str(item["sk"]).rpartition("#")[2]
-
-
-def procedure_sort_key(sop_instance_uid: str) -> str:
-    """Name the sort key of a performed procedure step within its study."""
-    return f"{PROCEDURE_PREFIX}{sop_instance_uid}"
-
-
-def tallies_sort_prefix(series_instance_uid: str) -> str:
-    """Return what the sort keys of all tallies of a series begin with."""
-    return f"{TALLY_PREFIX}{series_instance_uid}#"
-
-
-def copies_sort_prefix(series_instance_uid: str, sop_instance_uid: str | None = None) -> str:
-    """Return what the sort keys of the listed contents of an instance, or a series, begin with."""
-    of_instance = "" if sop_instance_uid is None else f"{sop_instance_uid}#"
-    return f"{COPY_PREFIX}{series_instance_uid}#{of_instance}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,7 +245,7 @@ class Study:
                 "modalities": self.modalities,
                 "sop_class_uids": self.sop_class_uids,
             }
-            | _index_keys(self.registers.elements)
+            | keys_of_study(self.registers.elements)
         )
 
 
@@ -602,59 +513,6 @@ def from_dynamodb(tagged: Mapping[str, Any]) -> Item:
         for name, attribute in tagged.items()
         for kind, value in attribute.items()
     }
-
-
-def first_text(elements: Elements, tag: str) -> str | None:
-    """Return the first value of a text element, None when it is absent or empty."""
-    values = values_of(elements.get(tag))
-    return str(values[0]) if values and values[0] not in (None, "") else None
-
-
-def study_moment(elements: Elements) -> tuple[str, str]:
-    """Return the month and moment the by-date index files a study under.
-
-    The moment is `YYYYMMDD` + `THHMMSS`; a date that is absent or not one is in `unknown`.
-    """
-    return month_and_moment(
-        first_text(elements, _STUDY_DATE) or "", first_text(elements, _STUDY_TIME) or ""
-    )
-
-
-def month_and_moment(date: str, time: str) -> tuple[str, str]:
-    """Return `YYYY-MM` and `YYYYMMDD` + `THHMMSS` of a date and a time as DICOM writes them."""
-    date = _digits(date)
-    # A partial date counts from its first day, as it does in matching.
-    date += _FIRST_DAY.get(len(date), "")
-    if len(date) != _DATE_DIGITS:
-        return UNKNOWN_MONTH, "00000000T000000"
-    return f"{date[:4]}-{date[4:6]}", f"{date}T{_digits(time)[:_TIME_DIGITS]:0<6}"
-
-
-def _digits(text: str) -> str:
-    return "".join(character for character in text if character in "0123456789")
-
-
-def name_index_key(folded: str) -> str:
-    """Return the by-name partition of a folded name or of a prefix of one."""
-    return folded[0]
-
-
-def _index_keys(elements: Elements) -> Item:
-    month, moment = study_moment(elements)
-    keys: Item = {"study_month": month, "study_moment": moment}
-    for tag, name in ((_PATIENT_ID, "patient_id"), (_ACCESSION_NUMBER, "accession_number")):
-        text = first_text(elements, tag)
-        if text and len(text) <= INDEXED_CHARACTERS:
-            keys[name] = text
-    names = values_of(elements.get(_PATIENT_NAME))
-    person = names[0] if names else None
-    folded = fold_person_name(str(person.get("Alphabetic", ""))) if isinstance(person, dict) else ""
-    if folded:
-        keys |= {
-            "name_initial": name_index_key(folded),
-            "name_folded": folded[:INDEXED_CHARACTERS],
-        }
-    return keys
 
 
 def _with_registers(registers: Registers) -> Item:

@@ -30,15 +30,8 @@ from .archive import (
 from .errors import InstanceMissing, ItemRefused, StoreUnavailable
 from .header import Unplaceable, read_copy
 from .index import Index
-from .index_items import (
-    PROCEDURE_PREFIX,
-    Converted,
-    Copy,
-    Item,
-    members_of,
-    registers_of,
-    study_items,
-)
+from .index_items import Converted, Copy, Item, members_of, registers_of, study_items
+from .index_keys import PROCEDURE_PREFIX
 
 _log: Final = logging.getLogger(__name__)
 _PARALLEL_READS: Final = 16

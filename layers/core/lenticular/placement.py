@@ -17,17 +17,12 @@ from typing import Final
 from .archive import InstanceKey, quarantine_key
 from .character_sets import character_sets
 from .dicom_json import SPECIFIC_CHARACTER_SET, read_character_sets, read_element, values_of
-from .elements import (
-    Element,
-    ElementsError,
-    Fault,
-    Identification,
-    find_uids,
-    is_whole,
-    walk,
-)
+from .element_headers import ElementsError, Fault
+from .elements import Element, walk
+from .identification import Identification, find_uids
 from .identifiers import is_uid
 from .transfer_syntaxes import BY_UID, TransferSyntax
+from .wholeness import is_whole
 
 _PATIENT_ID: Final = 0x00100020
 #: An LO has 64 characters; one that is longer than this is none, and nobody's index or record.
@@ -120,7 +115,7 @@ def with_end(
     length: int,
     transfer_syntax_uid: str,
 ) -> Placement:
-    """Return the placement of a data set that is `BROKEN_OFF` unless `elements.is_whole`."""
+    """Return the placement of a data set that is `BROKEN_OFF` unless it `is_whole`."""
     if is_whole(read, length, BY_UID[transfer_syntax_uid]):
         return placement
     return Placement(placement.sop_instance_uid, problem=Problem.BROKEN_OFF)

@@ -24,7 +24,8 @@ from .attributes import Level
 from .dicom_json import values_of
 from .identifiers import is_uid
 from .index import Index
-from .index_items import INDEXED_CHARACTERS, Item, name_index_key, study_uid_of
+from .index_items import Item
+from .index_keys import INDEXED_CHARACTERS, name_index_key, study_uid_of
 from .matching import fold_person_name, means_alphabetic_group, restricting_groups, span_of
 from .query import Query
 

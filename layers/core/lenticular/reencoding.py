@@ -10,19 +10,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from .elements import (
+from .element_headers import (
     ITEM,
     ITEM_DELIMITATION,
-    MAX_DEPTH,
     SEQUENCE_DELIMITATION,
     UNDEFINED_LENGTH,
-    Element,
     ElementsError,
     Fault,
-    delimited_items,
     encode_header,
-    walk,
 )
+from .elements import MAX_DEPTH, Element, delimited_items, walk
 from .transfer_syntaxes import TransferSyntax
 
 #: Bytes of one number in values of each VR; the others are not of numbers, or (UN) not known.

@@ -30,7 +30,8 @@ from .archive import INSTANCES, Archive, InstanceKey, Listed, key_prefix
 from .commitment import Reference
 from .errors import InstanceMissing
 from .index import Index
-from .index_items import Item, forms_of_content, series_of_instance
+from .index_items import Item, forms_of_content
+from .index_keys import series_of_instance
 from .sop_classes import STORAGE
 from .status import CommitmentFailure
 
@@ -77,7 +78,7 @@ def check(
     """
     uids = list(dict.fromkeys(each.sop_instance_uid for each in references))
     with ThreadPoolExecutor(_PARALLEL) as pool:
-        items = _find(index, pool, uids, wait_for_missing)
+        items = _find(index, pool, uids, wait_for_missing=wait_for_missing)
         if items is None:
             return None
         held = _held(archive, pool, items)
@@ -115,10 +116,13 @@ def _find(
     index: Index,
     pool: ThreadPoolExecutor,
     uids: Sequence[str],
-    wait_for_missing: bool,  # noqa: FBT001
+    *,
+    wait_for_missing: bool,
 ) -> dict[str, list[Item]] | None:
     """Return the items of each UID, one a series; None when one is missing and waited for."""
-    places = _all_places(index, uids) or _looked_up(index, pool, uids, wait_for_missing)
+    places = _all_places(index, uids) or _looked_up(
+        index, pool, uids, wait_for_missing=wait_for_missing
+    )
     if wait_for_missing and not all(uid in places for uid in uids):
         return None
     by_series: dict[_Series, list[str]] = defaultdict(list)
@@ -153,7 +157,8 @@ def _looked_up(
     index: Index,
     pool: ThreadPoolExecutor,
     uids: Sequence[str],
-    wait_for_missing: bool,  # noqa: FBT001
+    *,
+    wait_for_missing: bool,
 ) -> dict[str, list[_Series]]:
     """Return the series of each UID that has any; of all, unless one that is missing stops us."""
     places: dict[str, list[_Series]] = {}

@@ -34,7 +34,8 @@ from .codecs import (
     planar,
     swapped,
 )
-from .elements import ITEM, SEQUENCE_DELIMITATION, UNDEFINED_LENGTH, encode_header, walk
+from .element_headers import ITEM, SEQUENCE_DELIMITATION, UNDEFINED_LENGTH, encode_header
+from .elements import walk
 from .encapsulation import (
     EXTENDED_OFFSET_TABLE,
     EXTENDED_OFFSET_TABLE_LENGTHS,

@@ -36,14 +36,11 @@ from .archive import (
 from .byte_ranges import ReadAhead
 from .errors import CannotUnderstand, InstanceMissing
 from .index import Index
-from .index_items import (
+from .index_items import Converted, Item, converted, forms_of
+from .index_keys import (
     COPY_PREFIX,
     INSTANCE_PREFIX,
     STUDY_SORT_KEY,
-    Converted,
-    Item,
-    converted,
-    forms_of,
     series_of_instance,
     series_uid_of,
 )

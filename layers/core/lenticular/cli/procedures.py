@@ -10,7 +10,8 @@ import click
 from lenticular.errors import OperatorError
 from lenticular.identifiers import is_uid
 from lenticular.index import Index
-from lenticular.index_items import UNKNOWN_MONTH, Procedure
+from lenticular.index_items import Procedure
+from lenticular.index_keys import UNKNOWN_MONTH
 from lenticular.procedures import counted_again, newest, record
 from lenticular.procedures import missing as missing_of
 
