@@ -12,14 +12,8 @@ import pytest
 from lenticular import answers
 from lenticular.attributes import UNIQUE_KEY, Level
 from lenticular.index import Index, Reading
-from lenticular.index_items import (
-    STUDY_SORT_KEY,
-    Item,
-    month_item,
-    study_items,
-    study_partition,
-    study_uid_of,
-)
+from lenticular.index_items import Item, month_item, study_items
+from lenticular.index_keys import STUDY_SORT_KEY, study_partition, study_uid_of
 from lenticular.planner import plan
 from lenticular.query import Model, Query, read_keys, read_query
 from tests.cloud import clinic_of_studies
