@@ -20,6 +20,7 @@ from tests.peers.gateway_process import Gateway, Stores, running_gateway
 from tests.peers.instances import PATIENT_ID, PATIENT_NAME
 from tests.peers.node_process import Node, running_node
 from tests.peers.nodes_file import nodes_file
+from tests.peers.retrieval_site import Site, running_site
 from tests.peers.spooling import spooling
 from tests.ports import free_port
 
@@ -146,3 +147,18 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     yield folder
     # Lazily, for the gateway ends later and may have a file open.
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture(scope="module")
+def whole_site(cloud: OfflineCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Run a gateway with studies, for all tests of a module that retrieve them."""
+    with running_site(cloud, tmp_path_factory.mktemp("site")) as running:
+        yield running
+
+
+@pytest.fixture
+def site(whole_site: Site) -> Iterator[Site]:
+    """Mend at the end of each test what it broke."""
+    yield whole_site
+    whole_site.s3.heal()
+    whole_site.dynamodb.heal()

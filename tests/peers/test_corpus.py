@@ -14,7 +14,7 @@ from lenticular.sop_classes import STORAGE
 from lenticular.transfer_syntaxes import BY_UID
 from tests.peers import dcmtk
 from tests.peers.conftest import WORKSTATION, Clinic
-from tests.peers.corpus import STORESCU_OPTIONS, CorpusFile, corpus_files, data_set_of
+from tests.peers.corpus import BROKEN, STORESCU_OPTIONS, CorpusFile, corpus_files, data_set_of
 from tests.peers.node_process import Node
 from tests.peers.pynetdicom_peer import association, store_bytes
 
@@ -30,15 +30,6 @@ CANNOT_UNDERSTAND = 0xC000
 CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
 UID_CHARACTERS = 64
-#: Its data set is in Implicit VR, which the transfer syntax that it names is not; items without a
-#: sequence; cut short. DCMTK reads none of them.
-BROKEN = {
-    "FreezePattern.dcm",
-    "GH1339.dcm",
-    "GH364.dcm",
-    "MR_truncated.dcm",
-    "SC_rgb_jpeg.dcm",
-}
 #: Of the corpus as it is, so that a test that sends nothing cannot pass.
 SENDABLE = 180
 HOSTILE = 60

@@ -60,7 +60,6 @@ def readable(*transfer_syntaxes: str) -> list[CorpusFile]:
     ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("uid", WRITTEN)
 def test_every_real_file_is_restored_to_the_last_byte_or_left_alone(uid: str) -> None:
     became: Counter[str] = Counter()

@@ -21,7 +21,7 @@ from lenticular.transfer_syntaxes import (
     TransferSyntax,
 )
 from lenticular.wholeness import is_whole
-from tests.peers.corpus import CORPUS, corpus_files
+from tests.peers.corpus import BROKEN, CORPUS, corpus_files
 
 FILES = sorted(path for path in (CORPUS / "files").rglob("*") if path.is_file())
 HOSTILE = [path for path in FILES if "dicom-fuzzing-corpus" in path.parts]
@@ -32,15 +32,6 @@ SYNTAXES = [
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_BIG_ENDIAN,
 ]
-# By their writers: items without a sequence, a data set in another syntax than its meta header
-# names, files cut off. pydicom or DCMTK refuse each of them as well.
-BROKEN = {
-    "FreezePattern.dcm",
-    "GH1339.dcm",
-    "GH364.dcm",
-    "MR_truncated.dcm",
-    "SC_rgb_jpeg.dcm",
-}
 
 pytestmark = pytest.mark.skipif(not FILES, reason="no corpus beside the repository")
 

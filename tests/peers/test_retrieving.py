@@ -1,46 +1,16 @@
-"""What a retrieval does when S3, the index or the destination do not do their part."""
+"""What a retrieval does when S3 or the index do not do their part."""
 
 import re
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from io import BytesIO
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import imagecodecs
-import numpy as np
 import pytest
-from pydicom import dcmread
-from pydicom.dataset import Dataset
-from pydicom.encaps import generate_frames
-from pydicom.uid import (
-    CTImageStorage,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
-    ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    MRImageStorage,
-    RLELossless,
-)
-from pynetdicom import AE
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEGLosslessSV1
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.sop_class import (  # type: ignore[attr-defined]
-    StudyRootQueryRetrieveInformationModelMove as StudyRootMove,
-)
 
 from gateway.command_set import CommandField
-from lenticular.element_headers import ITEM, encode_header
-from lenticular.elements import encode_element
 from lenticular.index_keys import instance_sort_key, study_partition
 from lenticular.part10 import data_set_offset
 from lenticular.sop_classes import STUDY_ROOT_FIND, STUDY_ROOT_GET, STUDY_ROOT_MOVE
@@ -48,41 +18,33 @@ from tests.cloud.deadline import eventually
 from tests.cloud.standin import OfflineCloud
 from tests.peers import dcmtk
 from tests.peers.archived import archive, image, transcode
-from tests.peers.destination import (
-    MESSAGE_ID,
-    Destination,
-    counts,
-    destination,
-    get,
-    requestor,
-    responses,
-)
-from tests.peers.faulty_s3 import Fault, FaultyS3, faulty_s3
-from tests.peers.gateway_process import Gateway, Stores, running_gateway
-from tests.peers.nodes_file import nodes_file
+from tests.peers.destination import counts, destination, get, requestor, responses
+from tests.peers.faulty_s3 import Fault
 from tests.peers.raw_query import asking
-from tests.ports import free_port
+from tests.peers.retrieval_site import (
+    AHEAD,
+    COUNTED,
+    FEW_SECONDS,
+    FORM,
+    INSTANCES,
+    LARGE,
+    LATER,
+    MIXED,
+    ODD,
+    ODDITIES,
+    RACED,
+    READ_AHEAD_BYTES,
+    RETIRED,
+    STUDY,
+    UIDS,
+    UIDS_AHEAD,
+    Site,
+    at,
+    retrieved,
+)
 
 pytestmark = pytest.mark.peers
 
-ROOT = "1.2.826.0.1.90"
-STUDY, MIXED, PRIVATE, LATER, RETIRED, RACED, LARGE, FORM, COUNTED, ODD, AHEAD = (
-    f"{ROOT}.{number}" for number in range(1, 12)
-)
-INSTANCES = 8
-UIDS = [f"{STUDY}.1.{number}" for number in range(INSTANCES)]
-#: More than fit an association together with the uncompressed syntaxes: 128 contexts.
-PRIVATE_CLASSES = [f"1.2.826.0.1.90.99.{number}" for number in range(70)]
-FEW_SECONDS = 2
-READ_AHEAD_BYTES = 1 << 20
-CT_AND_MR: Mapping[str, Sequence[str]] = {
-    CTImageStorage: [ExplicitVRLittleEndian],
-    MRImageStorage: [ExplicitVRLittleEndian],
-}
-#: More than may be held at a time, each of one part.
-UIDS_AHEAD = [f"{AHEAD}.1.{number}" for number in range(30)]
-#: Of the study `ODD`: what cannot be sent in Explicit VR Little Endian.
-ODDITIES = [f"{ODD}.1.{number}" for number in (1, 2, 3)]
 #: Who asks on a context of which SOP class for what, and what is answered.
 OUT_OF_PLACE = [
     ("FINDS", STUDY_ROOT_FIND, CommandField.C_MOVE_RQ, 0x0124),
@@ -96,308 +58,6 @@ OUT_OF_PLACE = [
     ("ANYONE", CTImageStorage, CommandField.C_FIND_RQ, 0x0122),
     ("ANYONE", CTImageStorage, CommandField.C_MOVE_RQ, 0x0122),
 ]
-EVERYTHING: Mapping[str, Sequence[str]] = {
-    sop_class: [ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless]
-    for sop_class in CT_AND_MR
-}
-
-
-@dataclass(frozen=True)
-class Site:
-    """A gateway with studies, and the ways to S3 and to DynamoDB that it alone takes."""
-
-    gateway: Gateway
-    stores: Stores
-    s3: FaultyS3
-    dynamodb: FaultyS3
-    ports: Mapping[str, int]
-    settings: Mapping[str, str]
-
-    def moved(self, aet: str, *studies: str) -> tuple[Dataset, list[str]]:
-        """Move studies; return the final response and what it lists as failed."""
-        with requestor(self.gateway) as association:
-            *_, final = responses(association, aet, *(studies or [STUDY]))
-        return final
-
-
-@pytest.fixture(scope="module")
-def whole_site(cloud: OfflineCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Fill an archive and run a gateway over it that does not wait long for S3."""
-    stores = Stores.in_cloud(cloud)
-    files = [image(STUDY, f"{STUDY}.1", uid, PatientID="P90") for uid in UIDS]
-    files += [
-        image(MIXED, f"{MIXED}.1", f"{MIXED}.1.1", syntax=ExplicitVRLittleEndian),
-        image(MIXED, f"{MIXED}.1", f"{MIXED}.1.2", syntax=ImplicitVRLittleEndian),
-        image(MIXED, f"{MIXED}.2", f"{MIXED}.2.1", sop_class=MRImageStorage),
-        image(MIXED, f"{MIXED}.2", f"{MIXED}.2.2", sop_class=MRImageStorage, syntax=RLELossless,
-              pixels=b"\xfe\xff\x00\xe0\0\0\0\0\xfe\xff\x00\xe0\x02\0\0\0\0\0"),
-    ]  # fmt: skip
-    files += [
-        image(PRIVATE, f"{PRIVATE}.1", f"{PRIVATE}.1.{number}", sop_class=uid)
-        for number, uid in enumerate(PRIVATE_CLASSES)
-    ]
-    files.append(image(LATER, f"{LATER}.1", f"{LATER}.1.1", PatientID="P90"))
-    files += oddities()
-    files += [image(AHEAD, f"{AHEAD}.1", uid, rows=160) for uid in UIDS_AHEAD]
-    archive(stores, *files)
-    folder = tmp_path_factory.mktemp("site")
-    ports = {aet: free_port() for aet in ("DEST", "OLD")}
-    old = {"port": ports["OLD"], "associations": "one-per-instance"}
-    rights = {"FINDS": {"may": ["find"]}, "MOVES": {"may": ["move"]}}
-    nodes = nodes_file(folder, {"DEST": ports["DEST"], "OLD": old, **rights})
-    with faulty_s3(cloud.endpoint) as s3, faulty_s3(cloud.endpoint) as dynamodb:
-        settings = {
-            "AWS_ENDPOINT_URL_S3": s3.endpoint,
-            "AWS_ENDPOINT_URL_DYNAMODB": dynamodb.endpoint,
-            "LENTICULAR_NODES_FILE": str(nodes),
-            "LENTICULAR_RETRY_SECONDS": "0",
-            "LENTICULAR_READ_AHEAD_BYTES": str(READ_AHEAD_BYTES),
-        }
-        with running_gateway(folder / "gateway.log", stores, settings) as gateway:
-            yield Site(gateway, stores, s3, dynamodb, ports, settings)
-
-
-@pytest.fixture
-def site(whole_site: Site) -> Iterator[Site]:
-    """Mend at the end of each test what it broke."""
-    yield whole_site
-    whole_site.s3.heal()
-    whole_site.dynamodb.heal()
-
-
-@contextmanager
-def at(
-    site: Site,
-    on_store: Callable[[C_STORE, Association], int] = lambda _request, _association: 0,
-    aet: str = "DEST",
-    **options: object,
-) -> Iterator[Destination]:
-    """Be a destination that takes CT and MR in Explicit VR Little Endian."""
-    with destination(site.ports[aet], aet, CT_AND_MR, on_store, **options) as receiving:
-        yield receiving
-
-
-def retrieved(site: Site, by: str, study: str) -> tuple[Dataset, list[str], Mapping[str, bytes]]:
-    """Move or get a study; return the final response, its list, and the files that came."""
-    if by == "get":
-        got = get(site.gateway, study, [(CTImageStorage, [ExplicitVRLittleEndian])])
-        return got.final, got.failed, got.files
-    with at(site) as receiving:
-        final, failed = site.moved("DEST", study)
-    return final, failed, receiving.files
-
-
-def oddities() -> Iterator[bytes]:
-    """Make images that cannot be had in another transfer syntax, for one reason each."""
-    fits = image(ODD, f"{ODD}.1", f"{ODD}.1.0")
-    yield fits
-    # An odd number of bytes of words that have to be turned.
-    odd = image(ODD, f"{ODD}.1", f"{ODD}.1.1", syntax=ExplicitVRBigEndian)
-    assert odd[-516:-512] == (512).to_bytes(4)
-    yield odd[:-516] + (511).to_bytes(4) + odd[-512:-1]
-    # Frames of 32 MiB, of which a native value cannot hold so many.
-    frame = imagecodecs.jpegls_encode(np.zeros((4096, 4096), np.uint16))
-    fragment = encode_header(ITEM, "", len(frame) + len(frame) % 2) + frame + bytes(len(frame) % 2)
-    yield image(
-        ODD, f"{ODD}.1", f"{ODD}.1.2", syntax=JPEGLSLossless, rows=4096, NumberOfFrames=128,
-        pixels=encode_header(ITEM, "", 0) + fragment * 128,
-    )  # fmt: skip
-    # Sequences within sequences within sequences, around what may be pixels.
-    content = encode_element(0x00091002, "OB", b"\xe0\x7f\x10\0")
-    for _ in range(500):
-        item = encode_header(ITEM, "", len(content)) + content
-        content = encode_header(0x00081140, "SQ", len(item)) + item
-    compressed = dcmread(BytesIO(image(ODD, f"{ODD}.1", f"{ODD}.1.3")))
-    compressed.compress(RLELossless, generate_instance_uid=False)
-    buffer = BytesIO()
-    compressed.save_as(buffer)
-    whole = buffer.getvalue()
-    name = whole.index(b"\x10\0\x10\0PN")
-    yield whole[:name] + content + whole[name:]
-
-
-def test_one_association_carries_every_class_and_syntax(site: Site) -> None:
-    with destination(site.ports["DEST"], "DEST", EVERYTHING) as receiving:
-        final, failed = site.moved("DEST", MIXED)
-    assert (final.Status, counts(final), failed) == (0x0000, (-1, 4, 0, 0), [])
-    [proposals] = receiving.proposals
-    # A context for each syntax, so that it is decided by us; the default one among them always.
-    assert all(len(syntaxes) == 1 for _, syntaxes in proposals)
-    assert {(sop_class, syntax) for sop_class, [syntax] in proposals} == {
-        (CTImageStorage, ExplicitVRLittleEndian),
-        (CTImageStorage, ImplicitVRLittleEndian),
-        (MRImageStorage, ExplicitVRLittleEndian),
-        (MRImageStorage, ImplicitVRLittleEndian),
-        (MRImageStorage, RLELossless),
-    }
-    stored = {uid: receiving.data_set(uid).file_meta.TransferSyntaxUID for uid in receiving.files}
-    assert stored == {
-        f"{MIXED}.1.1": ExplicitVRLittleEndian,
-        f"{MIXED}.1.2": ImplicitVRLittleEndian,
-        f"{MIXED}.2.1": ExplicitVRLittleEndian,
-        f"{MIXED}.2.2": RLELossless,
-    }
-
-
-def test_an_old_receiver_gets_an_association_for_each_instance(site: Site) -> None:
-    with at(site, aet="OLD") as receiving:
-        final, _ = site.moved("OLD")
-    assert (final.Status, counts(final)) == (0x0000, (-1, INSTANCES, 0, 0))
-    assert len(receiving.proposals) == INSTANCES
-    assert all({uid for uid, _ in each} == {CTImageStorage} for each in receiving.proposals)
-
-
-def test_private_classes_are_sent_over_as_many_associations_as_their_contexts_take(
-    site: Site, tmp_path: Path
-) -> None:
-    with dcmtk.receiver(
-        tmp_path / "received", "DEST", site.ports["DEST"], "--promiscuous", "-d"
-    ) as folder:
-        final, _ = site.moved("DEST", PRIVATE)
-        received = list(folder.iterdir())
-    assert (final.Status, counts(final)) == (0x0000, (-1, len(PRIVATE_CLASSES), 0, 0))
-    assert len(received) == len(PRIVATE_CLASSES)
-    log = (tmp_path / "received.log").read_text("latin-1")
-    assert 2 <= log.count("Association Release") <= 3
-
-
-def test_what_broke_an_association_is_tried_again_on_a_fresh_one_and_all_else_is_sent(
-    site: Site,
-) -> None:
-    broken: list[str] = []
-
-    def on_store(request: C_STORE, association: Association) -> int:
-        uid = str(request.AffectedSOPInstanceUID)
-        if uid in (UIDS[2], UIDS[5]) and uid not in broken:
-            broken.append(uid)
-            association.abort()
-        return 0
-
-    with at(site, on_store) as receiving:
-        final, failed = site.moved("DEST")
-    assert (final.Status, counts(final), failed) == (0x0000, (-1, INSTANCES, 0, 0), [])
-    assert len(receiving.proposals) == 4
-    assert receiving.uids == [*UIDS, UIDS[2], UIDS[5]]
-
-
-def test_instances_that_break_each_its_association_in_a_row_are_no_reason_to_give_up(
-    site: Site,
-) -> None:
-    order: list[str] = []
-    failing = 10
-
-    def on_store(request: C_STORE, association: Association) -> int:
-        uid = str(request.AffectedSOPInstanceUID)
-        if uid not in order:
-            order.append(uid)
-            breaks = len(order) > len(UIDS_AHEAD) // 2
-        else:
-            breaks = order.index(uid) < len(UIDS_AHEAD) // 2 + failing
-        if breaks:
-            association.abort()
-        return 0
-
-    with at(site, on_store) as receiving:
-        final, failed = site.moved("DEST", AHEAD)
-    assert (final.Status, counts(final)) == (0xB000, (-1, len(UIDS_AHEAD) - failing, failing, 0))
-    half = len(UIDS_AHEAD) // 2
-    assert failed == order[half : half + failing]
-    assert receiving.uids == [*order, *order[half:]]
-
-
-def test_an_instance_that_breaks_every_association_fails_alone(site: Site) -> None:
-    def on_store(request: C_STORE, association: Association) -> int:
-        if request.AffectedSOPInstanceUID == UIDS[3]:
-            association.abort()
-        return 0
-
-    with at(site, on_store) as receiving:
-        final, failed = site.moved("DEST")
-    assert (final.Status, counts(final)) == (0xB000, (-1, INSTANCES - 1, 1, 0))
-    assert failed == [UIDS[3]]
-    assert receiving.uids.count(UIDS[3]) == 2
-
-
-@pytest.mark.parametrize("status", [0xA700, 0xA900, 0xC000, 0x0122])
-def test_what_the_destination_refuses_twice_fails(site: Site, status: int) -> None:
-    with at(site, lambda _request, _association: status) as receiving:
-        final, failed = site.moved("DEST")
-    assert (final.Status, counts(final)) == (0xA702, (-1, 0, INSTANCES, 0))
-    assert sorted(failed) == UIDS
-    assert receiving.uids == [*UIDS, *UIDS]
-    assert len(receiving.proposals) == 2
-
-
-def test_a_destination_that_rejects_every_association_fails_all_at_once(site: Site) -> None:
-    with at(site, require_calling_aet=["SOMEBODY"]) as receiving:
-        final, failed = site.moved("DEST")
-    assert (final.Status, counts(final)) == (0xA702, (-1, 0, INSTANCES, 0))
-    assert sorted(failed) == UIDS
-    assert len(receiving.proposals) == 3
-    assert site.gateway.lines(message="destination failed")[-1]["reason"].endswith(
-        "calling AE title not recognized"
-    )
-
-
-def test_a_destination_with_one_slot_that_is_taken_is_asked_again_after_a_while(
-    site: Site,
-) -> None:
-    with at(site, aet="OLD", maximum_associations=1) as receiving:
-        ae = AE(ae_title="ANOTHER")
-        ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
-        another = ae.associate("127.0.0.1", site.ports["OLD"], ae_title="OLD")
-        assert another.is_established
-        with requestor(site.gateway) as association:
-            answers = responses(association, "OLD", STUDY)
-            # One before anything is tried, and one when the slot was found taken.
-            for _ in range(2):
-                assert counts(next(answers)[0]) == (INSTANCES, 0, 0, 0)
-            another.release()
-            *_, (final, failed) = answers
-    assert (final.Status, counts(final), failed) == (0x0000, (-1, INSTANCES, 0, 0), [])
-    assert receiving.uids == UIDS
-
-
-def test_a_cancel_is_heeded_while_a_destination_is_left_alone(site: Site) -> None:
-    # Nobody listens there.
-    with requestor(site.gateway) as association:
-        answers = responses(association, "DEST", STUDY)
-        for _ in range(3):
-            next(answers)
-        association.send_c_cancel(MESSAGE_ID, query_model=StudyRootMove)
-        *_, (final, _) = answers
-    assert (final.Status, counts(final)) == (0xFE00, (INSTANCES, 0, 0, 0))
-
-
-def test_a_destination_that_never_answers_is_given_up_after_a_few_associations(
-    site: Site, tmp_path: Path
-) -> None:
-    settings = {**site.settings, "LENTICULAR_DIMSE_SECONDS": str(FEW_SECONDS)}
-
-    given_up = threading.Event()
-
-    def on_store(_request: C_STORE, _association: Association) -> int:
-        given_up.wait(60)
-        return 0
-
-    with (
-        running_gateway(tmp_path / "gateway.log", site.stores, settings) as impatient,
-        at(site, on_store) as receiving,
-    ):
-        try:
-            final, failed = replace(site, gateway=impatient).moved("DEST")
-        finally:
-            given_up.set()
-    assert (final.Status, counts(final)) == (0xA702, (-1, 0, INSTANCES, 0))
-    assert sorted(failed) == UIDS
-    assert len(receiving.requests) == 3
-
-
-def test_a_destination_that_takes_no_context_of_an_instance_fails_it_alone(site: Site) -> None:
-    with destination(site.ports["DEST"], "DEST", {CTImageStorage: [ExplicitVRLittleEndian]}):
-        final, failed = site.moved("DEST", MIXED)
-    assert (final.Status, counts(final)) == (0xB000, (-1, 2, 2, 0))
-    assert sorted(failed) == [f"{MIXED}.2.1", f"{MIXED}.2.2"]
 
 
 def test_an_object_that_is_not_in_the_bucket_fails_is_listed_and_raises_the_alarm(
@@ -627,51 +287,6 @@ def test_only_an_object_that_is_gone_while_it_is_being_got_ends_the_association(
     assert get(site.gateway, STUDY, contexts).final.Status == 0x0000
 
 
-FORMATS: Mapping[str, tuple[str, Sequence[str]]] = {
-    # The format's name in a policy, and a program of other people that decodes it.
-    JPEGLosslessSV1: ("jpeg-lossless", ["dcmdjpeg"]),
-    JPEGLSLossless: ("jpeg-ls", ["dcmdjpls"]),
-    JPEG2000Lossless: ("jpeg-2000", ["gdcmconv", "--raw"]),
-    HTJ2KLossless: ("htj2k", []),
-    HTJ2KLosslessRPCL: ("htj2k-rpcl", []),
-    RLELossless: ("rle", ["dcmdrle"]),
-    DeflatedExplicitVRLittleEndian: ("deflate", ["dcmconv", "+te"]),
-}
-
-
-@pytest.mark.parametrize("syntax", FORMATS, ids=lambda uid: uid.name)
-def test_a_destination_that_takes_the_form_s_syntax_alone_is_sent_the_form(
-    site: Site, cloud: OfflineCloud, tmp_path: Path, syntax: str
-) -> None:
-    policy, program = FORMATS[syntax]
-    study = f"{FORM}.{len(policy)}"
-    # Such as every format makes shorter.
-    lines = b"".join((row - 64).to_bytes(2, "little", signed=True) * 128 for row in range(128))
-    sent = image(study, f"{study}.1", f"{study}.1.1", rows=128)
-    sent = sent.replace(bytes(range(256)) * 128, lines)
-    [key] = archive(site.stores, sent)
-    form = transcode(site.stores, key, policy)
-    with destination(site.ports["DEST"], "DEST", {CTImageStorage: [syntax]}) as receiving:
-        final, failed = site.moved("DEST", study)
-    assert (final.Status, counts(final), failed) == (0x0000, (-1, 1, 0, 0), [])
-    received = receiving.files[f"{study}.1.1"]
-    s3: Any = cloud.clients.s3
-    kept = s3.get_object(Bucket=site.stores.bucket, Key=form)["Body"].read()
-    assert received[data_set_offset(received) :] == kept[data_set_offset(kept) :]
-    data_set = receiving.data_set(f"{study}.1.1")
-    assert data_set.file_meta.TransferSyntaxUID == syntax
-    if program:
-        compressed, decoded = tmp_path / "compressed.dcm", tmp_path / "decoded.dcm"
-        compressed.write_bytes(received)
-        dcmtk.run(*program, compressed, decoded)
-        pixels = dcmread(decoded).PixelData
-    else:
-        # OpenJPEG decodes what OpenJPH has encoded; of the programs from Debian none does.
-        [stream] = generate_frames(data_set.PixelData, number_of_frames=1)
-        pixels = imagecodecs.jpeg2k_decode(stream).tobytes()
-    assert pixels == lines
-
-
 def test_when_the_index_cannot_be_read_the_retrieval_is_refused(site: Site) -> None:
     site.dynamodb.fail(Fault.ACCESS_DENIED, where=f"STUDY#{STUDY}")
     with at(site) as receiving:
@@ -786,17 +401,6 @@ def test_instances_are_read_ahead_in_parallel_and_within_what_memory_allows(site
         *_, (final, _) = answers
     assert sum(int(last) + 1 - int(first) for first, last in ranges) <= READ_AHEAD_BYTES
     assert (final.Status, counts(final)) == (0x0000, (-1, len(UIDS_AHEAD), 0, 0))
-
-
-def test_sub_operations_have_the_priority_of_their_request(site: Site) -> None:
-    identifier = Dataset()
-    identifier.QueryRetrieveLevel, identifier.StudyInstanceUID = "STUDY", LATER
-    for priority in (0, 1, 2):
-        with at(site) as receiving, requestor(site.gateway) as association:
-            list(association.send_c_move(identifier, "DEST", StudyRootMove, priority=priority))
-        assert [request.Priority for request in receiving.requests] == [priority]
-        contexts = [(CTImageStorage, [ExplicitVRLittleEndian])]
-        assert get(site.gateway, LATER, contexts, priority).priorities == [priority]
 
 
 def test_sending_begins_before_all_of_the_index_has_been_read(site: Site) -> None:

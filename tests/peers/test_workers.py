@@ -340,7 +340,6 @@ def test_a_worker_that_ends_again_and_again_is_replaced_later_and_later(
         associate(gateway).release()
 
 
-@pytest.mark.slow
 def test_a_worker_that_is_stuck_is_replaced(stores: Stores, log: Path) -> None:
     with running(log, stores) as gateway:
         stuck = gateway.workers()[0]
