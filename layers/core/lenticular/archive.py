@@ -480,6 +480,10 @@ class Archive:
         listings = (self.listing(prefix) for prefix in OF_STUDIES)
         return itertools.groupby(heapq.merge(*listings, key=_behind_prefix), key=_study_of)
 
+    def is_deleting(self, study_instance_uid: str) -> bool:
+        """Tell whether a deletion of a study is under way, which hides objects before items."""
+        return is_being_deleted(self.keys(deletions_prefix(study_instance_uid)))
+
     def known_sha256(self, key: str) -> str | None:
         """Return the SHA-256 that S3 compared when the whole object was written, if it did.
 
