@@ -426,6 +426,12 @@ class Archive:
         with _asking_for(key):
             return self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
 
+    def pieces(self, key: str) -> Iterator[bytes]:
+        """Yield a whole object in pieces; raises as `head` does, also half-way."""
+        with _asking_for(key):
+            body = self._client.get_object(Bucket=self.bucket, Key=key)["Body"]
+            yield from body.iter_chunks(_READ_BYTES)
+
     def range(self, key: str, start: int, length: int) -> bytes:
         """Return `length` bytes of an object from `start` on; as `head` otherwise."""
         with _asking_for(key):
@@ -505,10 +511,8 @@ class Archive:
             StoreUnavailable: S3 refused, or broke off.
         """
         digest = hashlib.sha256()
-        with _asking_for(key):
-            body = self._client.get_object(Bucket=self.bucket, Key=key)["Body"]
-            for chunk in body.iter_chunks(_READ_BYTES):
-                digest.update(chunk)
+        for piece in self.pieces(key):
+            digest.update(piece)
         return digest.hexdigest()
 
     # Documents
