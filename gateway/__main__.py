@@ -17,6 +17,7 @@ from lenticular.errors import LenticularError, OperatorError, StoreUnavailable
 from lenticular.nodes import Node, NodeTable, read_nodes_file
 from lenticular.settings import GatewaySettings, warn_of_unknown_variables
 
+from .abandoned import end
 from .assembly import build_audit, build_metrics, build_server, build_spool
 from .health import Health, StoreLook
 from .logs import configure_logging
@@ -193,4 +194,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

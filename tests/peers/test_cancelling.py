@@ -352,6 +352,30 @@ def test_what_hangs_of_cancelled_retrievals_is_bounded(site: Site) -> None:
     assert (final.Status, counts(final)) == (0x0000, (-1, len(UIDS), 0, 0))
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_gateway_that_stops_does_not_wait_for_what_hangs(
+    site: Site, cloud: OfflineCloud, tmp_path: Path, workers: str
+) -> None:
+    site.s3.fail(Fault.HELD, where=f"/{UIDS[0]}/")
+    settings = {
+        "AWS_ENDPOINT_URL_S3": site.s3.endpoint,
+        "LENTICULAR_DRAIN_SECONDS": "0",
+        "LENTICULAR_WORKERS": workers,
+    }
+    stores = Stores(cloud, site.gateway.bucket, site.gateway.table)
+    with (
+        destination(site.port, "DEST"),
+        running_gateway(tmp_path / "gateway.log", stores, settings) as gateway,
+        requestor(gateway) as asking,
+    ):
+        answers = responses(asking, "DEST", STUDY)
+        next(answers)
+        eventually(lambda: site.s3.held)
+        gateway.terminate()
+        assert gateway.process.wait(AT_ONCE_SECONDS) == 0
+        assert gateway.lines(level="ERROR") == []
+
+
 def test_a_part_that_one_request_hangs_on_is_asked_for_once_more(site: Site) -> None:
     def moved(study: str) -> tuple[int, tuple[int, ...]]:
         with requestor(site.gateway) as asking:

@@ -32,7 +32,7 @@ class Patience(Enum):
     pauses between the tries come on top, some seconds.
     """
 
-    #: Of functions and commands: S3 150 s, DynamoDB and SQS 42 s, less than any function may run.
+    #: Of functions and commands: S3 150 s, DynamoDB and SQS 54 s, less than any function may run.
     WORK = auto()
     #: 28 s: a peer waits for the answer, and impatient ones wait for 30 s.
     PEER = auto()
@@ -40,7 +40,7 @@ class Patience(Enum):
     LOOK = auto()
 
 
-def _config(connect_seconds: int, read_seconds: int, tries: int) -> Config:
+def _config(connect_seconds: float, read_seconds: float, tries: int) -> Config:
     return Config(
         # "standard" tries throttling and 5xx again, with jittered back-off.
         retries={"mode": "standard", "total_max_attempts": tries},
@@ -54,8 +54,8 @@ def _config(connect_seconds: int, read_seconds: int, tries: int) -> Config:
 
 #: DynamoDB's longest answer has 1 MB, and comes within a second.
 _CONFIGS: Final = {
-    Patience.WORK: _config(2, 5, 6),
-    Patience.PEER: _config(2, 5, 4),
+    Patience.WORK: _config(2, 7, 6),
+    Patience.PEER: _config(1.5, 4, 5),
     Patience.LOOK: _config(2, 3, 2),
 }
 #: S3 takes longer where a part of many MiB has been sent, or a long upload is completed.
