@@ -2,17 +2,22 @@
 
 import contextlib
 import json
+import logging
 import signal
 import sys
+import threading
 from datetime import UTC, datetime, timedelta
 from os import environ
+from time import sleep
 from types import FrameType
+from typing import Final
 
-from lenticular.aws import dynamodb_client
-from lenticular.errors import LenticularError, OperatorError
-from lenticular.nodes import NodeTable, read_nodes_file
+from lenticular.aws import Patience, dynamodb_client
+from lenticular.errors import LenticularError, OperatorError, StoreUnavailable
+from lenticular.nodes import Node, NodeTable, read_nodes_file
 from lenticular.settings import GatewaySettings, warn_of_unknown_variables
 
+from .abandoned import end
 from .assembly import build_audit, build_metrics, build_server, build_spool
 from .health import Health, StoreLook
 from .logs import configure_logging
@@ -23,12 +28,39 @@ from .spool import Spool
 from .supervisor import FAILED, USAGE_ERROR, Supervisor
 from .tls import expiry
 
+_log: Final = logging.getLogger(__name__)
+
+#: No later than processes read the table's nodes anew.
+_LOAD_AGAIN_SECONDS: Final = 5.0
+
 
 def load_nodes(settings: GatewaySettings) -> None:
-    """Make the table's nodes equal to the nodes file, if there is one; raises `LenticularError`."""
-    if settings.nodes_file is not None:
-        nodes = NodeTable(dynamodb_client(), settings.table)
-        nodes.replace_all(read_nodes_file(settings.nodes_file))
+    """Make the table's nodes equal to the nodes file, if there is one; raises `OperatorError`.
+
+    Where the table is away that is done when it is back: until then nobody can look nodes up
+    anyway, but instances can be taken of whom is not to be looked up.
+    """
+    if settings.nodes_file is None:
+        return
+    nodes = read_nodes_file(settings.nodes_file)
+    table = NodeTable(dynamodb_client(Patience.LOOK), settings.table)
+    if not _is_loaded(table, nodes):
+        threading.Thread(target=_keep_loading, args=(table, nodes), daemon=True).start()
+
+
+def _keep_loading(table: NodeTable, nodes: list[Node]) -> None:
+    while not _is_loaded(table, nodes):
+        sleep(_LOAD_AGAIN_SECONDS)
+    _log.info("nodes file loaded")
+
+
+def _is_loaded(table: NodeTable, nodes: list[Node]) -> bool:
+    try:
+        table.replace_all(nodes)
+    except StoreUnavailable as error:
+        _log.warning("nodes file not loaded yet", extra={"reason": str(error)})
+        return False
+    return True
 
 
 def open_ports(settings: GatewaySettings) -> Ports:
@@ -75,6 +107,7 @@ def build_health(
                 settings.bucket,
                 settings.table,
                 with_bucket=settings.custody == "s3",
+                with_table=settings.access != "open",
             ),
             trouble=lambda: server.trouble or (spool.shortage() if spool is not None else None),
         )
@@ -161,4 +194,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

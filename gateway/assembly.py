@@ -10,7 +10,7 @@ from lenticular import sop_classes
 from lenticular.archive import Archive
 from lenticular.audit import AuditSource
 from lenticular.audit_outlets import open_outlets
-from lenticular.aws import dynamodb_client, s3_client
+from lenticular.aws import Patience, dynamodb_client, s3_client
 from lenticular.index import Index
 from lenticular.nodes import NodeTable
 from lenticular.settings import GatewaySettings
@@ -94,7 +94,7 @@ def build_server(  # noqa: PLR0913 - each is there or not, by the settings and t
     """
     if audit is not None and not audit.has_outlets:
         audit = None
-    dynamodb = dynamodb_client()
+    dynamodb = dynamodb_client(Patience.PEER)
     nodes = NodeTable(dynamodb, settings.table)
     return Server(
         ports,
@@ -136,7 +136,7 @@ def _services(  # noqa: PLR0913 - what they look into, and who hears of them
 ) -> dict[int, Service]:
     """Make what serves each request, by command field."""
     index = Index(dynamodb, settings.table)
-    archive = Archive(s3_client(), settings.bucket)
+    archive = Archive(s3_client(Patience.PEER), settings.bucket)
     custody = Custody(
         settings.bucket,
         retry_seconds=settings.retry_seconds,

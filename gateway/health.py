@@ -27,7 +27,7 @@ from typing import Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from lenticular.aws import dynamodb_client, error_code, s3_client
+from lenticular.aws import Patience, dynamodb_client, error_code, s3_client
 
 _log: Final = logging.getLogger(__name__)
 
@@ -54,17 +54,20 @@ _OVERDUE: Final = "the bucket and the table have not answered for too long"
 class StoreLook:
     """Looks whether bucket and table can be reached; calling it returns why not, or `None`."""
 
-    def __init__(self, bucket: str, table: str, *, with_bucket: bool = True) -> None:
+    def __init__(
+        self, bucket: str, table: str, *, with_bucket: bool = True, with_table: bool = True
+    ) -> None:
         """Raise `OperatorError` when AWS is not configured.
 
         With a spool the bucket is not looked at: the node is there for its senders exactly when S3
-        is not.
+        is not. Nor is the table where anybody may send, for no instance needs it then.
         """
         self._with_bucket = with_bucket
+        self._with_table = with_table
         self._bucket = bucket
         self._table = table
-        self._s3 = s3_client(impatient=True)
-        self._dynamodb = dynamodb_client(impatient=True)
+        self._s3 = s3_client(Patience.LOOK)
+        self._dynamodb = dynamodb_client(Patience.LOOK)
 
     def __call__(self) -> str | None:
         """Ask S3 for the bucket and DynamoDB for an item that nobody writes."""
@@ -73,12 +76,13 @@ class StoreLook:
                 self._s3.head_bucket(Bucket=self._bucket)
             except (BotoCoreError, ClientError) as error:
                 return f"the bucket cannot be reached: {error_code(error)}"
-        try:
-            self._dynamodb.get_item(
-                TableName=self._table, Key={"pk": {"S": "HEALTH"}, "sk": {"S": "LOOK"}}
-            )
-        except (BotoCoreError, ClientError) as error:
-            return f"the table cannot be reached: {error_code(error)}"
+        if self._with_table:
+            try:
+                self._dynamodb.get_item(
+                    TableName=self._table, Key={"pk": {"S": "HEALTH"}, "sk": {"S": "LOOK"}}
+                )
+            except (BotoCoreError, ClientError) as error:
+                return f"the table cannot be reached: {error_code(error)}"
         return None
 
 

@@ -25,13 +25,14 @@ from dataclasses import dataclass
 from queue import Empty, Queue
 from time import monotonic
 from types import TracebackType
-from typing import Final, Protocol, Self, TypeVar
+from typing import Any, Final, Protocol, Self, TypeVar
 
 from lenticular.archive import Form, InstanceKey
 from lenticular.errors import InstanceMissing, StoreUnavailable
 from lenticular.index_items import Item, converted
 from lenticular.part10 import data_set_offset
 
+from .abandoned import ABANDONED
 from .backoff import persistently
 from .custody import Custody
 from .wire import LOOK_SECONDS, Interrupted
@@ -210,15 +211,13 @@ class OutgoingFile:
         try:
             return part.came_by.result()
         finally:
-            part.bytes.cancel()
-            self._ahead.release(part.length)
+            self._ahead.let_go(part)
 
     def _later(self, part: _Part, *, may_break_off: bool) -> memoryview:
         try:
             return self._ahead.insist(self.stored.read_key, part, may_break_off=may_break_off)
         finally:
-            part.bytes.cancel()
-            self._ahead.release(part.length)
+            self._ahead.let_go(part)
 
     def _next_part(self) -> _Part | None:
         # Of other files only when this one is on its way: its receiver waits for us now.
@@ -278,11 +277,14 @@ class ReadAhead:
         self._pages: Queue[list[Stored] | Exception] = Queue(_PAGES_AHEAD)
         self._all_pages_are_here = False
         self._stopped = threading.Event()
-        self._pool.submit(self._read_index, pages)
+        self._under_way: set[Future[Any]] = set()
+        self._submit(self._read_index, pages)
         self._files: deque[OutgoingFile] = deque()
         self._not_asked_for: deque[tuple[OutgoingFile, int, int]] = deque()
         self._parts_ahead = 0
         self._bytes_ahead = 0
+        #: Parts that are not wanted any more, and may come all the same.
+        self._on_their_way: list[_Part] = []
 
     def __enter__(self) -> Self:
         return self
@@ -298,6 +300,7 @@ class ReadAhead:
             self._pages.get_nowait()
         # Whoever cancelled does not wait for an S3 that is slow to give what nobody wants any more.
         self._pool.shutdown(wait=False, cancel_futures=True)
+        ABANDONED.leave(list(self._under_way))
 
     def head(self) -> OutgoingFile | None:
         """Return the file whose turn it is; None at the end, be it that of a `failure`.
@@ -313,8 +316,7 @@ class ReadAhead:
         while self._not_asked_for and self._not_asked_for[0][0] is file:
             self._not_asked_for.popleft()
         for part in file.parts:
-            part.bytes.cancel()
-            self.release(part.length)
+            self.let_go(part)
 
     def known(self) -> Iterator[Stored]:
         """Yield the instances whose turn is near."""
@@ -336,11 +338,11 @@ class ReadAhead:
             if not self._not_asked_for:
                 continue
             file, start, length = self._not_asked_for[0]
-            if self._bytes_ahead and self._bytes_ahead + length > self._budget_bytes:
+            taken = self._bytes_ahead + self._bytes_on_their_way()
+            if self._bytes_ahead and taken + length > self._budget_bytes:
                 return
             self._not_asked_for.popleft()
-            key = file.stored.read_key
-            asked = self._pool.submit(self._custody.get, key, start, length)
+            asked = self._submit(self._custody.get, file.stored.read_key, start, length)
             file.parts.append(_Part(start, length, asked))
             self._parts_ahead += 1
             self._bytes_ahead += length
@@ -354,7 +356,7 @@ class ReadAhead:
             part.waited_since = monotonic()
         if part.again is None and monotonic() > part.waited_since + _PATIENT_SECONDS:
             key = stored.read_key
-            part.again = self._pool.submit(self._custody.get, key, part.start, part.length)
+            part.again = self._submit(self._custody.get, key, part.start, part.length)
         if not part.came_by.done():
             asked = [part.bytes] if part.again is None else [part.bytes, part.again]
             wait([each for each in asked if not each.done()], seconds, FIRST_COMPLETED)
@@ -364,7 +366,7 @@ class ReadAhead:
         """Read an object now, part by part, each of which is insisted on."""
         for start in range(0, size, self._part_bytes):
             length = min(self._part_bytes, size - start)
-            asked = self._pool.submit(self._custody.get, key, start, length)
+            asked = self._submit(self._custody.get, key, start, length)
             yield self.insist(key, _Part(start, length, asked), may_break_off=may_break_off)
 
     def wait_for(self, ask: Callable[[], _T], *, may_break_off: bool) -> _T:
@@ -374,7 +376,7 @@ class ReadAhead:
             StoreUnavailable: it did not return in time.
             Interrupted: nobody wants it any more, and it `may_break_off`.
         """
-        asked = self._pool.submit(ask)
+        asked = self._submit(ask)
         deadline = monotonic() + _LONGEST_WAIT_SECONDS
         while not wait([asked], LOOK_SECONDS).done:
             if may_break_off and self._interrupted():
@@ -407,7 +409,7 @@ class ReadAhead:
                 if each is again or not isinstance(error, (InstanceMissing, StoreUnavailable)):
                     raise error
             if again is None and (done or monotonic() > began + _PATIENT_SECONDS):
-                again = self._pool.submit(self._ask_again, key, part, left)
+                again = self._submit(self._ask_again, key, part, left)
                 waiting.add(again)
             if not done and may_break_off and self._interrupted():
                 raise Interrupted
@@ -421,10 +423,22 @@ class ReadAhead:
             is_transient=lambda error: isinstance(error, StoreUnavailable),
         )
 
-    def release(self, length: int) -> None:
-        """Give back to the budget what a part took of it."""
+    def let_go(self, part: _Part) -> None:
+        """Give back to the budget what a part took of it; if it may still come, when it has."""
         self._parts_ahead -= 1
-        self._bytes_ahead -= length
+        self._bytes_ahead -= part.length
+        if not part.bytes.cancel():
+            self._on_their_way.append(part)
+
+    def _bytes_on_their_way(self) -> int:
+        self._on_their_way = [each for each in self._on_their_way if not each.bytes.done()]
+        return sum(each.length for each in self._on_their_way)
+
+    def _submit(self, ask: Callable[..., _T], *arguments: object) -> Future[_T]:
+        asked = self._pool.submit(ask, *arguments)
+        self._under_way.add(asked)
+        asked.add_done_callback(self._under_way.discard)
+        return asked
 
     def _add_file(self) -> bool:
         stored = self._next_instance()

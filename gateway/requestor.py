@@ -14,6 +14,7 @@ from typing import Final, Self
 
 from lenticular.sop_classes import VERIFICATION
 
+from .abandoned import ABANDONED
 from .command_set import CommandField, CommandSet, Priority
 from .messages import MessageExchange, PresentationContext
 from .negotiation import (
@@ -292,6 +293,7 @@ def _connected(
     pool.shutdown(wait=False)
     with contextlib.ExitStack() as giving_up:
         giving_up.callback(connecting.add_done_callback, _close_at_once)
+        giving_up.callback(ABANDONED.leave, [connecting])
         while not wait([connecting], LOOK_SECONDS).done:
             if interrupted():
                 raise Interrupted

@@ -48,6 +48,7 @@ from lenticular.transfer_syntaxes import (
     TransferSyntax,
 )
 
+from .abandoned import ABANDONED
 from .association import Association
 from .audit import AuditTrail, Tally
 from .command_set import RESPONSE, CommandSet, Priority
@@ -228,6 +229,11 @@ class Retrieval:
 
     def _unless_cancelled(self, look: Callable[[], Selection]) -> Selection | None:
         """Return what `look` returns in a thread of its own; `None` where C-CANCEL comes before."""
+        if not ABANDONED.has_room():
+            self.log.warning("retrieval waits, requests of others that were cancelled still hang")
+            while not ABANDONED.has_room(LOOK_SECONDS):
+                if self.cancelled():
+                    return None
         pool = ThreadPoolExecutor(1, "select")
         looking = pool.submit(look)
         pool.shutdown(wait=False)
@@ -239,6 +245,7 @@ class Retrieval:
         finally:
             if not looking.done():
                 self._reading.on_page = _read_no_more
+                ABANDONED.leave([looking])
 
     @contextmanager
     def audited(

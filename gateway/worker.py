@@ -16,6 +16,7 @@ from typing import Final
 from lenticular.errors import LenticularError, OperatorError
 from lenticular.settings import GatewaySettings
 
+from .abandoned import end
 from .assembly import build_audit, build_metrics, build_server, build_spool
 from .audit import AuditTrail
 from .handover import Channel, ChannelClosed, Kind, Packet, unpack_arrival
@@ -176,4 +177,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

@@ -5,6 +5,7 @@ stopped before every call that they, or it, make of AWS.
 """
 
 import importlib.util
+import io
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +27,7 @@ from lenticular.forms import FormStore
 from lenticular.index import Index
 from lenticular.index_items import Item
 from lenticular.indexing import index_objects, rebuild
-from lenticular.originals import read_original
+from lenticular.originals import write_original
 from lenticular.transcoding import Transcoder, originals_without_form
 from lenticular.transcoding_policy import TranscodingPolicy
 from tests import images
@@ -252,9 +253,9 @@ def all_is_there(store: Store, *stored: Image) -> None:
     for image in stored:
         item = store.index().instance(images.STUDY, f"{images.STUDY}.1", image.uid)
         assert item is not None
-        assert bytes(read_original(lambda key: memoryview(store.archive.read(key)), item)) == (
-            image.file()
-        )
+        file = io.BytesIO()
+        write_original(store.archive, item, file)
+        assert file.getvalue() == image.file()
     before = items(store)
     rebuild(store.archive, store.index())
     assert items(store) == before

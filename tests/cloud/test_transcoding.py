@@ -2,8 +2,10 @@
 
 import hashlib
 import io
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import imagecodecs
@@ -26,7 +28,7 @@ from lenticular.forms import RETIRED_TAG, FormStore
 from lenticular.index import Index
 from lenticular.index_items import Converted, Item, converted, forms_of
 from lenticular.indexing import index_objects, rebuild
-from lenticular.originals import read_original
+from lenticular.originals import write_original
 from lenticular.splice import Reason, restored_sha256
 from lenticular.transcoding import Outcome, Transcoder, originals_without_form
 from lenticular.transcoding_policy import TranscodingPolicy
@@ -79,6 +81,12 @@ def getter(store: Store) -> Callable[[str], memoryview]:
     return get
 
 
+def read_original(store: Store, item: Item) -> bytes:
+    out = io.BytesIO()
+    write_original(store.archive, item, out)
+    return out.getvalue()
+
+
 def forms_in(store: Store) -> list[str]:
     return list(store.archive.keys(TRANSCODED))
 
@@ -109,7 +117,7 @@ def test_what_came_in_another_encoding_is_restored_in_it(store: Store, syntax: A
     key = put(store, CT, syntax=syntax)
     assert transcoder(store, "htj2k", retire=True).transcode(key)
     assert list(store.archive.keys(INSTANCES)) == []
-    assert bytes(read_original(getter(store), item_of(store, CT))) == CT.file(syntax)
+    assert read_original(store, item_of(store, CT)) == CT.file(syntax)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +257,7 @@ def test_a_retired_original_is_marked_as_deleted_and_its_bytes_are_still_to_be_h
         store.archive.head(key, 1)
     item = item_of(store, CT)
     assert converted(item).retired
-    assert bytes(read_original(getter(store), item)) == CT.file()
+    assert read_original(store, item) == CT.file()
     # No version was destroyed: there is time for second thoughts.
     versions = store.cloud.clients.s3.list_object_versions(Bucket=store.bucket, Prefix=key)
     assert len(versions["Versions"]) == 1
@@ -274,7 +282,7 @@ def test_a_reader_with_an_item_from_before_the_retirement_gets_the_original_too(
     transcoder(store).transcode(key)
     before = item_of(store, CT)
     transcoder(store, retire=True).transcode(key)
-    assert bytes(read_original(getter(store), before)) == CT.file()
+    assert read_original(store, before) == CT.file()
 
 
 def test_a_form_that_spoiled_never_stands_for_a_retired_original(store: Store) -> None:
@@ -285,7 +293,24 @@ def test_a_form_that_spoiled_never_stands_for_a_retired_original(store: Store) -
     spoiled[-200] ^= 1
     store.put_bytes(form_key, bytes(spoiled))
     with pytest.raises(InstanceMissing):
-        read_original(getter(store), item_of(store, CT))
+        read_original(store, item_of(store, CT))
+
+
+def test_an_original_of_any_length_is_read_in_little_memory(store: Store, tmp_path: Path) -> None:
+    few = images.smooth("long", 512, 512, frames=4)
+    long = Image("long", 16, 12, few.pixels * 8, rows=512, columns=512, frames=32)
+    put(store, long)
+    item, path = item_of(store, long), tmp_path / "original"
+    with path.open("wb") as out:
+        tracemalloc.start()
+        try:
+            write_original(store.archive, item, out)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert path.read_bytes() == long.file()
+    # Of a file of 16 MiB.
+    assert peak < 6 << 20
 
 
 def test_an_original_is_not_retired_for_a_form_that_spoiled(store: Store) -> None:
@@ -297,7 +322,7 @@ def test_an_original_is_not_retired_for_a_form_that_spoiled(store: Store) -> Non
     # It was written anew first, and proven from the bucket.
     assert outcome is not None
     assert outcome.retired
-    assert bytes(read_original(getter(store), item_of(store, CT))) == CT.file()
+    assert read_original(store, item_of(store, CT)) == CT.file()
 
 
 def test_an_instance_that_is_sent_again_after_its_retirement_is_retired_again(
@@ -309,7 +334,7 @@ def test_an_instance_that_is_sent_again_after_its_retirement_is_retired_again(
     assert put(store, CT) == key
     transcoder(store, retire=True).transcode(key)
     assert list(store.archive.keys(INSTANCES)) == []
-    assert bytes(read_original(getter(store), item_of(store, CT))) == CT.file()
+    assert read_original(store, item_of(store, CT)) == CT.file()
     assert [item["sk"] for item in everything(store)] == [item["sk"] for item in before]
 
 
@@ -495,7 +520,7 @@ def test_a_large_original_and_its_form_go_in_parts(store: Store) -> None:
     assert outcome is not None
     assert outcome.retired
     assert outcome.form_bytes > 16 << 20
-    assert bytes(read_original(getter(store), item_of(store, noisy))) == noisy.file()
+    assert read_original(store, item_of(store, noisy)) == noisy.file()
 
 
 def test_provenance_stays_with_the_form(store: Store) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lenticular.archive import FORM_SHA256, FormKey, InstanceKey
+from lenticular.archive import FORM_SHA256, DeletionKey, FormKey, InstanceKey
 from lenticular.forms import FormStore
 from lenticular.index_items import forms_of
 from lenticular.indexing import index_objects, rebuild_study
@@ -234,6 +234,32 @@ def test_what_goes_while_it_is_looked_at_is_no_finding(store: Store) -> None:
     finally:
         s3.meta.events.unregister("after-call.s3.ListObjectsV2", delete_what_is_listed)
     assert sorted(gone) == sorted([form, unindexed])
+
+
+def test_what_is_just_being_deleted_is_no_finding(store: Store) -> None:
+    s3, index = store.cloud.clients.s3, store.index()
+    retired = store.put(**instance("1.2.65", 1, StudyDescription="Thorax " * 300))
+    kept, removed = (store.put(**instance("1.2.65", number)) for number in (2, 3))
+    misplaced = kept.replace("1.2.65.1.2", "1.2.65.1.4")
+    store.put_bytes(misplaced, store.archive.read(kept))
+    assert index_objects(store.archive, index, [retired, kept, removed]) == []
+    form = transcoded(store, retired)
+    assert verified(store, "1.2.65") == [Finding(Kind.QUARANTINED, misplaced)]
+    deletion = DeletionKey("1.2.65", "20261122T120000.000000Z")
+    store.archive.create_document(str(deletion), b"{}")
+    for key in (form, kept, removed, misplaced):
+        s3.delete_object(Bucket=store.bucket, Key=key)
+    # Half of it is done in the index, too.
+    assert index.remove(items(store, "1.2.65")["INSTANCE#1.2.65.1#1.2.65.1.3"])
+    assert verified(store, "1.2.65") == verified(store, IN_QUARANTINE) == []
+    store.archive.create_document(deletion.completed, b"{}")
+    assert {finding.kind for finding in verified(store, "1.2.65")} == {
+        Kind.MISSING,
+        Kind.FORM_MISSING,
+        Kind.MISCOUNTED,
+    }
+    assert verified(store, IN_QUARANTINE) == [Finding(Kind.MISSING, misplaced)]
+    index.release_from_quarantine(misplaced)
 
 
 def test_the_quarantine_is_held_against_its_list(store: Store) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -41,7 +42,7 @@ from tests.ports import free_port
 pytestmark = pytest.mark.peers
 
 ROOT = "1.2.826.0.1.94"
-STUDY, LARGE, FORM = f"{ROOT}.1", f"{ROOT}.2", f"{ROOT}.3"
+STUDY, LARGE, FORM, MANY = (f"{ROOT}.{number}" for number in range(1, 5))
 UIDS = [f"{STUDY}.1.{number}" for number in range(3)]
 #: More than the kernel keeps of a connection that nobody reads from.
 LARGE_ROWS = 4096
@@ -50,6 +51,9 @@ LARGE_ROWS = 4096
 _READ_AHEAD_BYTES = 32 << 20
 SECOND_PART, LAST_PART = (f" bytes={start}-" for start in (4 << 20, _READ_AHEAD_BYTES))
 CANCELLED = 0xFE00
+#: Requests of one retrieval that the gateway makes at a time, and what it says when too many hang.
+AT_A_TIME = 32
+_WAITS = "retrieval waits, requests of others that were cancelled still hang"
 #: Less than the gateway would wait, 120 s for a message and 30 s for an association, and more than
 #: a busy machine costs.
 AT_ONCE_SECONDS = 25
@@ -82,6 +86,7 @@ def whole_site(cloud: OfflineCloud, tmp_path_factory: pytest.TempPathFactory) ->
         image(FORM, f"{FORM}.1", f"{FORM}.1.1", rows=128),
         image(LARGE, f"{LARGE}.1", f"{LARGE}.1.1", rows=LARGE_ROWS),
     )
+    archive(stores, *(image(MANY, f"{MANY}.1", f"{MANY}.1.{n}") for n in range(AT_A_TIME)))
     forms = {FORM: transcode(stores, first), LARGE: transcode(stores, large, "deflate")}
     folder = tmp_path_factory.mktemp("site")
     port = free_port()
@@ -295,12 +300,17 @@ def test_while_what_went_as_it_was_being_sent_is_to_be_had_from_a_form(
     assert site.gateway.lines(message="destination failed") == []
 
 
+def asked_for(asking: Association, study: str) -> Iterator[tuple[Dataset, Dataset | None]]:
+    """Send C-MOVE-RQ; return its responses, none of which has been heard yet."""
+    identifier = Dataset()
+    identifier.QueryRetrieveLevel, identifier.StudyInstanceUID = "STUDY", study
+    return asking.send_c_move(identifier, "DEST", StudyRootMove, MESSAGE_ID)
+
+
 def test_while_the_index_does_not_say_how_much_is_to_be_sent(site: Site) -> None:
     site.dynamodb.fail(Fault.HELD, where=f"STUDY#{STUDY}")
-    identifier = Dataset()
-    identifier.QueryRetrieveLevel, identifier.StudyInstanceUID = "STUDY", STUDY
     with requestor(site.gateway) as asking:
-        answers = asking.send_c_move(identifier, "DEST", StudyRootMove, MESSAGE_ID)
+        answers = asked_for(asking, STUDY)
         eventually(lambda: site.dynamodb.held)
         asking.send_c_cancel(MESSAGE_ID, query_model=StudyRootMove)
         began = monotonic()
@@ -316,6 +326,54 @@ def test_while_the_index_does_not_say_what_is_to_be_sent(site: Site) -> None:
         eventually(lambda: site.dynamodb.held)
         assert counts(moving.cancel()) == (3, 0, 0, 0)
     assert receiving.requests == []
+
+
+def _asks_or_waits(site: Site, held: int) -> bool:
+    return site.s3.held > held or bool(site.gateway.lines(message=_WAITS))
+
+
+def test_what_hangs_of_cancelled_retrievals_is_bounded(site: Site) -> None:
+    site.s3.fail(Fault.HELD, where=f"/{MANY}/")
+    with destination(site.port, "DEST"), requestor(site.gateway) as asking:
+        while not site.gateway.lines(message=_WAITS):
+            held = site.s3.held
+            assert held < 3 * AT_A_TIME
+            answers = asked_for(asking, MANY)
+            eventually(partial(_asks_or_waits, site, held))
+            asking.send_c_cancel(MESSAGE_ID, query_model=StudyRootMove)
+            *_, (final, _) = answers
+            assert final.Status == CANCELLED
+        # The last one asked for nothing, not even for what it would have sent.
+        assert counts(final) == (-1, 0, 0, 0)
+        answers = asked_for(asking, STUDY)
+        eventually(lambda: len(site.gateway.lines(message=_WAITS)) > 1)
+        site.s3.heal()
+        *_, (final, _) = answers
+    assert (final.Status, counts(final)) == (0x0000, (-1, len(UIDS), 0, 0))
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_gateway_that_stops_does_not_wait_for_what_hangs(
+    site: Site, cloud: OfflineCloud, tmp_path: Path, workers: str
+) -> None:
+    site.s3.fail(Fault.HELD, where=f"/{UIDS[0]}/")
+    settings = {
+        "AWS_ENDPOINT_URL_S3": site.s3.endpoint,
+        "LENTICULAR_DRAIN_SECONDS": "0",
+        "LENTICULAR_WORKERS": workers,
+    }
+    stores = Stores(cloud, site.gateway.bucket, site.gateway.table)
+    with (
+        destination(site.port, "DEST"),
+        running_gateway(tmp_path / "gateway.log", stores, settings) as gateway,
+        requestor(gateway) as asking,
+    ):
+        answers = responses(asking, "DEST", STUDY)
+        next(answers)
+        eventually(lambda: site.s3.held)
+        gateway.terminate()
+        assert gateway.process.wait(AT_ONCE_SECONDS) == 0
+        assert gateway.lines(level="ERROR") == []
 
 
 def test_a_part_that_one_request_hangs_on_is_asked_for_once_more(site: Site) -> None:

@@ -9,12 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from lenticular.nodes import NodeTable, read_nodes_file
 from tests.cloud.deadline import eventually
+from tests.cloud.standin import OfflineCloud
 from tests.peers import dcmjs_dimse, dcmtk
 from tests.peers.dimse import RELEASE_RQ, RawPeer, associate_rq, echo_rq
+from tests.peers.faulty_s3 import Fault, faulty_s3
 from tests.peers.gateway_process import Gateway, Stores, ask, running_gateway
 from tests.peers.instances import PATIENT_ID, PATIENT_NAME, study
+from tests.peers.nodes_file import nodes_file
 from tests.peers.pki import Authority
+from tests.peers.storing import store
 
 pytestmark = pytest.mark.peers
 
@@ -203,12 +208,38 @@ def test_dcmjs_dimse_stores_over_tls(
 def test_a_gateway_without_its_stores_is_alive_but_not_ready(
     stores: Stores, tmp_path: Path, missing: str, reason: str
 ) -> None:
-    settings = {"LENTICULAR_HEALTH_PORT": "0", missing: "there-is-none-of-this-name"}
+    settings = {
+        "LENTICULAR_HEALTH_PORT": "0",
+        "LENTICULAR_ACCESS": "known-aet",
+        missing: "there-is-none-of-this-name",
+    }
     with running_gateway(tmp_path / "gateway.log", stores, settings) as gateway:
         eventually(lambda: ask(gateway, "/ready") == (503, reason))
         assert ask(gateway, "/alive") == (200, "alive")
         # Once, or once more where this took a minute.
         assert gateway.lines(message="not ready", reason=reason)
+
+
+def test_a_gateway_that_anybody_may_send_to_begins_without_its_table(
+    cloud: OfflineCloud, stores: Stores, tmp_path: Path
+) -> None:
+    nodes = nodes_file(tmp_path, {"ARCHIVE": 11112})
+    with faulty_s3(cloud.endpoint) as dynamodb:
+        dynamodb.fail(Fault.CONNECTION_RESET)
+        settings = {
+            "LENTICULAR_HEALTH_PORT": "0",
+            "LENTICULAR_NODES_FILE": str(nodes),
+            "AWS_ENDPOINT_URL_DYNAMODB": dynamodb.endpoint,
+        }
+        with running_gateway(tmp_path / "gateway.log", stores, settings) as gateway:
+            eventually(lambda: ask(gateway, "/ready") == (200, "ready"))
+            instances = study(tmp_path / "study", 1)
+            assert store(gateway, *instances) == [0]
+            assert gateway.lines(message="nodes file not loaded yet")
+            dynamodb.heal()
+            eventually(lambda: gateway.lines(message="nodes file loaded"))
+    table = NodeTable(cloud.clients.dynamodb, stores.table)
+    assert table.all() == read_nodes_file(nodes)
 
 
 def test_a_certificate_that_cannot_be_used_is_told_at_the_start(

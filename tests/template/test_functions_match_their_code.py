@@ -7,9 +7,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from botocore.client import BaseClient
 
+from lenticular.aws import Patience, dynamodb_client, s3_client, sqs_client
 from lenticular.settings import (
     CommitSettings,
     IndexSettings,
@@ -186,3 +189,22 @@ def test_a_function_in_the_vpc_may_do_what_lambda_asks_its_role_for(written: Tem
         *("ec2:DeleteNetworkInterface", "ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets"),
         "ec2:UnassignPrivateIpAddresses",
     ]
+
+
+def longest_seconds(client: BaseClient) -> int:
+    """Return how long a request may take that nobody answers."""
+    config: Any = client.meta.config
+    each = config.connect_timeout + config.read_timeout
+    return int(each * config.retries["total_max_attempts"])
+
+
+def test_a_function_hears_that_a_table_or_a_queue_hangs_before_its_time_is_up(
+    written: Template, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    functions = written.properties("AWS::Serverless::Function").values()
+    least = min(each["Timeout"] for each in functions)
+    assert max(map(longest_seconds, (dynamodb_client(), sqs_client()))) < least
+    # The gateway's, of which a peer hears.
+    for client in (dynamodb_client(Patience.PEER), s3_client(Patience.PEER)):
+        assert longest_seconds(client) < 30

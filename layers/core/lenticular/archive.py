@@ -426,6 +426,12 @@ class Archive:
         with _asking_for(key):
             return self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
 
+    def pieces(self, key: str) -> Iterator[bytes]:
+        """Yield a whole object in pieces; raises as `head` does, also half-way."""
+        with _asking_for(key):
+            body = self._client.get_object(Bucket=self.bucket, Key=key)["Body"]
+            yield from body.iter_chunks(_READ_BYTES)
+
     def range(self, key: str, start: int, length: int) -> bytes:
         """Return `length` bytes of an object from `start` on; as `head` otherwise."""
         with _asking_for(key):
@@ -480,6 +486,10 @@ class Archive:
         listings = (self.listing(prefix) for prefix in OF_STUDIES)
         return itertools.groupby(heapq.merge(*listings, key=_behind_prefix), key=_study_of)
 
+    def is_deleting(self, study_instance_uid: str) -> bool:
+        """Tell whether a deletion of a study is under way, which hides objects before items."""
+        return is_being_deleted(self.keys(deletions_prefix(study_instance_uid)))
+
     def known_sha256(self, key: str) -> str | None:
         """Return the SHA-256 that S3 compared when the whole object was written, if it did.
 
@@ -501,10 +511,8 @@ class Archive:
             StoreUnavailable: S3 refused, or broke off.
         """
         digest = hashlib.sha256()
-        with _asking_for(key):
-            body = self._client.get_object(Bucket=self.bucket, Key=key)["Body"]
-            for chunk in body.iter_chunks(_READ_BYTES):
-                digest.update(chunk)
+        for piece in self.pieces(key):
+            digest.update(piece)
         return digest.hexdigest()
 
     # Documents

@@ -7,6 +7,7 @@ so the same code talks to AWS, to moto and to any other S3 or DynamoDB.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final
 
 import boto3
@@ -23,19 +24,42 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sqs import SQSClient
 
-# "standard" retries throttling and 5xx with jittered back-off. Five tries take some seconds at
-# worst, well inside a modality's DIMSE time-out; after that the peer hears A700 and tries again.
-_CONFIG: Final = Config(
-    retries={"mode": "standard", "max_attempts": 5},
-    connect_timeout=5,
-    read_timeout=20,
-    max_pool_connections=64,
-    user_agent_extra="lenticular",
-)
-# For looks whose answer is wanted soon or not at all.
-_SOON: Final = _CONFIG.merge(
-    Config(retries={"mode": "standard", "total_max_attempts": 2}, connect_timeout=2, read_timeout=3)
-)
+
+class Patience(Enum):
+    """How long a client may take with one request before its caller hears that AWS is away.
+
+    Each bound is that of an AWS which takes every request and answers none; where it throttles, the
+    pauses between the tries come on top, some seconds.
+    """
+
+    #: Of functions and commands: S3 150 s, DynamoDB and SQS 54 s, less than any function may run.
+    WORK = auto()
+    #: 28 s: a peer waits for the answer, and impatient ones wait for 30 s.
+    PEER = auto()
+    #: 10 s, for what is wanted soon or not at all.
+    LOOK = auto()
+
+
+def _config(connect_seconds: float, read_seconds: float, tries: int) -> Config:
+    return Config(
+        # "standard" tries throttling and 5xx again, with jittered back-off.
+        retries={"mode": "standard", "total_max_attempts": tries},
+        connect_timeout=connect_seconds,
+        # How long nothing may come, or nothing be taken of what is sent: no bound for a long body.
+        read_timeout=read_seconds,
+        max_pool_connections=64,
+        user_agent_extra="lenticular",
+    )
+
+
+#: DynamoDB's longest answer has 1 MB, and comes within a second.
+_CONFIGS: Final = {
+    Patience.WORK: _config(2, 7, 6),
+    Patience.PEER: _config(1.5, 4, 5),
+    Patience.LOOK: _config(2, 3, 2),
+}
+#: S3 takes longer where a part of many MiB has been sent, or a long upload is completed.
+_S3_CONFIGS: Final = {**_CONFIGS, Patience.WORK: _config(5, 20, 6)}
 _ONCE: Final = Config(retries={"total_max_attempts": 1})
 
 
@@ -67,39 +91,34 @@ class _Parsers(ResponseParserFactory):
         )
 
 
-def s3_client(*, impatient: bool = False, retries: bool = True) -> "S3Client":
+def s3_client(patience: Patience = Patience.WORK, *, retries: bool = True) -> "S3Client":
     """Make an S3 client; it may be shared by threads. Raises `OperatorError`.
 
-    An impatient one gives up after some ten seconds. Without `retries` its caller tries again.
+    Without `retries` its caller tries again.
     """
-    config = _SOON if impatient else _CONFIG
+    config = _S3_CONFIGS[patience]
     with _configured():
         return boto3.client("s3", config=config if retries else config.merge(_ONCE))
 
 
-def dynamodb_client(*, impatient: bool = False) -> "DynamoDBClient":
-    """Make a DynamoDB client; it may be shared by threads. Raises `OperatorError`.
-
-    An impatient one gives up after some ten seconds.
-    """
+def dynamodb_client(patience: Patience = Patience.WORK) -> "DynamoDBClient":
+    """Make a DynamoDB client; it may be shared by threads. Raises `OperatorError`."""
     with _configured():
         session = botocore.session.get_session()
         session.register_component("response_parser_factory", _Parsers())
-        return boto3.Session(botocore_session=session).client(
-            "dynamodb", config=_SOON if impatient else _CONFIG
-        )
+        return boto3.Session(botocore_session=session).client("dynamodb", config=_CONFIGS[patience])
 
 
 def sqs_client() -> "SQSClient":
     """Make an SQS client; it may be shared by threads. Raises `OperatorError`."""
     with _configured():
-        return boto3.client("sqs", config=_CONFIG)
+        return boto3.client("sqs", config=_CONFIGS[Patience.WORK])
 
 
 def logs_client() -> Any:  # noqa: ANN401 - no stubs for the two calls that are made of it
     """Make a CloudWatch Logs client whose caller tries again. Raises `OperatorError`."""
     with _configured():
-        return boto3.client("logs", config=_SOON)
+        return boto3.client("logs", config=_CONFIGS[Patience.LOOK])
 
 
 def error_code(error: Exception) -> str:

@@ -86,7 +86,10 @@ class FormStore:
     def retire(self, key: str) -> None:
         """Tag an original and put a delete marker on it; on one that is gone, nothing.
 
-        Without the tag no version ends: a crash between the two leaves an object that is read.
+        Without the tag no version ends: a crash between the two leaves an object that is read. What
+        is behind the newest version is left as it is. Mostly there is nothing, or what has a tag
+        already: of an earlier retirement, or of a deletion, which promised to keep it for longer.
+        What came twice while its study was deleted has none, and stays until the study is deleted.
         """
         name, value = RETIRED_TAG
         tagging: Any = {"TagSet": [{"Key": name, "Value": value}]}

@@ -167,11 +167,11 @@ class NodeTable:
         #: Why the last attempt to read failed, if it did.
         self._failure: str | None = None
 
-    def find(self, aet: str, *, first_patience_seconds: float | None = None) -> Node | None:
+    def find(self, aet: str, *, first_patience_seconds: float = 10.0) -> Node | None:
         """Return the node with this AE title, None when there is none.
 
-        As long as there is no copy, `first_patience_seconds` are waited for one, or unless given
-        as long as reading takes. Raises `StoreUnavailable` when there is none then.
+        As long as there is no copy, one is waited for, for `first_patience_seconds`. Raises
+        `StoreUnavailable` when there is none then.
         """
         with self._lock:
             is_first, reading = self._cached is None, self._reading

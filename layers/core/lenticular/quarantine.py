@@ -16,8 +16,6 @@ from .archive import (
     QUARANTINE,
     Archive,
     content_sha256,
-    deletions_prefix,
-    is_being_deleted,
     studies_of,
 )
 from .errors import InstanceMissing, ItemRefused, StoreUnavailable
@@ -64,7 +62,7 @@ def _retried(client: "S3Client", archive: Archive, index: Index, key: str) -> Re
         return Retried(key, None, target.reason)
     if target != key:
         # What is at the target may go; what is here would be the only one left.
-        if _is_going(archive, target):
+        if any(map(archive.is_deleting, studies_of([target]))):
             return Retried(key, None, "its study is being deleted")
         _copy(client, archive, key, target)
     with index.leased(studies_of([target])):
@@ -79,13 +77,6 @@ def _retried(client: "S3Client", archive: Archive, index: Index, key: str) -> Re
         _asked(lambda: client.delete_object(Bucket=archive.bucket, Key=key))
     index.release_from_quarantine(key)
     return Retried(key, target, None)
-
-
-def _is_going(archive: Archive, target: str) -> bool:
-    """Tell whether what is at `target` may be deleted with its study by a deletion under way."""
-    return any(
-        is_being_deleted(archive.keys(deletions_prefix(study))) for study in studies_of([target])
-    )
 
 
 def _copy(client: "S3Client", archive: Archive, key: str, target: str) -> None:

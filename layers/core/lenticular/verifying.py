@@ -32,6 +32,7 @@ from .archive import (
     Listed,
     content_sha256,
     key_prefix,
+    studies_of,
 )
 from .byte_ranges import ReadAhead
 from .errors import CannotUnderstand, InstanceMissing
@@ -208,10 +209,16 @@ class _Look:
         with_forms = {
             str(form_key.original) for each in listed if (form_key := FormKey.parse(each.key))
         }
-        for key in (known.shown.keys() | known.hidden) - originals.keys():
-            is_retired = key in with_forms and (key in known.hidden or known.is_retired(key))
-            if not is_retired and not self._holds(key) and not self._is_retired_by_now(key):
-                report.findings.append(Finding(Kind.MISSING, key))
+        missing = [
+            key
+            for key in (known.shown.keys() | known.hidden) - originals.keys()
+            if not (key in with_forms and (key in known.hidden or known.is_retired(key)))
+        ]
+        report.findings += [
+            Finding(Kind.MISSING, key)
+            for key in self._gone(missing)
+            if not self._is_retired_by_now(key)
+        ]
 
     def _is_recent(self, listed: Listed) -> bool:
         return datetime.now(UTC) - listed.modified < self.verifier.grace
@@ -219,20 +226,39 @@ class _Look:
     def _holds(self, key: str) -> bool:
         return self.archive.holds(key)
 
+    def _gone(self, keys: Iterable[str]) -> list[str]:
+        """Return what the bucket does not hold, but for what is just being deleted.
+
+        What has been deleted by then is no longer in the index when that is read after this.
+        """
+        gone = [key for key in keys if not self._holds(key)]
+        going = set(filter(self.archive.is_deleting, set(studies_of(gone))))
+        return [key for key in gone if going.isdisjoint(studies_of([key]))]
+
     def _is_retired_by_now(self, key: str) -> bool:
         """Tell whether an original went since its item was read, as it should."""
-        original = InstanceKey.parse(key)
-        item = original and self.index.instance(
-            original.study_instance_uid,
-            original.series_instance_uid,
-            original.sop_instance_uid,
-            consistent=True,
-        )
+        item = self._item_of(InstanceKey.parse(key))
         if not item or item["object_key"] != key:
             # The item is gone too, or shows another content since.
             return not item
         became = converted(item)
         return became.retired and any(self._holds(form.object_key) for form in became.forms)
+
+    def _is_named_still(self, key: str) -> bool:
+        """Tell whether the index names a form that is gone, as its item did when it was read."""
+        form_key = FormKey.parse(key)
+        item = self._item_of(form_key.original if form_key else None)
+        return item is not None and key in {form.object_key for form in forms_of(item)}
+
+    def _item_of(self, original: InstanceKey | None) -> Item | None:
+        if original is None:
+            return None
+        return self.index.instance(
+            original.study_instance_uid,
+            original.series_instance_uid,
+            original.sop_instance_uid,
+            consistent=True,
+        )
 
     def _indexed(self, kind: Kind, keys: Sequence[str]) -> list[Finding]:
         """Give the index what it lacks; an object that goes meanwhile is no finding."""
@@ -251,12 +277,16 @@ class _Look:
         report.findings += [
             Finding(Kind.UNKNOWN, key) for key in sorted(others) if not LeftAloneKey.parse(key)
         ]
-        for key, form in known.forms.items():
-            if key not in forms:
-                if not self._holds(key):
-                    report.findings.append(Finding(Kind.FORM_MISSING, key))
-            elif forms[key].size != form.size:
-                report.findings.append(Finding(Kind.CHANGED, key))
+        report.findings += [
+            Finding(Kind.FORM_MISSING, key)
+            for key in self._gone(known.forms.keys() - forms.keys())
+            if self._is_named_still(key)
+        ]
+        report.findings += [
+            Finding(Kind.CHANGED, key)
+            for key, form in known.forms.items()
+            if key in forms and forms[key].size != form.size
+        ]
         for key, object_ in forms.items():
             if key not in known.forms:
                 if self._is_recent(object_):
@@ -291,10 +321,10 @@ class _Look:
         return [Finding(Kind.FORM_NOT_INDEXED, key, repaired=told)]
 
     def _counts(self, report: Report, study: str, known: "_Known", items: list[Item]) -> None:
-        """Hold counts against what is counted, again while ingest writes the study."""
+        """Hold counts against what is counted, again while ingest or a deletion writes it."""
         repaired = any(finding.repaired for finding in report.findings)
         for _ in range(_MOST_COUNTS):
-            if not repaired and known.is_counted():
+            if (not repaired and known.is_counted()) or self.archive.is_deleting(study):
                 return
             items = list(self.index.partition(study))
             known, repaired = _Known.of(items), False
@@ -363,8 +393,8 @@ class _Look:
         report.findings += self._indexed(Kind.NOT_LISTED, lacking)
         report.findings += [
             Finding(Kind.MISSING, key)
-            for key in sorted(self.quarantined - keys)
-            if not self._holds(key) and not self._is_released(key)
+            for key in self._gone(sorted(self.quarantined - keys))
+            if not self._is_released(key)
         ]
         if self.verifier.reads:
             self._read(report, _Known(), listed)

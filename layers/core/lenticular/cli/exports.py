@@ -4,8 +4,7 @@ import contextlib
 import socket
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from io import BytesIO
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +18,7 @@ from lenticular.errors import InstanceMissing, OperatorError
 from lenticular.identifiers import is_uid
 from lenticular.index import Index
 from lenticular.index_items import Item
-from lenticular.originals import read_original
+from lenticular.originals import write_original
 
 from . import printing, stores, trail
 from .exit_codes import NotAllIsWell
@@ -71,16 +70,16 @@ def export(studies: tuple[str, ...], folder: Path, *, no_audit: bool, as_json: b
             tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch,
         ):
             for study in found:
-                for item, file in _originals(index, archive, study):
+                for item in index.instances(study):
+                    path = Path(scratch) / str(exported.files)
+                    is_there = _is_written(archive, item, path)
                     bar.update(1)
                     uid = str(item["uid"])
-                    told.count(study, item, is_there=file is not None)
-                    if file is None:
+                    told.count(study, item, is_there=is_there)
+                    if is_there:
+                        exported.add(uid, path)
+                    else:
                         missing.append(uid)
-                        continue
-                    path = Path(scratch) / str(exported.files)
-                    path.write_bytes(file)
-                    exported.add(uid, path)
             exported.write()
     finally:
         # Also of what was read before it broke off.
@@ -109,17 +108,14 @@ def _found(index: Index, studies: tuple[str, ...]) -> dict[str, Item]:
     return found
 
 
-def _originals(
-    index: Index, archive: Archive, study: str
-) -> Iterator[tuple[Item, memoryview | None]]:
-    """Yield each instance with its file, None where the bucket does not hold it."""
-    for item in index.instances(study):
+def _is_written(archive: Archive, item: Item, path: Path) -> bool:
+    """Write the file of an instance; tell whether the bucket holds it."""
+    with path.open("wb") as out:
         try:
-            file = read_original(lambda key: memoryview(archive.read(key)), item)
+            write_original(archive, item, out)
         except InstanceMissing:
-            yield item, None
-        else:
-            yield item, file
+            return False
+    return True
 
 
 class _Told:
@@ -170,7 +166,7 @@ class _FileSet:
         from pydicom import dcmread
 
         self.files += 1
-        header = dcmread(BytesIO(path.read_bytes()), stop_before_pixels=True)
+        header = dcmread(path, stop_before_pixels=True)
         if uid not in self._paths:
             # A class without a record of its own, or not even the UIDs that one needs.
             with contextlib.suppress(ValueError, AttributeError, KeyError):
