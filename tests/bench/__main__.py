@@ -20,12 +20,13 @@ from typing import Final, NoReturn
 from tests.cloud.dynamodb_local import is_installed, running_dynamodb_local
 from tests.cloud.standin import offline_cloud
 
+from .association import PeerFailed
 from .findable import findability
 from .finding import growth, sample_finds
 from .idle import idle
 from .machine import machine, versions
 from .processes import PYTHON_PATH, ROOT, ServerFailed
-from .receivers import ARCHIVES, DISCARDING, OURS, OURS_OF_WORKERS, RECEIVERS, Receiver, Site
+from .receivers import ARCHIVES, DISCARDER, OURS, OURS_OF_WORKERS, RECEIVERS, Receiver, Site
 from .report import (
     findable_table,
     finding_table,
@@ -35,7 +36,6 @@ from .report import (
     slow_puts_table,
     storing_table,
 )
-from .requestor import PeerFailed
 from .retrieving import sample_retrievals
 from .slices import encoded_slice
 from .slow_puts import sample_slow_puts
@@ -132,8 +132,6 @@ def _idle(bench: Bench) -> str:
 
 def _retrieving(bench: Bench) -> str:
     options = bench.options
-    if DISCARDING.absence:
-        return f"C-MOVE: {DISCARDING.absence}"
     archives = _there(ARCHIVES)
     with bench.site() as site, _table_engine(site) as (own, engine):
         samples = list(
@@ -147,7 +145,7 @@ def _retrieving(bench: Bench) -> str:
             )
         )
     return (
-        f"C-MOVE of a study of {options.instances} CT slices to {DISCARDING.name}, and C-GET by a "
+        f"C-MOVE of a study of {options.instances} CT slices to {DISCARDER.name}, and C-GET by a "
         f"requestor that throws them away; medians of {options.rounds} interleaved rounds, ratios "
         f"within a round, a C-MOVE before them to warm up; lenticular's table is in {engine}, its "
         "objects in the sink\n\n"

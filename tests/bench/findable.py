@@ -24,7 +24,7 @@ from pynetdicom.association import Association
 
 from tests.peers.node_process import Node, running_node
 
-from .requestor import CALLING_AET, PeerFailed
+from .association import CALLING_AET, PeerFailed
 from .sender import StoreAssociation, Uids, new_root
 
 _SERIES_INSTANCES: Final = 25

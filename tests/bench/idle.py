@@ -5,9 +5,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
+from .association import Association
 from .processes import tree_cpu_seconds, tree_resident_bytes
 from .receivers import Receiver, Running, Site
-from .requestor import Association
 from .sender import CT_IMAGE_STORAGE
 from .storing import started
 

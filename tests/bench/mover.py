@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from .requestor import (
+from .association import (
     AFFECTED_SOP_CLASS_UID,
-    AFFECTED_SOP_INSTANCE_UID,
+    C_STORE_RQ,
     COMMAND_DATA_SET_TYPE,
     COMMAND_FIELD,
     COMPLETED_SUBOPERATIONS,
@@ -18,9 +18,7 @@ from .requestor import (
     FAILED_SUBOPERATIONS,
     LAST,
     MESSAGE_ID,
-    MESSAGE_ID_BEING_RESPONDED_TO,
     MOVE_DESTINATION,
-    NO_DATA_SET,
     PRIORITY,
     RECEIVING_CONTEXT_ID,
     STATUS,
@@ -37,8 +35,6 @@ _STUDY_ROOT_MOVE: Final = "1.2.840.10008.5.1.4.1.2.2.2"
 _STUDY_ROOT_GET: Final = "1.2.840.10008.5.1.4.1.2.2.3"
 _IMPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2"
 _EXPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2.1"
-_C_STORE_RQ: Final = 0x0001
-_C_STORE_RSP: Final = 0x8001
 _C_GET_RQ: Final = 0x0010
 _C_MOVE_RQ: Final = 0x0021
 _PENDING: Final = 0xFF00
@@ -86,22 +82,10 @@ def get_study(host: str, port: int, called_aet: str, study_instance_uid: str) ->
     def next_response() -> Mapping[int, bytes]:
         while True:
             command = association.read_command()
-            if us(command[COMMAND_FIELD]) != _C_STORE_RQ:
+            if us(command[COMMAND_FIELD]) != C_STORE_RQ:
                 return command
             association.skip_data_set()
-            association.send(
-                command_pdu(
-                    {
-                        AFFECTED_SOP_CLASS_UID: CT_IMAGE_STORAGE,
-                        COMMAND_FIELD: _C_STORE_RSP,
-                        MESSAGE_ID_BEING_RESPONDED_TO: us(command[MESSAGE_ID]),
-                        COMMAND_DATA_SET_TYPE: NO_DATA_SET,
-                        STATUS: 0,
-                        AFFECTED_SOP_INSTANCE_UID: command[AFFECTED_SOP_INSTANCE_UID].decode(),
-                    },
-                    RECEIVING_CONTEXT_ID,
-                )
-            )
+            association.accept_store(command, RECEIVING_CONTEXT_ID)
 
     elements: dict[int, str | int] = {
         AFFECTED_SOP_CLASS_UID: _STUDY_ROOT_GET,

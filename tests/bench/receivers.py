@@ -199,6 +199,12 @@ def _storescp_ignoring(site: Site) -> AbstractContextManager[Running]:
 
 
 @contextmanager
+def _discarder(site: Site) -> Iterator[Running]:
+    with _python(site, "tests.bench.discarder", (), {}) as running:
+        yield running
+
+
+@contextmanager
 def _orthanc(site: Site) -> Iterator[Running]:
     port, http_port = free_port(), free_port()
     storage = site.folder / "orthanc"
@@ -288,9 +294,7 @@ SPOOLING: Final = Receiver(
 STORESCP: Final = Receiver(
     "storescp --fork", "a file per instance", _storescp_into_files, "storescp", "dcmtk"
 )
-DISCARDING: Final = Receiver(
-    "storescp --ignore", "nothing is kept", _storescp_ignoring, "storescp", "dcmtk"
-)
+DISCARDER: Final = Receiver("a discarder that acknowledges at once", "nothing is kept", _discarder)
 ORTHANC: Final = Receiver(
     "Orthanc", "a file per instance, and indexed in SQLite", _orthanc, "Orthanc", "orthanc"
 )
@@ -314,7 +318,7 @@ RECEIVERS: Final = (
         _gateway_of_workers_as_storescp,
     ),
     STORESCP,
-    DISCARDING,
+    Receiver("storescp --ignore", "nothing is kept", _storescp_ignoring, "storescp", "dcmtk"),
     ORTHANC,
     Receiver("pynetdicom + boto3", "stock, objects PUT into the sink", _pynetdicom),
 )

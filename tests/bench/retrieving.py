@@ -1,8 +1,9 @@
 """C-MOVE and C-GET of a study whose destination throws everything away, archive beside archive.
 
 Each archive is filled by C-STORE, ours is then indexed (`lenticular rebuild-index`, since the sink
-tells nobody of new objects), and one requestor asks for the study, first by C-MOVE to storescp and
-then by C-GET for itself. Ours does it a second time from an S3 that takes its time for each GET.
+tells nobody of new objects), and one requestor asks for the study, first by C-MOVE to somebody who
+throws it away and then by C-GET for itself. Ours does it a second time from an S3 that takes its
+time for each GET.
 
 Two spans are reported: the whole of it, and that from the first pending response on, which leaves
 out how long it takes to find the study; what the table takes for the study's instances, which are
@@ -20,7 +21,7 @@ from tests.commands import lenticular
 
 from .mover import get_study, move_study
 from .processes import ServerFailed, tree_cpu_seconds
-from .receivers import DESTINATION, DISCARDING, OURS, Receiver, Running, Site
+from .receivers import DESTINATION, DISCARDER, OURS, Receiver, Running, Site
 from .sender import StoreAssociation, Uids, new_root
 from .storing import started
 
@@ -68,7 +69,7 @@ def sample_retrievals(  # noqa: PLR0913, PLR0917 - what is measured, how often a
         first = turn % len(entries)
         for archive, name, seconds in (*entries[first:], *entries[:first]):
             with ExitStack() as stack:
-                destination = stack.enter_context(started(DISCARDING, site))
+                destination = stack.enter_context(started(DISCARDER, site))
                 own = replace(
                     site, keep=True, destination_port=destination.port, get_seconds=seconds
                 )

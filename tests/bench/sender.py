@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from .requestor import (
+from .association import (
     AFFECTED_SOP_CLASS_UID,
     AFFECTED_SOP_INSTANCE_UID,
+    C_STORE_RQ,
     COMMAND_DATA_SET_TYPE,
     COMMAND_FIELD,
     DATA_SET_PRESENT,
@@ -40,7 +41,6 @@ from .requestor import (
 
 CT_IMAGE_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.2"
 _EXPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2.1"
-_C_STORE_RQ: Final = 0x0001
 _MESSAGE_ID_MAX: Final = 0xFFFF
 #: Free for all to use with pydicom; the digits behind it are random.
 _UID_PREFIX: Final = "1.2.826.0.1.3680043.8.498."
@@ -94,7 +94,7 @@ class StoreRequest:
             command_pdu(
                 {
                     AFFECTED_SOP_CLASS_UID: CT_IMAGE_STORAGE,
-                    COMMAND_FIELD: _C_STORE_RQ,
+                    COMMAND_FIELD: C_STORE_RQ,
                     MESSAGE_ID: 1,
                     PRIORITY: 0,
                     COMMAND_DATA_SET_TYPE: DATA_SET_PRESENT,

@@ -30,6 +30,7 @@ from xml.sax.saxutils import escape
 _HEAD_MAX_BYTES: Final = 64 * 1024
 _SCRATCH_BYTES: Final = 1 << 20
 _DISCARD: Final = (socket.MSG_TRUNC | socket.MSG_WAITALL) if sys.platform == "linux" else 0
+_MORE: Final = socket.MSG_MORE if sys.platform == "linux" else 0
 _END_OF_HEAD: Final = b"\r\n\r\n"
 #: What S3 lists at a time.
 _PAGE: Final = 1000
@@ -232,7 +233,11 @@ class _Connection:
         lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
         head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
-        self._sock.sendall(head if without_body else b"".join((head, body)))
+        if without_body or not body:
+            self._sock.sendall(head)
+        else:
+            self._sock.sendall(head, _MORE)
+            self._sock.sendall(body)
 
 
 def main() -> None:
