@@ -251,14 +251,30 @@ def test_an_alarm_watches_what_is_really_emitted(
 def test_tasks_are_added_by_what_is_really_emitted(
     written: Template, gateway: Template, emitted: set[Metric]
 ) -> None:
-    [metric] = (
-        each["TargetTrackingScalingPolicyConfiguration"]["CustomizedMetricSpecification"]
+    [(of_associations, share)] = (
+        each["TargetTrackingScalingPolicyConfiguration"]["CustomizedMetricSpecification"]["Metrics"]
         for each in gateway.properties("AWS::ApplicationAutoScaling::ScalingPolicy").values()
         if "CustomizedMetricSpecification" in each["TargetTrackingScalingPolicyConfiguration"]
     )
+    metric = of_associations["MetricStat"]["Metric"]
     namespace = text_of(given_to(written, "Gateway", metric["Namespace"]))
     dimensions = frozenset(each["Name"] for each in metric["Dimensions"])
     assert (namespace, metric["MetricName"], dimensions) in emitted
+    assert [each["ReturnData"] for each in (of_associations, share)] == [False, True]
+    name = of_associations["Id"]
+    assert share["Expression"] == {"Fn::Sub": f"100 * {name} / ${{MaxAssociations}}"}
+
+
+def test_tasks_are_added_before_one_has_all_associations_that_it_may_have(
+    written: Template, gateway: Template
+) -> None:
+    [target] = (
+        each["TargetTrackingScalingPolicyConfiguration"]["TargetValue"]
+        for name, each in gateway.properties("AWS::ApplicationAutoScaling::ScalingPolicy").items()
+        if name == "ScaleOnAssociations"
+    )
+    # Scaling wants the value to be above it for some minutes.
+    assert written.document["Parameters"][reference(target) or ""]["MaxValue"] < 100
 
 
 def test_no_two_nodes_of_an_account_share_a_metric(emitted: set[Metric]) -> None:
