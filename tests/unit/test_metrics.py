@@ -68,8 +68,8 @@ def lines(
         metrics.close()
         os.close(write)
         first, *rest, last = [json.loads(line) for line in reader]
-    for gauges in (first, last):
-        assert "AssociationsOpen" in gauges
+    for told in (first, last):
+        assert "AssociationsOpen" in told
     return rest
 
 
