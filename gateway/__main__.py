@@ -6,13 +6,16 @@ import logging
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from os import environ
 from time import sleep
 from types import FrameType
 from typing import Final
 
-from lenticular.aws import Patience, dynamodb_client
+from lenticular.archive import Archive
+from lenticular.aws import Patience, dynamodb_client, s3_client
+from lenticular.deletion import BrokenOff
 from lenticular.errors import LenticularError, OperatorError, StoreUnavailable
 from lenticular.nodes import Node, NodeTable, read_nodes_file
 from lenticular.settings import GatewaySettings, warn_of_unknown_variables
@@ -131,7 +134,9 @@ def _ready_line(settings: GatewaySettings, ports: Ports, health: Health | None) 
     return json.dumps(ready)
 
 
-def gauges(settings: GatewaySettings, spool: Spool | None) -> dict[str, float]:
+def gauges(
+    settings: GatewaySettings, spool: Spool | None, broken_off: Callable[[], int]
+) -> dict[str, float]:
     """Tell what is to be told from time to time, beside how many associations are open."""
     told = {} if spool is None else spool.gauges()
     if settings.tls_certificate is not None:
@@ -139,6 +144,11 @@ def gauges(settings: GatewaySettings, spool: Spool | None) -> dict[str, float]:
         with contextlib.suppress(OSError, ValueError):
             left = expiry(settings.tls_certificate) - datetime.now(UTC)
             told["CertificateDaysLeft"] = round(left / timedelta(days=1), 2)
+    # Deletions are not this process's, but of all that runs by itself it is what runs always.
+    with contextlib.suppress(StoreUnavailable):
+        # A metric is paid for from its first value on.
+        if count := broken_off():
+            told["DeletionsBrokenOff"] = count
     return told
 
 
@@ -179,7 +189,10 @@ def main() -> int:
     # Whoever started us waits for this line.
     print(_ready_line(settings, ports, health), flush=True)  # noqa: T201
     if metrics is not None:
-        metrics.start(lambda: server.active_associations, lambda: gauges(settings, spool))
+        broken_off = BrokenOff(Archive(s3_client(Patience.LOOK), settings.bucket))
+        metrics.start(
+            lambda: server.active_associations, lambda: gauges(settings, spool, broken_off)
+        )
     server.serve()
     if spool is not None:
         assert isinstance(server, Server)

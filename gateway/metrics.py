@@ -2,9 +2,9 @@
 
 One line at the end of each association, one for each kind of failure in it, one for each that is
 rejected, one for each query, and one a minute and at the end for how many associations are open,
-how much is in the spool and how long the certificate is still good. Numbers, statuses, the names of
-models, levels and plans, and our own AE title are all there is in them: no patient data can get
-there, and no peer can make new metrics by giving itself new names.
+how much is in the spool, how long the certificate is still good and how many deletions broke off.
+Numbers, statuses, the names of models, levels and plans, and our own AE title are all there is in
+them: no patient data can get there, and no peer can make new metrics by giving itself new names.
 
 The lines are written by a thread of their own. A stdout that nobody reads costs metrics, never an
 association.
@@ -48,6 +48,7 @@ _UNITS: Final[Mapping[str, str]] = {
     "BytesReceived": "Bytes",
     "BytesSent": "Bytes",
     "CertificateDaysLeft": "Count",
+    "DeletionsBrokenOff": "Count",
     "Failures": "Count",
     "InstancesStored": "Count",
     "MetricLinesLost": "Count",

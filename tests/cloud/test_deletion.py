@@ -15,7 +15,7 @@ from lenticular.archive import OF_STUDIES, FormKey, InstanceKey, key_prefix
 from lenticular.audit_outlets import Outlet
 from lenticular.cli import main
 from lenticular.cli.exit_codes import ExitCode
-from lenticular.deletion import DELETED_TAG, Deletions, State
+from lenticular.deletion import DELETED_TAG, BrokenOff, Deletions, State
 from lenticular.errors import OperatorError, StoreUnavailable
 from lenticular.forms import RETIRED_TAG, FormStore
 from lenticular.indexing import index_objects, rebuild
@@ -223,6 +223,33 @@ def broken_off(store: Store, uid: str) -> Any:
         delete(store, uid, BreaksOff(store, 4))
     assert not list(store.archive.keys(f"instances/{uid}/"))
     return deletions(store).newest(uid)
+
+
+def test_what_nobody_carries_on_for_an_hour_is_counted(cloud: OfflineCloud) -> None:
+    store = Store.in_cloud(cloud)
+    now = 0.0
+    count = BrokenOff(store.archive, clock=lambda: now)
+    stored(store, "1.2.84", 1)
+    record = broken_off(store, "1.2.84")
+    stored(store, "1.2.85", 1)
+    delete(store, "1.2.85")
+    # It may be under way.
+    assert count() == 0
+    now += 3599
+    assert count() == 0
+    now += 1
+    assert count() == 1
+    with pytest.raises(StoreUnavailable):
+        deletions(store, BreaksOff(store, 2)).restore(record, by="somebody")
+    # Of that the same is to be said.
+    now += 3600
+    assert count() == 0
+    now += 3600
+    assert count() == 1
+    deletions(store).restore(record, by="somebody")
+    assert count() == 1
+    now += 3600
+    assert count() == 0
 
 
 def put_form(store: Store, original: str, file: bytes) -> str:

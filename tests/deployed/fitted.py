@@ -69,7 +69,15 @@ def _fitting(resources: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         if resource["Type"] in WRITTEN_OTHERWISE:
             resource["Type"] = WRITTEN_OTHERWISE[resource["Type"]]
             resource["Properties"]["Roles"] = [resource["Properties"].pop("RoleName")]
+        if "Metrics" in resource.get("Properties", {}):
+            _forget_expression(resource["Properties"])
         yield name, resource
+
+
+def _forget_expression(alarm: dict[str, Any]) -> None:
+    """Have an alarm look at the first of its metrics: expressions are not reckoned there."""
+    watched = next(each["MetricStat"] for each in alarm.pop("Metrics") if "MetricStat" in each)
+    alarm |= {"Statistic": watched["Stat"], "Period": watched["Period"], **watched["Metric"]}
 
 
 def _forget(part: object, names: Container[str]) -> None:

@@ -17,6 +17,16 @@ class Permission:
     action: str
 
 
+#: Whose the managed policies are: the task's, which has no other, and people's.
+READERS: Final = "Readers"
+OPERATORS: Final = "Operators"
+HOLDERS: Final = {
+    "GatewayPolicy": "TaskRole",
+    "ReaderPolicy": READERS,
+    "OperatorPolicy": OPERATORS,
+    "DeleterPolicy": OPERATORS,
+}
+
 #: Permissions that AWS itself uses in our name or that need a failure: by role and action, where *
 #: is anything, with who uses them.
 NOT_ASKED_FOR: Final = {
@@ -31,6 +41,13 @@ NOT_ASKED_FOR: Final = {
     ("ExecutionRole", "*"): "ECS starts the task",
     ("IndexFunctionRole", "s3:ListBucket"): "lets S3 say that an object is missing",
     ("TranscodeFunctionRole", "s3:ListBucket"): "lets S3 say that an object is missing",
+    ("Operators", "dynamodb:UpdateItem"): "when what was in quarantine can be placed",
+    ("Operators", "s3:AbortMultipartUpload"): "after an upload that failed",
+    ("Operators", "s3:DeleteObject"): "of quarantine when its object is placed, of records when "
+    "two deletions of a study begin at once",
+    ("Operators", "s3:GetObjectVersionTagging"): "when a study was sent again as it was deleted",
+    ("Operators", "s3:PutObject"): "when what was in quarantine can be placed",
+    ("Operators", "s3:PutObjectTagging"): "AWS asks for it of a PUT with a tag, ministack does not",
     ("TaskRole", "s3:AbortMultipartUpload"): "after an upload that failed",
     ("TranscodeFunctionRole", "s3:AbortMultipartUpload"): "after an upload that failed",
 }
@@ -38,7 +55,6 @@ NOT_ASKED_FOR: Final = {
 
 def declared(template: Template, gateway: Template) -> set[Permission]:
     """Return what the main template and the gateway's permit, conditions aside."""
-    [managed] = template.properties("AWS::IAM::ManagedPolicy").values()
     found = {
         Permission(role, *each)
         for source in (template, gateway)
@@ -57,9 +73,10 @@ def declared(template: Template, gateway: Template) -> set[Permission]:
         for role in properties["Roles"]
         for each in _statements(properties["PolicyDocument"])
     }
-    # The task's role has the managed policy and nothing else.
     return found | {
-        Permission("TaskRole", *each) for each in _statements(managed["PolicyDocument"])
+        Permission(HOLDERS[name], *each)
+        for name, managed in template.properties("AWS::IAM::ManagedPolicy").items()
+        for each in _statements(managed["PolicyDocument"])
     }
 
 

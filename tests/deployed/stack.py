@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from infra.local.cloud import Clients
+from lenticular.cli.exit_codes import ExitCode
 from tests.cloud.deadline import eventually
 from tests.cloud.standin import OfflineCloud
 from tests.commands import lenticular
@@ -163,14 +164,23 @@ class DeployedNode:
         nodes = [{"aet": aet, "address": "127.0.0.1", "port": port} for aet, port in ports.items()]
         file = folder / "nodes.yaml"
         file.write_text(json.dumps({"nodes": nodes}), "utf-8")
+        self.command(self.credentials, "nodes", "import", "--replace", file)
+
+    def command(self, credentials: Mapping[str, str], *arguments: str | Path) -> str:
+        """Run a command and return what it prints; that not all is well is no failure of it."""
+        outputs = self.stack.outputs()
         environment = {
-            **self.credentials,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "layers/core")]),
+            **credentials,
+            "LENTICULAR_STACK": STACK,
             "LENTICULAR_BUCKET": self.gateway.bucket,
             "LENTICULAR_TABLE": self.gateway.table,
+            "LENTICULAR_TRANSCODE_QUEUE": outputs["TranscodeQueueUrl"],
+            "LENTICULAR_AUDIT_LOG_GROUP": outputs["AuditLogName"],
         }
-        done = lenticular(environment, "nodes", "import", "--replace", str(file))
-        assert done.returncode == 0, done.stderr
+        done = lenticular(environment, *arguments)
+        well = (ExitCode.DONE, ExitCode.FINDINGS)
+        assert done.returncode in well, (arguments, done.stderr, done.stdout)
+        return done.stdout
 
 
 @contextmanager
@@ -201,3 +211,19 @@ def running_node(stack: DeployedStack, folder: Path) -> Iterator[DeployedNode]:
     )
     with running_gateway(folder / "gateway.log", stores, settings) as gateway:
         yield DeployedNode(stack, gateway, credentials)
+
+
+@contextmanager
+def person(stack: DeployedStack, role: str, *policies: str) -> Iterator[dict[str, str]]:
+    """Have somebody in the account who has these policies, named by the stack's outputs."""
+    iam, outputs = stack.account.client("iam"), stack.outputs()
+    anybody = {"Effect": "Allow", "Principal": {"AWS": ACCOUNT}, "Action": "sts:AssumeRole"}
+    trust = {"Version": "2012-10-17", "Statement": [anybody]}
+    arn = iam.create_role(RoleName=role, AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
+    attached = [outputs[f"{policy}Arn"] for policy in policies]
+    for policy in attached:
+        iam.attach_role_policy(RoleName=role, PolicyArn=policy)
+    yield stack.account.as_role(arn)
+    for policy in attached:
+        iam.detach_role_policy(RoleName=role, PolicyArn=policy)
+    iam.delete_role(RoleName=role)

@@ -5,6 +5,7 @@ its own, and lets each role do what its policies allow and no more. The gateway 
 variables of the deployed task and the credentials of its role.
 """
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,8 +27,22 @@ from lenticular.dead_letters import DeadLetters
 from tests.cloud.deadline import eventually
 from tests.deployed import fitted
 from tests.deployed.account import MINISTACK, Account, Decision, running_account
-from tests.deployed.permissions import NOT_ASKED_FOR, Permission, declared, excuse
-from tests.deployed.stack import STACK, DeployedNode, DeployedStack, running_node, sam_build
+from tests.deployed.permissions import (
+    NOT_ASKED_FOR,
+    OPERATORS,
+    READERS,
+    Permission,
+    declared,
+    excuse,
+)
+from tests.deployed.stack import (
+    STACK,
+    DeployedNode,
+    DeployedStack,
+    person,
+    running_node,
+    sam_build,
+)
 from tests.peers import commitment_requester, dcmtk
 from tests.peers.commitment_requester import Oddity, Requester, requester
 from tests.peers.ct_files import ct_file
@@ -139,11 +154,14 @@ def test_a_deployed_node_does_a_clinics_work_is_updated_and_deleted_and_nothing_
             _it_can_be_had(node, study, tmp_path / study.uid)
         _what_is_retired_is_committed_to(node, after, reports)
         _no_message_is_left(node)
+        _people_do_their_work_with_the_policies_for_it(node, first, step, tmp_path)
+        _no_message_is_left(node)
 
     kept, audit_log = (node.versions(), node.items()), stack.outputs()["AuditLogName"]
     stack.delete()
     assert (node.versions(), node.items()) == kept
     _nothing_is_left_but_what_must_be_kept(account, audit_log)
+    roles |= {each: each for each in (READERS, OPERATORS)}
     _every_call_was_allowed_and_every_permission_is_needed(account.decisions(), roles)
 
 
@@ -296,6 +314,59 @@ def _it_can_be_had(node: DeployedNode, study: Study, folder: Path) -> None:
     dcmtk.get(node.gateway, folder, "STUDY", f"StudyInstanceUID={study.uid}")
     received = {str(each.SOPInstanceUID): each for each in map(dcmread, folder.iterdir())}
     assert received == {uid: dcmread(file) for uid, file in study.files.items()}
+
+
+def _people_do_their_work_with_the_policies_for_it(
+    node: DeployedNode, study: Study, step: str, folder: Path
+) -> None:
+    """Run each command that looks as a reader, and those that change something as an operator."""
+    letters = DeadLetters(node.stack.account.client("sqs"), STACK)
+    [dead] = (each.dead_letters_url for each in letters.all() if each.name == "index")
+    # What S3 sends when it is told of a queue, and nothing follows from.
+    letter = json.dumps({"Service": "Amazon S3", "Event": "s3:TestEvent"})
+    node.stack.account.client("sqs").send_message(QueueUrl=dead, MessageBody=letter)
+    [quarantined] = node.keys(QUARANTINE)
+    looks = (
+        "nodes list",
+        "nodes export",
+        "quarantine list",
+        f"quarantine show {quarantined}",
+        "stats",
+        "stats --by month",
+        "verify --no-repair --grace-minutes 0",
+        "commitments list",
+        "commitments list --lost",
+        f"commitments show {MODALITY} {study.transaction_uid}",
+        "procedures list",
+        f"procedures show {step}",
+        "dead-letters list",
+        "dead-letters show index",
+        f"delete {study.uid}",
+        "deletions",
+    )
+    with (
+        person(node.stack, READERS, "ReaderPolicy") as reader,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        list(pool.map(lambda line: node.command(reader, *line.split()), looks))
+    everything = ("ReaderPolicy", "OperatorPolicy", "DeleterPolicy")
+    with person(node.stack, OPERATORS, *everything) as operator:
+        for line in (
+            "nodes add NEW 127.0.0.1",
+            "nodes remove NEW",
+            "quarantine retry --all",
+            f"export {study.uid} {folder / 'exported'}",
+            f"delete {study.uid} --yes --reason test --despite-retention",
+            "deletions --finish",
+            f"restore {study.uid}",
+            "rebuild-index",
+            "verify --grace-minutes 0",
+            "transcode",
+            f"commitments retry {MODALITY} {study.transaction_uid}",
+            "dead-letters replay index",
+        ):
+            node.command(operator, *line.split())
+    _it_can_be_had(node, study, folder / "after-people")
 
 
 def _no_message_is_left(node: DeployedNode) -> None:

@@ -62,6 +62,7 @@ OF_AWS = metrics_of_aws(
             "ConsumedReadCapacityUnits ConsumedWriteCapacityUnits ReadThrottleEvents "
             "WriteThrottleEvents"
         ),
+        ("AWS/DynamoDB", "TableName Operation"): "ThrottledRequests",
         ("AWS/S3", "BucketName StorageType"): "BucketSizeBytes NumberOfObjects",
         ("AWS/ECS", "ClusterName ServiceName"): "CPUUtilization MemoryUtilization",
         ("AWS/NetworkELB", "LoadBalancer"): "ActiveFlowCount ConsumedLCUs ProcessedBytes",
@@ -125,7 +126,7 @@ def of_the_gateway(certificate: Path, namespace: str) -> set[Metric]:
             )
         )
         spool = {"SpoolDepth": 1, "SpoolBytes": 2, "SpoolOldestAge": 3.0}
-        metrics.start(lambda: 0, lambda: {**gauges(settings, None), **spool})
+        metrics.start(lambda: 0, lambda: {**gauges(settings, None, lambda: 1), **spool})
         metrics.close()
         os.close(write)
         return embedded(reader)
@@ -209,7 +210,9 @@ def namespace_of(written: Template, name: str) -> str:
 def alarms(written: Template, gateway: Template, network: Template) -> dict[str, Document]:
     """Return the alarms of the node, the nested templates' too, by logical id."""
     return {
-        name: {**alarm, "Namespace": text_of(given_to(written, stack, alarm["Namespace"]))}
+        name: alarm
+        if "Metrics" in alarm
+        else {**alarm, "Namespace": text_of(given_to(written, stack, alarm["Namespace"]))}
         for stack, template in (("", written), ("Gateway", gateway), ("Network", network))
         for name, alarm in template.properties("AWS::CloudWatch::Alarm").items()
     }
@@ -244,21 +247,65 @@ def test_an_alarm_watches_what_is_really_emitted(
 ) -> None:
     assert len(alarms) > 20
     for name, alarm in alarms.items():
-        dimensions = frozenset(each["Name"] for each in alarm.get("Dimensions", []))
-        assert (alarm["Namespace"], alarm["MetricName"], dimensions) in emitted, name
+        for metric in watched(alarm):
+            dimensions = frozenset(each["Name"] for each in metric.get("Dimensions", []))
+            assert (metric["Namespace"], metric["MetricName"], dimensions) in emitted, name
+
+
+def watched(alarm: Document) -> list[Document]:
+    """Return the metrics that an alarm looks at, which is one where it names no expression."""
+    if "Metrics" not in alarm:
+        return [alarm]
+    return [each["MetricStat"]["Metric"] for each in alarm["Metrics"] if "MetricStat" in each]
+
+
+def test_whatever_may_be_asked_of_the_table_and_its_indexes_is_watched_for_being_slowed_down(
+    written: Template, alarms: dict[str, Document]
+) -> None:
+    asked = set(re.findall(r"'dynamodb:(\w+)'", str(written.document["Resources"])))
+    asked -= {"LeadingKeys"}
+    throttled = [
+        {each["Name"]: each["Value"] for each in metric["Dimensions"]}
+        for name in ("TableReadThrottledAlarm", "TableWriteThrottledAlarm")
+        for metric in watched(alarms[name])
+    ]
+    assert sorted(each["Operation"] for each in throttled) == sorted(asked)
+    assert all(reference(each["TableName"]) == "Table" for each in throttled)
+    for name in ("TableReadThrottledAlarm", "TableWriteThrottledAlarm"):
+        [sum_of_all] = (each for each in alarms[name]["Metrics"] if "Expression" in each)
+        # What was not throttled has no value, and with it a sum would have none.
+        assert sum_of_all["Expression"] == "SUM(FILL(METRICS(), 0))"
+        returned = [each["Id"] for each in alarms[name]["Metrics"] if each["ReturnData"]]
+        assert returned == [sum_of_all["Id"]]
 
 
 def test_tasks_are_added_by_what_is_really_emitted(
     written: Template, gateway: Template, emitted: set[Metric]
 ) -> None:
-    [metric] = (
-        each["TargetTrackingScalingPolicyConfiguration"]["CustomizedMetricSpecification"]
+    [(of_associations, share)] = (
+        each["TargetTrackingScalingPolicyConfiguration"]["CustomizedMetricSpecification"]["Metrics"]
         for each in gateway.properties("AWS::ApplicationAutoScaling::ScalingPolicy").values()
         if "CustomizedMetricSpecification" in each["TargetTrackingScalingPolicyConfiguration"]
     )
+    metric = of_associations["MetricStat"]["Metric"]
     namespace = text_of(given_to(written, "Gateway", metric["Namespace"]))
     dimensions = frozenset(each["Name"] for each in metric["Dimensions"])
     assert (namespace, metric["MetricName"], dimensions) in emitted
+    assert [each["ReturnData"] for each in (of_associations, share)] == [False, True]
+    name = of_associations["Id"]
+    assert share["Expression"] == {"Fn::Sub": f"100 * {name} / ${{MaxAssociations}}"}
+
+
+def test_tasks_are_added_before_one_has_all_associations_that_it_may_have(
+    written: Template, gateway: Template
+) -> None:
+    [target] = (
+        each["TargetTrackingScalingPolicyConfiguration"]["TargetValue"]
+        for name, each in gateway.properties("AWS::ApplicationAutoScaling::ScalingPolicy").items()
+        if name == "ScaleOnAssociations"
+    )
+    # Scaling wants the value to be above it for some minutes.
+    assert written.document["Parameters"][reference(target) or ""]["MaxValue"] < 100
 
 
 def test_no_two_nodes_of_an_account_share_a_metric(emitted: set[Metric]) -> None:

@@ -1,5 +1,7 @@
 """What holds patient data is private, encrypted, versioned, and survives the stack."""
 
+import json
+import re
 from functools import reduce
 from typing import Any
 
@@ -9,6 +11,7 @@ from infra.local.template import Stack
 from lenticular.archive import (
     COMMITMENTS_CHECKED,
     COMMITMENTS_REQUESTED,
+    DELETIONS,
     INSTANCES,
     PROCEDURES,
     QUARANTINE,
@@ -17,12 +20,12 @@ from lenticular.archive import (
 from lenticular.deletion import DELETED_TAG, LONGEST_LEASE_SECONDS
 from lenticular.forms import RETIRED_TAG
 from lenticular.index_keys import LEASE_PREFIX
-from tests.template.sam import Document, Template, deployed, parts, reference
+from tests.template.sam import Document, Template, deployed, names_used, parts, reference
 
 #: Prefixes of the bucket, with their slash.
 PREFIXES = (
     *(INSTANCES, QUARANTINE, TRANSCODED, PROCEDURES),
-    *(COMMITMENTS_REQUESTED, COMMITMENTS_CHECKED),
+    *(COMMITMENTS_REQUESTED, COMMITMENTS_CHECKED, DELETIONS),
 )
 
 POLICIES = {
@@ -131,12 +134,12 @@ def test_a_key_is_used_by_way_of_the_services_that_hold_the_data_only(
     allowed = [
         part
         for template in (transformed, gateway)
-        for kind in ("AWS::IAM::Policy", "AWS::IAM::Role")
+        for kind in ("AWS::IAM::ManagedPolicy", "AWS::IAM::Policy", "AWS::IAM::Role")
         for part in parts(template.properties(kind))
         if isinstance(part, dict) and part.get("Effect") == "Allow"
         if any(action.startswith("kms:") for action in listed(part["Action"]))
     ]
-    assert len(allowed) == 5
+    assert len(allowed) == 9
     for statement in allowed:
         assert statement["Resource"] != "*"
         for service in listed(statement["Condition"]["StringEquals"]["kms:ViaService"]):
@@ -270,6 +273,48 @@ def test_what_an_operator_deleted_ends_by_its_tag(bucket: Document) -> None:
     assert rule["NoncurrentVersionExpiration"] == {"NoncurrentDays": {"Ref": "DeletedDays"}}
 
 
+@pytest.mark.parametrize("key", ["", "create"])
+def test_what_was_encrypted_with_a_former_key_is_read_and_no_more_is_done_with_it(
+    written: Template, gateway: Template, key: str
+) -> None:
+    stack = deployed(written, KmsKey=key, FormerKmsKeys=f"{GIVEN_KEY},{GIVEN_KEY}2")
+    [functions] = (
+        each.properties
+        for each in stack.of_type("AWS::IAM::Policy", "Roles", "PolicyDocument")
+        if each.logical_id == "FunctionsReadWithFormerKeys"
+    )
+    assert len(functions["Roles"]) == len(written.resources("AWS::Serverless::Function"))
+    [people] = (
+        each.properties
+        for each in stack.of_type("AWS::IAM::ManagedPolicy", "PolicyDocument")
+        if each.logical_id == "ReaderPolicy"
+    )
+    given = written.properties("AWS::CloudFormation::Stack")["Gateway"]["Parameters"]
+    values = {
+        name: str(each.get("AllowedValues", ["1"])[0])
+        for name, each in gateway.document["Parameters"].items()
+    }
+    values["FormerKmsKeyArns"] = str(stack.resolve(given["FormerKmsKeyArns"]))
+    [task] = (
+        {"PolicyDocument": policy["PolicyDocument"]}
+        for role in deployed(gateway, **values).of_type("AWS::IAM::Role", "Policies")
+        for policy in role.properties["Policies"]
+        if policy["PolicyName"] == "read-with-former-keys"
+    )
+    for holder in (functions, people, task):
+        [statement] = (
+            each
+            for each in holder["PolicyDocument"]["Statement"]
+            if each["Sid"] == "ReadWithFormerKeys"
+        )
+        assert statement["Action"] == "kms:Decrypt"
+        assert statement["Resource"] == [GIVEN_KEY, f"{GIVEN_KEY}2"]
+        assert "kms:ViaService" in statement["Condition"]["StringEquals"]
+    assert "ReadWithFormerKeys" not in str(
+        [each.properties for each in deployed(written).of_type("AWS::IAM::Policy")]
+    )
+
+
 def test_bucket_and_table_outlive_the_stack(transformed: Template) -> None:
     for kind in ("AWS::S3::Bucket", "AWS::DynamoDB::Table"):
         for resource in transformed.resources(kind).values():
@@ -328,9 +373,13 @@ def test_nothing_is_allowed_on_everything(transformed: Template) -> None:
             # "/*" at the end of a prefix of one bucket is as narrow as S3 gets.
             text = resource.get("Fn::Sub", "") if isinstance(resource, dict) else resource
             prefixes = (f"/{prefix}*" for prefix in PREFIXES)
-            # X-Ray and network interfaces of functions have no resources that a policy could name.
+            # One log group is named with its streams.
+            text = text.removesuffix("${Gateway.Outputs.AuditLogName}:*")
+            # X-Ray, network interfaces of functions and the list of queues have no resources that a
+            # policy could name.
             assert "*" not in reduce(str.removesuffix, prefixes, text) or all(
-                action.startswith(("xray:Put", "ec2:")) for action in listed(statement["Action"])
+                action.startswith(("xray:Put", "ec2:", "sqs:ListQueues"))
+                for action in listed(statement["Action"])
             )
 
 
@@ -340,7 +389,7 @@ def test_no_role_brings_a_policy_that_aws_wrote_for_every_resource(transformed: 
 
 
 def test_a_gateway_writes_items_of_nodes_only(transformed: Template) -> None:
-    (policy,) = transformed.properties("AWS::IAM::ManagedPolicy").values()
+    policy = transformed.properties("AWS::IAM::ManagedPolicy")["GatewayPolicy"]
     writing = [
         statement
         for statement in policy["PolicyDocument"]["Statement"]
@@ -402,17 +451,63 @@ def test_nobody_may_delete_an_instance_unless_originals_are_retired(
     transformed: Template,
 ) -> None:
     deleting = {
-        name: action
+        (name, action)
         for name, resource in transformed.document["Resources"].items()
         for part in parts(resource)
         if isinstance(part, dict) and part.get("Effect") == "Allow"
         for action in listed(part["Action"])
         if action.startswith("s3:Delete")
     }
-    # A delete marker at most: of a version, nothing gets rid but the bucket's own lifecycle.
-    assert deleting == {"RetirePolicy": "s3:DeleteObject"}
+    # A delete marker at most: of a version, nothing gets rid but the bucket's own lifecycle, and
+    # people who take markers away.
+    assert {each for each in deleting if each[0] not in PEOPLE} == {
+        ("RetirePolicy", "s3:DeleteObject")
+    }
     policy = transformed.document["Resources"]["RetirePolicy"]
     assert policy["Condition"] == "RetiresOriginals"
     [statement] = policy["Properties"]["PolicyDocument"]["Statement"]
     assert statement["Action"] == ["s3:DeleteObject", "s3:PutObjectTagging"]
     assert transformed.default({"Ref": "RetireOriginal"}) == "false"
+
+
+#: Policies for people, which no function or task has.
+PEOPLE = ("ReaderPolicy", "OperatorPolicy", "DeleterPolicy")
+
+
+def test_no_function_and_no_task_may_do_what_people_may(transformed: Template) -> None:
+    assert names_used(transformed.document["Resources"]).isdisjoint(PEOPLE)
+    for name in PEOPLE:
+        properties = transformed.properties("AWS::IAM::ManagedPolicy")[name]
+        assert properties.keys() == {"Description", "PolicyDocument"}
+
+
+def test_readers_change_nothing_and_of_people_only_deleters_delete_instances(
+    transformed: Template,
+) -> None:
+    policies = transformed.properties("AWS::IAM::ManagedPolicy")
+    said = {
+        name: [
+            (action, str(each["Resource"]))
+            for part in policies[name]["PolicyDocument"]["Statement"]
+            for each in [part["Fn::If"][1] if "Fn::If" in part else part]
+            for action in listed(each["Action"])
+        ]
+        for name in PEOPLE
+    }
+    changing = re.compile(r"\w+:(?!Get|List|Query|Scan|Receive|ChangeMessageVisibility|Describe)")
+    # What it takes to have a key used for reading.
+    assert {
+        action.split(":")[0] for action, _ in said["ReaderPolicy"] if changing.match(action)
+    } == {"kms"}
+    assert [place for action, place in said["OperatorPolicy"] if action == "s3:DeleteObject"] == [
+        str({"Fn::Sub": "${ArchiveBucket.Arn}/" + QUARANTINE + "*"})
+    ]
+    assert not [action for action, _ in said["OperatorPolicy"] if "DeleteObjectVersion" in action]
+
+
+def test_the_policies_of_people_are_no_longer_than_iam_allows(transformed: Template) -> None:
+    # 6,144 characters without white space, with names of the lengths that AWS gives.
+    for name, properties in transformed.properties("AWS::IAM::ManagedPolicy").items():
+        text = json.dumps(properties["PolicyDocument"]).replace(" ", "")
+        arns = text.count("Arn")
+        assert len(text) + 80 * arns < 6144, name

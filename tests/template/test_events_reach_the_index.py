@@ -24,7 +24,7 @@ def test_each_dead_letter_queue_has_an_alarm(transformed: Template) -> None:
     watched = {
         reference(dimension["Value"])
         for alarm in transformed.properties("AWS::CloudWatch::Alarm").values()
-        if (alarm["Namespace"], alarm["MetricName"]) == DEAD_LETTERS_SEEN
+        if (alarm.get("Namespace"), alarm.get("MetricName")) == DEAD_LETTERS_SEEN
         and alarm["Threshold"] == 0
         for dimension in alarm["Dimensions"]
     }

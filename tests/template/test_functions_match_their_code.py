@@ -173,6 +173,26 @@ def test_no_queue_shows_a_message_again_while_its_function_may_be_at_it(
     assert visibility["Default"] >= 6 * properties["Timeout"]
 
 
+def test_a_function_that_puts_work_off_is_not_taken_for_one_that_runs_away(
+    written: Template,
+) -> None:
+    """Lambda ends a chain of messages from a function to itself at the 17th, unless it is told."""
+    allowed, sending = set(), set()
+    for name, properties in written.properties("AWS::Serverless::Function").items():
+        if properties.get("RecursiveLoop") == "Allow":
+            allowed.add(name)
+        [event] = properties["Events"].values()
+        queue = reference(event["Properties"]["Queue"])
+        role = written.properties("AWS::IAM::Role")[reference(properties["Role"]) or ""]
+        [policy] = role["Policies"]
+        if any(
+            reference(each["Resource"]) == queue and "sqs:SendMessage" in each["Action"]
+            for each in policy["PolicyDocument"]["Statement"]
+        ):
+            sending.add(name)
+    assert allowed == sending == {"CommitFunction", "MppsFunction"}
+
+
 def test_a_function_in_the_vpc_may_do_what_lambda_asks_its_role_for(written: Template) -> None:
     [name] = (
         reference(each["Role"])

@@ -9,7 +9,15 @@ import pytest
 from gateway import audit, metrics, supervisor, wire
 from infra.local.template import read_template
 from lenticular.settings import GatewaySettings
-from tests.template.sam import ROOT, Document, Template, names_used, parts, reference
+from tests.template.sam import (
+    ROOT,
+    Document,
+    Template,
+    deployed,
+    names_used,
+    parts,
+    reference,
+)
 
 #: Settings that a task is not given, and why.
 LEFT_ALONE = {
@@ -200,6 +208,35 @@ def test_no_role_may_do_everything_and_none_has_a_wildcard_but_where_aws_wants_o
                 assert "*" not in json.dumps(statement["Action"])
                 if statement["Resource"] == "*":
                     assert statement["Action"] == "ecr:GetAuthorizationToken"
+
+
+@pytest.mark.parametrize(
+    ("image", "repository"),
+    [
+        ("123456789012.dkr.ecr.eu-central-1.amazonaws.com/lenticular-gateway:1.0", None),
+        ("123456789012.dkr.ecr.eu-central-1.amazonaws.com/lenticular-gateway@sha256:0a", None),
+        ("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn/clinic/gateway:1.0", "clinic"),
+        ("lenticular-gateway:1.0", ""),
+    ],
+)
+def test_a_task_is_started_from_the_repository_of_its_image_and_no_other(
+    gateway: Template, image: str, repository: str | None
+) -> None:
+    values = {
+        name: str(each.get("AllowedValues", ["1"])[0])
+        for name, each in gateway.document["Parameters"].items()
+    }
+    stack = deployed(gateway, **{**values, "Image": image, "KmsKeyArn": "", "TlsSecretArn": ""})
+    roles = stack.of_type("AWS::IAM::Role", "Policies")
+    [resources] = (
+        statement["Resource"]
+        for role in roles
+        for policy in role.properties["Policies"]
+        for statement in policy["PolicyDocument"]["Statement"]
+        if statement["Sid"] == "PullImage"
+    )
+    name = "lenticular-gateway" if repository is None else repository
+    assert [each.partition(":repository/")[2] for each in resources] == [name, f"{name}/*"]
 
 
 def test_the_main_template_gives_the_nested_ones_exactly_their_parameters(

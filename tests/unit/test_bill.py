@@ -42,13 +42,22 @@ def test_what_is_deployed_by_default_is_what_is_reckoned_with() -> None:
     for kind in ("Originals", "Forms"):
         assert CLINIC.infrequent_days == default[f"{kind}InfrequentDays"]
         assert CLINIC.glacier_days == default[f"{kind}GlacierDays"]
-    alarms = [
+    # Each metric of an alarm is paid for; and scaling makes two alarms for each of its policies.
+    deployed = [
         each
         for file in ("template.yaml", "infra/gateway.yaml", "infra/network.yaml")
         for each in resources(file).values()
-        if each["Type"] == "AWS::CloudWatch::Alarm" and each.get("Condition") in (None, "HasVpn")
+        if each.get("Condition") in (None, "HasVpn")
     ]
-    assert CLINIC.alarms == len(alarms)
+    alarms = sum(
+        sum("MetricStat" in metric for metric in each["Properties"].get("Metrics", [])) or 1
+        for each in deployed
+        if each["Type"] == "AWS::CloudWatch::Alarm"
+    )
+    policies = [each["Type"] for each in deployed].count(
+        "AWS::ApplicationAutoScaling::ScalingPolicy"
+    )
+    assert CLINIC.alarms == alarms + 2 * policies
     endpoints = [
         each
         for each in resources("infra/network.yaml").values()
@@ -91,7 +100,8 @@ def test_no_metric_is_paid_for_that_nobody_looks_at_and_each_is_reckoned_with() 
     # What a query costs; and lines that were lost, which nobody hopes for.
     assert unseen == {"QueryItemsRead", "QueryCapacityUnits", "MetricLinesLost"}
     seldom = {
-        *("AssociationsRejected", "CertificateDaysLeft", "MetricLinesLost", "ProceduresIncomplete")
+        *("AssociationsRejected", "CertificateDaysLeft", "DeletionsBrokenOff", "MetricLinesLost"),
+        "ProceduresIncomplete",
     }
     seldom |= {name for name in of_gateway if name.startswith("Spool")}
     # Failures have two kinds on an ordinary day.

@@ -79,8 +79,8 @@ def test_a_certificate_that_is_cut_off_is_said_to_be_so(tmp_path: Path) -> None:
 def test_days_that_are_left_are_told_and_a_file_being_replaced_is_no_news(tmp_path: Path) -> None:
     node = Authority.create(tmp_path).issue("node", days=3)
     settings = GatewaySettings(bucket="bucket", table="table", tls_certificate=node.certificate)
-    left = gauges(settings, None)["CertificateDaysLeft"]
+    left = gauges(settings, None, lambda: 0)["CertificateDaysLeft"]
     assert timedelta(days=2.9) < timedelta(days=left) <= timedelta(days=3)
     node.certificate.unlink()
-    assert gauges(settings, None) == {}
-    assert gauges(GatewaySettings(bucket="bucket", table="table"), None) == {}
+    assert gauges(settings, None, lambda: 0) == {}
+    assert gauges(GatewaySettings(bucket="bucket", table="table"), None, lambda: 0) == {}

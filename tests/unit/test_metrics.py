@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 
+from gateway.__main__ import gauges
 from gateway.association import Ended
 from gateway.command_set import CommandField
 from gateway.find import QueryEnded
 from gateway.metrics import Metrics, is_failure
 from gateway.negotiation import CALLED_AET_NOT_RECOGNIZED, LOCAL_LIMIT_EXCEEDED, Rejected
 from gateway.wire import Outcome
+from lenticular.errors import StoreUnavailable
 from lenticular.index import Reading
+from lenticular.settings import GatewaySettings
 
 STORE = CommandField.C_STORE_RSP
 
@@ -33,6 +36,17 @@ def ended(responses: Mapping[tuple[int, int], int]) -> Ended:
 def test_objects_that_were_missing_are_counted_for_an_alarm() -> None:
     (line,) = lines(replace(ended({}), objects_missing=2))
     assert metric_values(line)["ObjectsMissing"] == 2
+
+
+def test_deletions_that_broke_off_are_told_of_and_hold_up_nothing_else() -> None:
+    settings = GatewaySettings(bucket="bucket", table="table")
+
+    def no_answer() -> int:
+        raise StoreUnavailable("S3 is away")
+
+    assert gauges(settings, None, lambda: 2) == {"DeletionsBrokenOff": 2}
+    # A metric that is never there is not paid for.
+    assert gauges(settings, None, lambda: 0) == gauges(settings, None, no_answer) == {}
 
 
 def lines(
@@ -54,8 +68,8 @@ def lines(
         metrics.close()
         os.close(write)
         first, *rest, last = [json.loads(line) for line in reader]
-    for gauges in (first, last):
-        assert "AssociationsOpen" in gauges
+    for told in (first, last):
+        assert "AssociationsOpen" in told
     return rest
 
 

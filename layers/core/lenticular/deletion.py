@@ -28,7 +28,7 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -66,6 +66,8 @@ _log: Final = logging.getLogger(__name__)
 DELETED_TAG: Final = ("deleted", "true")
 #: How long a function of the template may run, and a minute for what is under way when it is ended.
 LONGEST_LEASE_SECONDS: Final = 360
+#: A command that deletes a large study, and waits for a function that died, takes minutes.
+_LOOK_SECONDS: Final = 3600.0
 #: Somebody else hides what is being brought back; after this many times, give up.
 _MOST_ROUNDS: Final = 20
 
@@ -155,6 +157,38 @@ class Plan:
     versions: tuple[str, ...]
     retired: tuple[tuple[str, str], ...]
     older: tuple[tuple[str, str], ...]
+
+
+class BrokenOff:
+    """Counts deletions and restorations that are not carried on, by the keys of their objects.
+
+    Nobody but a command carries one on. What was under way an hour ago and still is has lost its.
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        *,
+        look_seconds: float = _LOOK_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Look into a bucket, every `look_seconds` at most."""
+        self._archive = archive
+        self._look_seconds = look_seconds
+        self._clock = clock
+        self._looked_at: float | None = None
+        self._under_way: set[tuple[DeletionKey, State]] = set()
+        self._count = 0
+
+    def __call__(self) -> int:
+        """Return how many the last two looks found; raises `StoreUnavailable`."""
+        now = self._clock()
+        if self._looked_at is None or now >= self._looked_at + self._look_seconds:
+            states = _states(self._archive.keys(DELETIONS))
+            under_way = {each for each in states.items() if each[1] in _UNDER_WAY}
+            self._count = len(under_way & self._under_way)
+            self._looked_at, self._under_way = now, under_way
+        return self._count
 
 
 class Deletions:
@@ -329,14 +363,7 @@ class Deletions:
 
     def all(self, study: str | None = None) -> Iterator[tuple[Record, State]]:
         """Yield every deletion there was, of all studies in their order or of one."""
-        found: dict[DeletionKey, State] = {}
-        for key in self._archive.keys(DELETIONS if study is None else deletions_prefix(study)):
-            parsed = DeletionKey.parse(key)
-            if parsed is None:
-                continue
-            deletion, said = parsed
-            state = _STATES[said]
-            found[deletion] = max(found.get(deletion, State.BEGUN), state, key=list(State).index)
+        found = _states(self._archive.keys(DELETIONS if study is None else deletions_prefix(study)))
         for deletion, state in found.items():
             document = self._archive.read_document(str(deletion))
             if document is not None:
@@ -501,6 +528,20 @@ def _busy(study: str) -> OperatorError:
 
 def _restored(record: Record) -> OperatorError:
     return OperatorError(f"the study {record.study_instance_uid} is being restored")
+
+
+def _states(keys: Iterable[str]) -> dict[DeletionKey, State]:
+    """Tell how far each deletion is whose objects have these keys."""
+    found: dict[DeletionKey, State] = {}
+    for key in keys:
+        parsed = DeletionKey.parse(key)
+        if parsed is None:
+            continue
+        deletion, said = parsed
+        found[deletion] = max(
+            found.get(deletion, State.BEGUN), _STATES[said], key=list(State).index
+        )
+    return found
 
 
 def _original_of(key: str) -> InstanceKey | None:

@@ -56,6 +56,7 @@ class Clinic:
         transcode_seconds: of the transcode function, an instance
         item_bytes: of an instance in the table, its index entries included
         log_bytes: an instance, in all logs, audit trail and metrics included
+        alarms: metrics that alarms look at, those that scale the tasks included
         metrics: of the gateway and the functions, by name and dimensions, with two kinds of failure
         traced: of the calls of functions, what X-Ray records: the first of a second and a twentieth
             of the others
@@ -81,7 +82,7 @@ class Clinic:
     infrequent_days: int = 0
     glacier_days: int = 120
     kms_key: bool = False
-    alarms: int = 28
+    alarms: int = 38
     metrics: int = 20
     traced: float = 0.1
     dashboard: bool = True
