@@ -12,7 +12,10 @@ from tests.peers.dimse import VERIFICATION, RawPeer, raw_acceptor, serving
 
 #: A-ASSOCIATE-RJ and A-ABORT, PS3.8 9.3.4 and 9.3.8.
 REJECTIONS = {
-    "called AE title not recognised": b"\x03\0\0\0\0\x04\0\x01\x01\x07",
+    "called AE title not recognized, it is not LENTICULAR": b"\x03\0\0\0\0\x04\0\x01\x01\x07",
+    "calling AE title not recognized, so REQUESTOR has to be a node there": (
+        b"\x03\0\0\0\0\x04\0\x01\x01\x03"
+    ),
     "local limit exceeded": b"\x03\0\0\0\0\x04\0\x02\x03\x02",
 }
 ABORT = b"\x07\0\0\0\0\x04\0\0\0\0"
