@@ -21,6 +21,7 @@ from gateway.negotiation import (
     CALLING_AET_NOT_RECOGNIZED,
     LOCAL_LIMIT_EXCEEDED,
     MAX_CONTEXTS,
+    REJECT_REASONS,
     TEMPORARY_CONGESTION,
     VERSION_NOT_SUPPORTED,
     QueryOption,
@@ -37,6 +38,7 @@ from lenticular.cli.association_requests import (
     SUB_OPERATION_SECONDS,
     UNCOMPRESSED,
 )
+from lenticular.matching import kind_of_matching
 from lenticular.query import MODEL_OF
 from lenticular.settings import GatewaySettings, PeerSettings
 from lenticular.sop_classes import (
@@ -87,7 +89,7 @@ _OPTIONS: Final[Mapping[QueryOption, str]] = {
 #: of different services with one number are equal, and would be one key.
 _MEANINGS: Final[Sequence[tuple[IntEnum, str]]] = (
     (StoreStatus.OUT_OF_RESOURCES, "The instance could not be kept, send it again later"),
-    (StoreStatus.INTERNAL_ERROR, "An error of ours; the instance is not kept"),
+    (StoreStatus.INTERNAL_ERROR, "Internal error; the instance is not kept"),
     (
         StoreStatus.DATA_SET_DOES_NOT_MATCH_SOP_CLASS,
         (
@@ -103,6 +105,11 @@ _MEANINGS: Final[Sequence[tuple[IntEnum, str]]] = (
         StoreStatus.CANNOT_UNDERSTAND,
         "Kept in quarantine: it cannot be read as what it says it is, or breaks off",
     ),
+    (
+        Status.SOP_CLASS_NOT_SUPPORTED,
+        "The request does not fit the SOP class of its presentation context",
+    ),
+    (Status.NOT_AUTHORIZED, "The node lacks the permission of table 5-1"),
     (FindStatus.PENDING, "A match"),
     (
         FindStatus.PENDING_OPTIONAL_KEYS_NOT_SUPPORTED,
@@ -111,7 +118,7 @@ _MEANINGS: Final[Sequence[tuple[IntEnum, str]]] = (
     (FindStatus.CANCELLED, "C-CANCEL was received"),
     (FindStatus.OUT_OF_RESOURCES, "The index cannot be read, or more match than may be answered"),
     (FindStatus.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS, "The identifier breaks a rule of its model"),
-    (FindStatus.UNABLE_TO_PROCESS, "An error of ours"),
+    (FindStatus.UNABLE_TO_PROCESS, "Internal error"),
     (MoveStatus.PENDING, "Sub-operations go on"),
     (MoveStatus.CANCELLED, "C-CANCEL was received"),
     (MoveStatus.SUB_OPERATIONS_FAILED, "Some failed or had a warning; the failed ones are listed"),
@@ -119,7 +126,7 @@ _MEANINGS: Final[Sequence[tuple[IntEnum, str]]] = (
     (MoveStatus.CANNOT_PERFORM_SUB_OPERATIONS, "All failed, or the index broke off"),
     (MoveStatus.DESTINATION_UNKNOWN, "The destination is no node with a port"),
     (MoveStatus.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS, "The identifier breaks a rule of its model"),
-    (MoveStatus.UNABLE_TO_PROCESS, "An error of ours"),
+    (MoveStatus.UNABLE_TO_PROCESS, "Internal error"),
 )
 _MEANING_OF: Final = {(type(status), status.value): meaning for status, meaning in _MEANINGS}
 
@@ -311,11 +318,13 @@ Hierarchical C-FIND, and relational where that was negotiated, in these models a
 
 {_table(("information model", "levels"), _model_rows())}
 
-**Table 5-4. Keys.** Each is matched and returned at its level and, where it has been found there, below. Matching: single
-value, list of UID, wildcard (`*`, `?`), range (dates, times, date-times, open on either side), universal, multiple values,
-sequence. Person names are matched without case and accents. U is the unique key of its level, C is computed when it is asked for.
+**Table 5-4. Keys.** Each is returned at its level and, where it has been found there, below, and matched by the kind of
+matching that its row names (PS3.4 C.2.2.2). All but sequences are matched by a single value, several values and the empty
+value (`""`) too, and everything by universal matching. Wildcards are `*` and `?`; ranges may be open on either side; an empty
+kind is a key that is returned only. Person names are matched without case and accents. U is the unique key of its level, C is
+computed when it is asked for.
 
-{_table(("attribute", "tag", "VR", "level", ""), _key_rows())}
+{_table(("attribute", "tag", "VR", "level", "matching", "note"), _key_rows())}
 
 Any other key is ignored and answered FF01.
 
@@ -341,7 +350,7 @@ the first video syntax is taken. Sub-operations have the priority of the request
 
 As SCU ({_COMMANDS}) in the Study Root model: C-GET of a study or of series of it (`get`), C-MOVE of studies to this node (`import node`) or from it to
 a node (`send --study`). A study counts as moved when the status is 0000, nothing failed, and no less was sent than the C-FIND before it said there is. Each instance of a C-GET is
-answered 0000 when it is written, C000 when what it is named by is no UID.
+answered 0000 when it is written, A700 when the disk does not take it, C000 when what it is named by is no UID.
 
 #### 5.2.5. Storage Commitment
 
@@ -412,19 +421,31 @@ def _key(attribute: Attribute) -> Sequence[object]:
         f"({group:04X},{element:04X})",
         attribute.vr,
         attribute.level.query_retrieve_level,
+        kind_of_matching(attribute.vr, attribute.tag),
     )
 
 
 def _statuses(own: type[IntEnum], shared: Iterable[Status]) -> str:
     rows = [
-        (f"{each.value:04X}", _words(each), _MEANING_OF.get((type(each), each.value), ""))
+        (
+            f"{each.value:04X}",
+            _name(each),
+            _MEANING_OF.get((type(each), each.value), ""),
+        )
         for each in (*shared, *own)
     ]
     return _table(("status", "name", "when"), sorted(rows))
 
 
+def _name(status: IntEnum) -> str:
+    """Name a status with its type (PS3.7 C), which is the whole name of some."""
+    types = {0xA: "Failure", 0xB: "Warning", 0xC: "Failure", 0xF: ""}
+    kind = types.get(status >> 12, "Failure") if status else ""
+    return f"{kind}: {_words(status)}" if kind else _words(status).capitalize()
+
+
 def _words(each: IntEnum) -> str:
-    return each.name.replace("_", " ").lower()
+    return each.name.replace("_", " ").lower().replace("sop", "SOP").replace("uid", "UID")
 
 
 def _default(name: str) -> object:
@@ -515,7 +536,8 @@ Endian, and those of stored lossless forms.
 
 {_table(("SOP class", *(_OPTIONS[option] for option in QueryOption)), _option_rows())}
 
-Person names are matched without case and accents whatever was negotiated.
+Person names are matched without case and accents, several values and the empty value are matched, whatever was negotiated. Not supported: enhanced
+multi-frame image conversion, SOP Class Extended Negotiation of other classes (of storage, PS3.4 B.3.1: it is of level 2 without it), SOP Class Common Extended Negotiation.
 
 **Asynchronous operations window**: answered with one operation invoked, one performed. **User identity** (PS3.7 D.3.3.7): accepted, whatever its type, and ignored: not used, not logged, not answered where a response is requested.
 
@@ -611,7 +633,7 @@ def _rejection_rows() -> Iterable[Sequence[object]]:
         yield (
             f"{rejected.result:d} {_words(rejected.result)}",
             f"{rejected.source:d} {_words(rejected.source)}",
-            rejected.reason,
+            f"{rejected.reason} {REJECT_REASONS[rejected.source, rejected.reason]}",
             when,
         )
 
