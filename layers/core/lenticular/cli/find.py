@@ -22,6 +22,7 @@ from lenticular.status import Status, StoreStatus
 
 from . import printing
 from .association_requests import to_receive
+from .disk import naming
 from .exit_codes import NotAllIsWell, PeerFailed
 from .pace import progress_bar
 from .peers import Peer, peer_named, this_node
@@ -174,8 +175,9 @@ def _get(peer: Peer, asked: "Dataset", study: str, folder: Path) -> int:
             str(event.context.transfer_syntax),
         )
         try:
-            if not _write(folder, data_set, *uids):
-                return StoreStatus.CANNOT_UNDERSTAND
+            with naming(folder):
+                if not _write(folder, data_set, *uids):
+                    return StoreStatus.CANNOT_UNDERSTAND
         except OSError as error:
             unwritten.append(error)
             return StoreStatus.OUT_OF_RESOURCES
