@@ -16,6 +16,8 @@ from pynetdicom.presentation import PresentationContext
 
 _Handlers: TypeAlias = Sequence[tuple[evt.EventType, Callable[[evt.Event], Any]]]
 
+#: Result of a presentation context that is known there and not for us, PS3.8 table 9-18.
+_USER_REJECTION: Final = 1
 #: What becomes of a call that nobody takes.
 UNREACHED: Final = "cannot be reached: is it running, and are its address and port right?"
 
@@ -82,6 +84,8 @@ def establish(  # noqa: PLR0913 - whom to ask, and for what
     if opened.rejected_contexts:
         names = {UID(str(each.abstract_syntax)).name for each in contexts}
         what = names.pop() if len(names) == 1 else "any of the proposed services"
+        if {each.result for each in opened.rejected_contexts} == {_USER_REJECTION}:
+            raise NotEstablished(f"does not let {ae.ae_title} use {what}")
         raise NotEstablished(f"does not accept {what}")
     raise Unanswered(connected=bool(connected))
 
@@ -92,7 +96,7 @@ def _refused(refusal: A_ASSOCIATE_RJ | A_ABORT_RQ, called: str, calling: str) ->
     reason = refusal.reason_str.replace("recognised", "recognized")
     to_mend = {
         "Called AE title not recognized": f", it is not {called}",
-        "Calling AE title not recognized": f", so {calling} has to be a node there",
+        "Calling AE title not recognized": f", so {calling} has to be a node there, by our address",
     }
     return f"refused the association: {reason[0].lower()}{reason[1:]}{to_mend.get(reason, '')}"
 
