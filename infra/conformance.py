@@ -147,9 +147,11 @@ Hierarchical C-FIND, and relational where that was negotiated, in these models a
 
 {information_models()}
 
-**Table 5-4. Keys.** Each is matched and returned at its level and, where it has been found there, below. Matching: single
-value, list of UID, wildcard (`*`, `?`), range (dates, times, date-times, open on either side), universal, multiple values,
-sequence. Person names are matched without case and accents. U is the unique key of its level, C is computed when it is asked for.
+**Table 5-4. Keys.** Each is returned at its level and, where it has been found there, below, and matched by the kind of
+matching that its row names (PS3.4 C.2.2.2). All but sequences are matched by a single value, several values and the empty
+value (`""`) too, and everything by universal matching. Wildcards are `*` and `?`; ranges may be open on either side; an empty
+kind is a key that is returned only. Person names are matched without case and accents. U is the unique key of its level, C is
+computed when it is asked for.
 
 {keys()}
 
@@ -177,7 +179,7 @@ the first video syntax is taken. Sub-operations have the priority of the request
 
 As SCU ({COMMANDS}) in the Study Root model: C-GET of a study or of series of it (`get`), C-MOVE of studies to this node (`import node`) or from it to
 a node (`send --study`). A study counts as moved when the status is 0000, nothing failed, and no less was sent than the C-FIND before it said there is. Each instance of a C-GET is
-answered 0000 when it is written, C000 when what it is named by is no UID.
+answered 0000 when it is written, A700 when the disk does not take it, C000 when what it is named by is no UID.
 
 #### 5.2.5. Storage Commitment
 
@@ -257,7 +259,8 @@ Endian, and those of stored lossless forms.
 
 {extended_negotiation()}
 
-Person names are matched without case and accents whatever was negotiated.
+Person names are matched without case and accents, several values and the empty value are matched, whatever was negotiated. Not supported: enhanced
+multi-frame image conversion, SOP Class Extended Negotiation of other classes (of storage, PS3.4 B.3.1: it is of level 2 without it), SOP Class Common Extended Negotiation.
 
 **Asynchronous operations window**: answered with one operation invoked, one performed. **User identity** (PS3.7 D.3.3.7): accepted, whatever its type, and ignored: not used, not logged, not answered where a response is requested.
 

@@ -20,6 +20,7 @@ from gateway.negotiation import (
     CALLING_AET_NOT_RECOGNIZED,
     LOCAL_LIMIT_EXCEEDED,
     MAX_CONTEXTS,
+    REJECT_REASONS,
     TEMPORARY_CONGESTION,
     VERSION_NOT_SUPPORTED,
     QueryOption,
@@ -36,6 +37,7 @@ from lenticular.cli.association_requests import (
     SUB_OPERATION_SECONDS,
     UNCOMPRESSED,
 )
+from lenticular.matching import kind_of_matching
 from lenticular.query import MODEL_OF
 from lenticular.settings import GatewaySettings, PeerSettings
 from lenticular.sop_classes import (
@@ -85,7 +87,7 @@ _OPTIONS: Final[Mapping[QueryOption, str]] = {
 #: of different services with one number are equal, and would be one key.
 _MEANINGS: Final[Sequence[tuple[IntEnum, str]]] = (
     (StoreStatus.OUT_OF_RESOURCES, "The instance could not be kept, send it again later"),
-    (StoreStatus.INTERNAL_ERROR, "An error of ours; the instance is not kept"),
+    (StoreStatus.INTERNAL_ERROR, "Internal error; the instance is not kept"),
     (
         StoreStatus.DATA_SET_DOES_NOT_MATCH_SOP_CLASS,
         (
@@ -101,6 +103,11 @@ _MEANINGS: Final[Sequence[tuple[IntEnum, str]]] = (
         StoreStatus.CANNOT_UNDERSTAND,
         "Kept in quarantine: it cannot be read as what it says it is, or breaks off",
     ),
+    (
+        Status.SOP_CLASS_NOT_SUPPORTED,
+        "The request does not fit the SOP class of its presentation context",
+    ),
+    (Status.NOT_AUTHORIZED, "The node lacks the permission of table 5-1"),
     (FindStatus.PENDING, "A match"),
     (
         FindStatus.PENDING_OPTIONAL_KEYS_NOT_SUPPORTED,
@@ -109,7 +116,7 @@ _MEANINGS: Final[Sequence[tuple[IntEnum, str]]] = (
     (FindStatus.CANCELLED, "C-CANCEL was received"),
     (FindStatus.OUT_OF_RESOURCES, "The index cannot be read, or more match than may be answered"),
     (FindStatus.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS, "The identifier breaks a rule of its model"),
-    (FindStatus.UNABLE_TO_PROCESS, "An error of ours"),
+    (FindStatus.UNABLE_TO_PROCESS, "Internal error"),
     (MoveStatus.PENDING, "Sub-operations go on"),
     (MoveStatus.CANCELLED, "C-CANCEL was received"),
     (MoveStatus.SUB_OPERATIONS_FAILED, "Some failed or had a warning; the failed ones are listed"),
@@ -117,7 +124,7 @@ _MEANINGS: Final[Sequence[tuple[IntEnum, str]]] = (
     (MoveStatus.CANNOT_PERFORM_SUB_OPERATIONS, "All failed, or the index broke off"),
     (MoveStatus.DESTINATION_UNKNOWN, "The destination is no node with a port"),
     (MoveStatus.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS, "The identifier breaks a rule of its model"),
-    (MoveStatus.UNABLE_TO_PROCESS, "An error of ours"),
+    (MoveStatus.UNABLE_TO_PROCESS, "Internal error"),
 )
 
 _OF_EVERY_SERVICE: Final = (Status.SUCCESS, Status.SOP_CLASS_NOT_SUPPORTED, Status.NOT_AUTHORIZED)
@@ -293,7 +300,7 @@ def information_models() -> Rows:
         yield model.name.replace("_", " ").title(), levels
 
 
-@_table("attribute", "tag", "VR", "level", "")
+@_table("attribute", "tag", "VR", "level", "matching", "note")
 def keys() -> Rows:
     """Table 5-4: the keys of queries."""
     unique = {"PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"}
@@ -311,13 +318,14 @@ def _key(attribute: Attribute) -> Sequence[object]:
         f"({group:04X},{element:04X})",
         attribute.vr,
         attribute.level.query_retrieve_level,
+        kind_of_matching(attribute.vr, attribute.tag),
     )
 
 
 def statuses(own: type[IntEnum]) -> str:
     """Tables 5-2, 5-5 and 5-6: the statuses of a service, those of every service among them."""
     rows = [
-        (f"{each.value:04X}", _words(each), _MEANING_OF.get((type(each), each.value), ""))
+        (f"{each.value:04X}", _name(each), _MEANING_OF.get((type(each), each.value), ""))
         for each in (*_OF_EVERY_SERVICE, *own)
     ]
     return _markdown(("status", "name", "when"), sorted(rows))
@@ -330,8 +338,15 @@ def failure_reasons() -> Rows:
         yield f"{each.value:04X}", _words(each)
 
 
+def _name(status: IntEnum) -> str:
+    """Name a status with its type (PS3.7 C), which is the whole name of some."""
+    types = {0xA: "Failure", 0xB: "Warning", 0xC: "Failure", 0xF: ""}
+    kind = types.get(status >> 12, "Failure") if status else ""
+    return f"{kind}: {_words(status)}" if kind else _words(status).capitalize()
+
+
 def _words(each: IntEnum) -> str:
-    return each.name.replace("_", " ").lower()
+    return each.name.replace("_", " ").lower().replace("sop", "SOP").replace("uid", "UID")
 
 
 def default_of(name: str) -> object:
@@ -417,7 +432,7 @@ def rejections() -> Rows:
         yield (
             f"{rejected.result:d} {_words(rejected.result)}",
             f"{rejected.source:d} {_words(rejected.source)}",
-            rejected.reason,
+            f"{rejected.reason} {REJECT_REASONS[rejected.source, rejected.reason]}",
             when,
         )
 

@@ -369,7 +369,7 @@ def _things_to_try(ready: Mapping[str, str], audit_file: str) -> str:
         (
             "Try, with DCMTK:",
             f"  echoscu {call} {peer}",
-            f"  storescu {call} +sd +r {peer} FOLDER",
+            f"  dcmsend {call} +sd +r {peer} FOLDER",
             f"  findscu -S {call} {keys} {peer}",
             "What is stored is kept in memory and gone when the node ends.",
             f"Who stored, asked for and was sent what is in {audit_file}.",

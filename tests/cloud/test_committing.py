@@ -457,7 +457,7 @@ def test_a_crash_anywhere_is_made_good_by_the_next_delivery(
     [
         (Oddity.REJECTS_ASSOCIATION, "refused the association: no reason given"),
         (Oddity.REJECTS_CONTEXT, "does not accept Storage Commitment Push Model SOP Class"),
-        (Oddity.REFUSES_ROLE, "does not accept Storage Commitment Push Model SOP Class"),
+        (Oddity.REFUSES_ROLE, r"does not let \w+ use Storage Commitment Push Model SOP Class"),
         # pynetdicom may close the connection before it has sent its A-ABORT.
         (Oddity.ABORTS_ASSOCIATION, "(aborted the association|ended the connection, or .*)"),
         (Oddity.ABORTS, "did not answer the report"),

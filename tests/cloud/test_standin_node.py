@@ -164,7 +164,7 @@ def test_one_line_says_where_a_client_may_connect(node: RunningNode) -> None:
 def test_a_person_is_told_what_to_try(node: RunningNode) -> None:
     port = node.address[1]
     node.logged(f"echoscu -aec CLINIC 127.0.0.1 {port}\n")
-    node.logged(f"storescu -aec CLINIC +sd +r 127.0.0.1 {port} FOLDER\n")
+    node.logged(f"dcmsend -aec CLINIC +sd +r 127.0.0.1 {port} FOLDER\n")
     node.logged("findscu -S -aec CLINIC -k QueryRetrieveLevel=STUDY")
 
 

@@ -112,6 +112,7 @@ def test_nodes_are_added_exported_imported_and_removed(clinic: Clinic, tmp_path:
         (("procedures", "show", "1.2.3.404"), "there is no performed procedure step"),
         (("commitments", "show", "NOBODY", "1.2.3.404"), "1.2.3.404"),
         (("dead-letters", "show", "nothing"), "the stack has no queue nothing"),
+        (("send", "A@127.0.0.1:1", __file__), "test_commands.py: 1 other files"),
     ],
 )
 def test_what_was_typed_wrong_is_told_in_a_sentence(
@@ -138,6 +139,40 @@ def test_what_is_missing_is_told_in_a_sentence(clinic: Clinic, missing: str, tol
     done = lenticular(environment, "nodes", "list")
     assert done.returncode == 2
     assert told in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("wrong", "command", "told"),
+    [
+        ({"LENTICULAR_BUCKET": "elsewhere"}, "verify --quick", "NoSuchBucket; AWS has no such"),
+        ({"LENTICULAR_BUCKET": "No bucket"}, "verify --quick", "look at LENTICULAR_BUCKET"),
+        (
+            {"LENTICULAR_TABLE": "elsewhere"},
+            "stats",
+            "look at LENTICULAR_TABLE, AWS_DEFAULT_REGION",
+        ),
+        ({"AWS_DEFAULT_REGION": "eu-west-3"}, "nodes list", "look at LENTICULAR_TABLE, AWS_DEF"),
+        ({"LENTICULAR_STACK": "elsewhere"}, "dead-letters list", "no stack elsewhere has queues"),
+        ({"AWS_ACCESS_KEY_ID": None}, "nodes list", "NoCredentialsError; there are no AWS"),
+    ],
+)
+def test_what_aws_would_refuse_again_is_told_with_what_to_change(
+    clinic: Clinic, wrong: dict[str, str | None], command: str, told: str
+) -> None:
+    done = CliRunner(env={**clinic.node.environment(), **wrong}).invoke(main, command.split())
+    assert isinstance(done.exception, SystemExit), done.exception
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert told in done.stderr
+
+
+def test_a_disk_that_takes_nothing_is_told_and_no_peer_is_blamed(
+    clinic: Clinic, tmp_path: Path
+) -> None:
+    node = clinic.node
+    dcmtk.store(node, ct_file(tmp_path, "1.2.3.96", "1.2.3.96.1", "1.2.3.96.1.1"))
+    eventually(lambda: dcmtk.find(node, "STUDY", "StudyInstanceUID=1.2.3.96"))
+    done = CliRunner(env=node.environment()).invoke(main, ["get", "1.2.3.96", "/proc/nowhere"])
+    assert (done.exit_code, done.stderr) == (1, "/proc/nowhere: No such file or directory\n")
 
 
 def test_a_table_that_cannot_be_reached_is_told_in_a_sentence(clinic: Clinic) -> None:

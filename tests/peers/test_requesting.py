@@ -7,12 +7,18 @@ import pytest
 from pynetdicom import AE, build_context, evt
 from pynetdicom.dimse_primitives import C_ECHO
 
+from gateway.offers import offers
+from lenticular.nodes import Node
 from lenticular.requesting import NotEstablished, establish, keep_answers
-from tests.peers.dimse import VERIFICATION, RawPeer, raw_acceptor, serving
+from lenticular.sop_classes import STUDY_ROOT_FIND
+from tests.peers.dimse import VERIFICATION, RawPeer, policy, raw_acceptor, serving
 
 #: A-ASSOCIATE-RJ and A-ABORT, PS3.8 9.3.4 and 9.3.8.
 REJECTIONS = {
-    "called AE title not recognised": b"\x03\0\0\0\0\x04\0\x01\x01\x07",
+    "called AE title not recognized, it is not LENTICULAR": b"\x03\0\0\0\0\x04\0\x01\x01\x07",
+    "calling AE title not recognized, so REQUESTOR has to be a node there, by our address": (
+        b"\x03\0\0\0\0\x04\0\x01\x01\x03"
+    ),
     "local limit exceeded": b"\x03\0\0\0\0\x04\0\x02\x03\x02",
 }
 ABORT = b"\x07\0\0\0\0\x04\0\0\0\0"
@@ -61,6 +67,22 @@ def test_other_ends_of_an_association_request_are_told_apart() -> None:
         assert ask(port) == "aborted the association"
     with acceptor(b"") as port:
         assert ask(port) == "ended the connection, or did not answer the association request"
+
+
+def test_a_service_that_is_not_for_us_is_told_from_one_that_nobody_may_use() -> None:
+    stranger = Node("REQUESTOR", "127.0.0.1", None, frozenset())
+    with serving(acceptance=policy(stranger, access="known-aet", offers=offers())) as server:
+        for service, told in (
+            (STUDY_ROOT_FIND, "does not let REQUESTOR use Study Root Query/Retrieve"),
+            ("1.2.840.10008.5.1.1.9", "does not accept Basic Grayscale Print"),
+        ):
+            with pytest.raises(NotEstablished, match=told):
+                establish(
+                    AE("REQUESTOR"),
+                    *server.address,
+                    ae_title="LENTICULAR",
+                    contexts=[build_context(service)],
+                )
 
 
 def test_a_name_that_has_no_address_is_told() -> None:

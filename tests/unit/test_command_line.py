@@ -61,6 +61,12 @@ def test_every_command_has_help_and_speaks_json(name: str) -> None:
         assert speaks != (path in PRINT_NO_FACTS), path
 
 
+def test_what_a_command_is_for_is_told_in_whole_sentences() -> None:
+    for name in COMMANDS:
+        told = CliRunner().invoke(main, [name, "--help"], terminal_width=80).output
+        assert "..." not in told.partition("\nCommands:")[2], told
+
+
 def test_commands_are_completed() -> None:
     complete = BashComplete(main, {}, "lenticular", "_LENTICULAR_COMPLETE")
     assert [each.value for each in complete.get_completions([], "rest")] == ["restore"]

@@ -2,6 +2,7 @@
 
 import re
 from enum import IntEnum
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from infra.conformance_tables import CHARACTER_SETS
 from lenticular import audit
 from lenticular.audit import Code
 from lenticular.character_sets import character_sets
+from lenticular.matching import compile_key
 from lenticular.status import FindStatus, MoveStatus, StoreStatus
 
 #: What only a set with this repertoire, or Unicode, can write.
@@ -52,7 +54,7 @@ def test_a_number_means_in_each_service_what_it_means_there() -> None:
     store, find, move = (statuses(table) for table in ("5-2", "5-5", "5-6"))
     assert store["A700"].startswith("The instance could not be kept")
     assert find["A700"] == "The index cannot be read, or more match than may be answered"
-    assert store["A702"] == "An error of ours; the instance is not kept"
+    assert store["A702"] == "Internal error; the instance is not kept"
     assert move["A702"] == "All failed, or the index broke off"
     assert store["A900"].startswith("SOP class or instance UID of command and data set differ")
     assert find["A900"] == move["A900"] == "The identifier breaks a rule of its model"
@@ -65,6 +67,36 @@ def test_a_number_means_in_each_service_what_it_means_there() -> None:
 def test_every_status_of_a_service_is_explained(table: str, service: type[IntEnum]) -> None:
     explained = statuses(table)
     assert all(explained[f"{status.value:04X}"] for status in service)
+
+
+#: A key of each kind of matching, a value that it matches, and one that it does not.
+KEYS: dict[tuple[str, str], tuple[Any, Any, Any]] = {
+    ("DA", "range"): ("20240101-20240131", "20240115", "20240215"),
+    ("TM", "range"): ("1000-1200", "110000", "130000"),
+    ("DT", "range"): ("20240101-20240131", "20240115110000", "20240215110000"),
+    ("UI", "list of UID"): (["1.2", "1.3"], "1.3", "1.4"),
+    ("IS", "single value"): ("7", "7", "8"),
+    ("PN", "wildcard"): ({"Alphabetic": "A*"}, {"Alphabetic": "AB"}, {"Alphabetic": "B"}),
+    ("SQ", "sequence"): (
+        {"00080100": {"vr": "SH", "Value": ["A*"]}},
+        {"00080100": {"vr": "SH", "Value": ["AB"]}},
+        {"00080100": {"vr": "SH", "Value": ["B"]}},
+    ),
+}
+
+OTHERWISE = {"wildcard": ("A?", "AB", "B"), "single value": ("7", "7", "8"), "": ("7", "7", "8")}
+
+
+def test_every_key_is_matched_as_its_row_says() -> None:
+    _, _, text = statement().partition("**Table 5-4.")
+    [rows, *_] = re.findall(r"((?:^\|.*\n)+)", text, re.MULTILINE)
+    listed = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows.splitlines()[2:]]
+    assert len(listed) > 100
+    for keyword, tag, vr, _, kind, _ in listed:
+        key, fits, other = KEYS[vr, kind] if (vr, kind) in KEYS else OTHERWISE[kind]
+        values = key if isinstance(key, list) else [key]
+        matches = compile_key(vr, int(tag[1:-1].replace(",", ""), 16), {"vr": vr, "Value": values})
+        assert (matches([fits]), matches([other])) == (True, not kind), keyword
 
 
 def test_every_audit_message_is_named() -> None:

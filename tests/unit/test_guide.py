@@ -29,6 +29,7 @@ from lenticular.settings import (
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = ROOT / "infra/guide"
 PAGES = sorted([*GUIDE.glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+LINKED = [*PAGES, ROOT / "CHANGELOG.md", *sorted(ROOT.glob("infra/decisions/*.md"))]
 TEMPLATES = [ROOT / "template.yaml", *sorted(ROOT.glob("infra/*.yaml"))]
 
 #: Words in the form of a parameter's name that are something else, of AWS or of DICOM.
@@ -75,7 +76,7 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", LINKED, ids=lambda path: path.name)
 def test_every_link_leads_somewhere(path: Path) -> None:
     text = path.read_text("utf-8")
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
@@ -98,7 +99,7 @@ def code(text: str) -> Iterator[str]:
 def commands() -> list[tuple[str, str]]:
     """Return each command of ours that the pages show, with the page."""
     shown = [
-        (path.name, line.removeprefix("$ ").partition(" #")[0].split(" > ")[0].strip())
+        (path.name, re.split(r" [#>|] ", line.removeprefix("$ "))[0].strip())
         for path in PAGES
         for line in code(path.read_text("utf-8"))
     ]

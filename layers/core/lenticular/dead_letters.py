@@ -57,11 +57,22 @@ class DeadLetters:
         self._prefix = f"{stack}-"
 
     def all(self) -> list[QueueWithDeadLetters]:
-        """Return every queue that has dead letters, or raise `StoreUnavailable`."""
+        """Return every queue that has dead letters.
+
+        Raises:
+            OperatorError: there is none, so it is another stack's name that was told.
+            StoreUnavailable: SQS refused or did not answer.
+        """
         try:
-            return sorted(self._queues(), key=lambda queue: queue.name)
+            found = sorted(self._queues(), key=lambda queue: queue.name)
         except (ClientError, BotoCoreError) as error:
             raise _failure(error) from error
+        if not found:
+            raise OperatorError(
+                f"no stack {self._prefix[:-1]} has queues here: look at LENTICULAR_STACK, "
+                "AWS_DEFAULT_REGION and whose the AWS credentials are"
+            )
+        return found
 
     def replay(self, name: str) -> int:
         """Send the dead letters of a queue back to it; return how many.
@@ -102,8 +113,7 @@ class DeadLetters:
     def _named(self, name: str) -> QueueWithDeadLetters:
         known = {queue.name: queue for queue in self.all()}
         if name not in known:
-            names = ", ".join(known) or "none"
-            raise OperatorError(f"the stack has no queue {name}; it has: {names}")
+            raise OperatorError(f"the stack has no queue {name}; it has: {', '.join(known)}")
         return known[name]
 
     def _queues(self) -> Iterator[QueueWithDeadLetters]:

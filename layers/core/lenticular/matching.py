@@ -56,6 +56,17 @@ _NUMBER_VRS: Final = frozenset({"DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", 
 _GROUPS: Final = ("Alphabetic", "Ideographic", "Phonetic")
 
 
+def kind_of_matching(vr: str, tag: int) -> str:
+    """Name what an attribute is matched by beside the kinds that all have; "" where it is not."""
+    if tag in _QUALIFIERS:
+        return ""
+    if vr in _KINDS:
+        return "range"
+    if vr in _WILDCARD_VRS:
+        return "wildcard"
+    return {"UI": "list of UID", "SQ": "sequence"}.get(vr, "single value")
+
+
 def compile_key(vr: str, tag: int, key: Mapping[str, Any]) -> Matcher:
     """Compile a key of an attribute that has this VR.
 

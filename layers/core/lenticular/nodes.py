@@ -105,13 +105,16 @@ def node_of(entry: object) -> Node:
     port = entry.get("port")
     if port is not None and not (type(port) is int and 1 <= port <= 65535):  # noqa: PLR2004
         raise ValueError("port must be a whole number from 1 to 65535")
-    if "/" in address:
+    is_cidr = "/" in address
+    # No host's name is digits and dots alone (RFC 1123 2.1), so it is a number mistyped.
+    if is_cidr or not address.strip("0123456789."):
         try:
             ipaddress.ip_network(address, strict=False)
         except ValueError as error:
-            raise ValueError("address looks like a CIDR but is not one") from error
-        if port is not None:
-            raise ValueError("address is a CIDR, so we cannot send to it: leave out port")
+            what = "a CIDR" if is_cidr else "an IP address"
+            raise ValueError(f"address looks like {what} but is not one") from error
+    if is_cidr and port is not None:
+        raise ValueError("address is a CIDR, so we cannot send to it: leave out port")
     return Node(aet, address, port, *_policies(entry))
 
 

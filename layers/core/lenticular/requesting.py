@@ -5,7 +5,7 @@ Its threads race with each other in two places. `establish` is what to call, and
 
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from pydicom.uid import UID
 from pynetdicom import AE, evt
@@ -15,6 +15,11 @@ from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
 
 _Handlers: TypeAlias = Sequence[tuple[evt.EventType, Callable[[evt.Event], Any]]]
+
+#: Result of a presentation context that is known there and not for us, PS3.8 table 9-18.
+_USER_REJECTION: Final = 1
+#: What becomes of a call that nobody takes.
+UNREACHED: Final = "cannot be reached: is it running, and are its address and port right?"
 
 
 class NotEstablished(Exception):
@@ -29,7 +34,7 @@ class Unanswered(NotEstablished):
         super().__init__(
             "ended the connection, or did not answer the association request"
             if connected
-            else "cannot be reached"
+            else UNREACHED
         )
         self.connected = connected
 
@@ -75,19 +80,25 @@ def establish(  # noqa: PLR0913 - whom to ask, and for what
     # By what was received: pynetdicom takes a refusal that comes together with the end of the
     # connection for a connection that never was.
     if refusals:
-        raise NotEstablished(_refused(refusals[0]))
+        raise NotEstablished(_refused(refusals[0], ae_title, ae.ae_title))
     if opened.rejected_contexts:
         names = {UID(str(each.abstract_syntax)).name for each in contexts}
         what = names.pop() if len(names) == 1 else "any of the proposed services"
+        if {each.result for each in opened.rejected_contexts} == {_USER_REJECTION}:
+            raise NotEstablished(f"does not let {ae.ae_title} use {what}")
         raise NotEstablished(f"does not accept {what}")
     raise Unanswered(connected=bool(connected))
 
 
-def _refused(refusal: A_ASSOCIATE_RJ | A_ABORT_RQ) -> str:
+def _refused(refusal: A_ASSOCIATE_RJ | A_ABORT_RQ, called: str, calling: str) -> str:
     if isinstance(refusal, A_ABORT_RQ):
         return "aborted the association"
-    reason = refusal.reason_str
-    return f"refused the association: {reason[0].lower()}{reason[1:]}"
+    reason = refusal.reason_str.replace("recognised", "recognized")
+    to_mend = {
+        "Called AE title not recognized": f", it is not {called}",
+        "Calling AE title not recognized": f", so {calling} has to be a node there, by our address",
+    }
+    return f"refused the association: {reason[0].lower()}{reason[1:]}{to_mend.get(reason, '')}"
 
 
 def keep_answers(association: Association) -> None:

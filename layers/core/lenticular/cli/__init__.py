@@ -16,7 +16,7 @@ import click
 from lenticular.errors import LenticularError
 from lenticular.settings import unknown_variables
 
-from .exit_codes import MEANING, ExitCode, exit_code
+from .exit_codes import MEANING, ExitCode, exit_code, to_be_changed
 
 #: The module of each command, and what `lenticular --help` says of it.
 _COMMANDS: Final = {
@@ -81,7 +81,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except LenticularError as error:
-            click.echo(str(error), err=True)
+            click.echo("; ".join(filter(None, (str(error), to_be_changed(error)))), err=True)
             sys.exit(exit_code(error))
         except BrokenPipeError:
             raise  # click ends quietly: who read our output wants no more of it

@@ -42,7 +42,7 @@ def _since(days: int) -> datetime:
 @_DAYS
 @printing.as_json
 def list_commitments(state: str | None, *, lost: bool, days: int, as_json: bool) -> None:
-    """Print how far every commitment is, who asked, and what keeps it.
+    """Print every commitment: who asked, how far it is, what keeps it.
 
     After the loss of the table requests are in the bucket only: --lost lists those.
     """
@@ -70,7 +70,7 @@ def list_commitments(state: str | None, *, lost: bool, days: int, as_json: bool)
 @click.argument("transaction_uid")
 @printing.as_json
 def show_commitment(requester: str, transaction_uid: str, *, as_json: bool) -> None:
-    """Print a commitment and, of each instance, whether it is committed to."""
+    """Print a commitment, and the result of each of its instances."""
     transactions = stores.transactions()
     key = TransactionKey(requester, transaction_uid)
     request, transaction = transactions.request(key), transactions.find(key)
@@ -106,7 +106,7 @@ def show_commitment(requester: str, transaction_uid: str, *, as_json: bool) -> N
 def retry_commitments(
     requester: str | None, transaction_uid: str | None, *, undelivered: bool, lost: bool, days: int
 ) -> None:
-    """Check a commitment anew and report it, as if its requester asked again."""
+    """Check a commitment anew, as if its requester asked again."""
     transactions = stores.transactions()
     if [undelivered, lost, transaction_uid is not None].count(True) != 1:
         raise OperatorError(

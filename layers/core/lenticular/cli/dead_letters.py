@@ -13,7 +13,7 @@ def dead_letters() -> None:
 @dead_letters.command("list")
 @printing.as_json
 def list_dead_letters(*, as_json: bool) -> None:
-    """Print how many messages of each queue wait, and how many are dead letters."""
+    """Count the messages and the dead letters of each queue."""
     rows = (
         {"queue": queue.name, "waiting": queue.waiting, "dead_letters": queue.dead}
         for queue in stores.dead_letters().all()
@@ -32,7 +32,7 @@ def list_dead_letters(*, as_json: bool) -> None:
 )
 @printing.as_json
 def show_dead_letters(queue: str, *, limit: int, as_json: bool) -> None:
-    """Print when the dead letters of QUEUE were sent, how often they were tried, and of what."""
+    """Print dead letters of QUEUE: when sent, how often tried, of what."""
     printing.print_rows(
         (
             {
@@ -50,5 +50,5 @@ def show_dead_letters(queue: str, *, limit: int, as_json: bool) -> None:
 @dead_letters.command("replay")
 @click.argument("queue")
 def replay_dead_letters(queue: str) -> None:
-    """Send the dead letters of QUEUE, a name that `list` prints, back to it."""
+    """Send the dead letters of QUEUE back to it. `list` prints the names of queues."""
     click.echo(f"{stores.dead_letters().replay(queue)} messages sent back to {queue}")

@@ -21,6 +21,7 @@ from lenticular.index_items import Item
 from lenticular.originals import write_original
 
 from . import printing, stores, trail
+from .disk import naming
 from .exit_codes import NotAllIsWell
 from .pace import progress_bar
 
@@ -65,6 +66,7 @@ def export(studies: tuple[str, ...], folder: Path, *, no_audit: bool, as_json: b
     told = _Told({uid: patient_id_of(item) for uid, item in found.items()})
     try:
         with (
+            naming(folder),
             progress_bar(total, "instances") as bar,
             # Beside the files, so that each is moved and not copied.
             tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch,

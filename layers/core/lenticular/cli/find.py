@@ -22,6 +22,7 @@ from lenticular.status import Status, StoreStatus
 
 from . import printing
 from .association_requests import to_receive
+from .disk import naming
 from .exit_codes import NotAllIsWell, PeerFailed
 from .pace import progress_bar
 from .peers import Peer, peer_named, this_node
@@ -162,6 +163,7 @@ def _get(peer: Peer, asked: "Dataset", study: str, folder: Path) -> int:
     from .service_user import get as get_from
 
     received = 0
+    unwritten: list[OSError] = []
 
     def receive(event: Any) -> int:  # noqa: ANN401 - pynetdicom has no narrower type
         nonlocal received
@@ -172,8 +174,13 @@ def _get(peer: Peer, asked: "Dataset", study: str, folder: Path) -> int:
             str(request.AffectedSOPInstanceUID),
             str(event.context.transfer_syntax),
         )
-        if not _write(folder, data_set, *uids):
-            return StoreStatus.CANNOT_UNDERSTAND
+        try:
+            with naming(folder):
+                if not _write(folder, data_set, *uids):
+                    return StoreStatus.CANNOT_UNDERSTAND
+        except OSError as error:
+            unwritten.append(error)
+            return StoreStatus.OUT_OF_RESOURCES
         received += 1
         return Status.SUCCESS
 
@@ -181,6 +188,8 @@ def _get(peer: Peer, asked: "Dataset", study: str, folder: Path) -> int:
     contexts = to_receive(_classes_in(peer, study))
     with progress_bar(0, "instances") as bar:
         for ended in get_from(peer, asked, contexts, receive):
+            if unwritten:
+                raise unwritten[0]  # our disk's failure; what is left need not be sent
             bar.length = ended.completed + ended.failed + ended.warning + ended.remaining
             bar.update(received - bar.pos)
     if ended is None or (not ended.is_whole and not received):

@@ -54,7 +54,10 @@ def import_folder(  # noqa: PLR0913 - options of a command
     tls: TlsOptions,
     as_json: bool,
 ) -> None:
-    """Send every DICOM file of folders to this node; LENTICULAR_HOST says where its gateway is."""
+    """Send every DICOM file of folders to this node.
+
+    LENTICULAR_HOST says where its gateway is.
+    """
     checks = Checks.wanted("none", unknown_classes=unknown_classes)
     send_files(this_node(tls), paths, checks, state_file, retries, rate).print(as_json=as_json)
 
@@ -85,11 +88,12 @@ def import_node(  # noqa: PLR0913 - options of a command
     tls: TlsOptions,
     as_json: bool,
 ) -> None:
-    """Have the PACS PEER send its studies to this node, which it must know by its AE title.
+    """Have the PACS PEER send its studies to this node.
 
-    Which studies there are is asked by C-FIND, then each is moved by C-MOVE. Many PACS answer some
-    hundred matches at most, so ask by --dates. A study of which less is sent than C-FIND says there
-    is was not imported. Whether PEER sends with TLS is set there.
+    PEER must know this node by its AE title. Which studies there are is asked by C-FIND, then each
+    is moved by C-MOVE. Many PACS answer some hundred matches at most, so ask by --dates. A study of
+    which less is sent than C-FIND says there is was not imported. Whether PEER sends with TLS is
+    set there.
     """
     peer = peer_named(source, tls)
     destination = own_ae_title()

@@ -24,7 +24,7 @@ def nodes() -> None:
 @nodes.command("list")
 @printing.as_json
 def list_nodes(*, as_json: bool) -> None:
-    """Print AE title, address, port, permissions and associations of every node."""
+    """Print every node: AE title, address, port, what it may."""
     printing.print_rows(map(_facts, stores.node_table().all()), as_json=as_json)
 
 
@@ -48,7 +48,10 @@ def list_nodes(*, as_json: bool) -> None:
 def add_node(
     aet: str, address: str, port: int | None, *, may: tuple[str, ...], associations: str
 ) -> None:
-    """Add the node AET at ADDRESS, or change it; without PORT we never send to it."""
+    """Add the node AET at ADDRESS, or change it.
+
+    Without PORT we never send to it.
+    """
     entry = {"aet": aet, "address": address, "port": port, "associations": associations}
     try:
         node = node_of({**entry, "may": list(may or PERMISSIONS)})
@@ -74,13 +77,16 @@ def remove_node(aet: str) -> None:
 @tls_options
 @printing.as_json
 def echo_nodes(aets: tuple[str, ...], *, tls: TlsOptions, as_json: bool) -> None:
-    """Send C-ECHO to nodes, all that have a port by default; print status and milliseconds.
+    """Send C-ECHO to nodes, to all that have a port by default.
 
-    AET@address:port is a peer that is no node. The echo goes out from this machine.
+    Status and milliseconds are printed. AET@address:port is a peer that is no node. The echo goes
+    out from this machine.
     """
     from .service_user import echo
 
     names = aets or [node.aet for node in stores.node_table().all() if node.port is not None]
+    if not names:
+        click.echo("there is no node with a port, so none was called", err=True)
     rows, failed = [], 0
     for name in names:
         peer = peer_named(name, tls)
@@ -114,7 +120,10 @@ def echo_nodes(aets: tuple[str, ...], *, tls: TlsOptions, as_json: bool) -> None
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--replace", is_flag=True, help="Remove the nodes that FILE does not name.")
 def import_nodes(file: Path, *, replace: bool) -> None:
-    """Add or change the nodes of FILE, a nodes file; the gateway follows within seconds."""
+    """Add or change the nodes of FILE, a nodes file.
+
+    The gateway follows within seconds.
+    """
     read = read_nodes_file(file)
     table = stores.node_table()
     if replace:

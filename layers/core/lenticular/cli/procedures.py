@@ -35,7 +35,7 @@ def procedures() -> None:
 @click.option("--incomplete", is_flag=True, help="Only those of which something has not come.")
 @printing.as_json
 def list_procedures(*, days: int, study: str | None, incomplete: bool, as_json: bool) -> None:
-    """Print state, instances that came of those announced, who, when, and the UIDs."""
+    """Print steps: state, instances announced and come, who, when, UIDs."""
     index, archive = stores.index(), stores.archive()
     found = index.procedures(study) if study else _started_within(index, timedelta(days=days))
     looked_at = (counted_again(archive, index, procedure) for procedure in found)
@@ -47,7 +47,7 @@ def list_procedures(*, days: int, study: str | None, incomplete: bool, as_json: 
 @click.argument("uid")
 @printing.as_json
 def show_procedure(uid: str, *, as_json: bool) -> None:
-    """Print the step with the SOP Instance UID UID, and what it announced and has not come."""
+    """Print the step of this SOP Instance UID, and what has not come."""
     step = newest(stores.archive(), uid) if is_uid(uid) else None
     if step is None:
         raise OperatorError(f"there is no performed procedure step {uid}")

@@ -47,7 +47,7 @@ def list_quarantined(*, as_json: bool = False) -> None:
 @click.argument("object_key")
 @printing.as_json
 def show_quarantined(object_key: str, *, as_json: bool) -> None:
-    """Print what is known of the object OBJECT_KEY in quarantine; of the patient, nothing."""
+    """Print what is known of an object, and of the patient nothing."""
     item = _listed(object_key)
     stored = stores.archive().head(object_key, _HEAD_BYTES)
     facts: dict[str, object] = {
@@ -73,7 +73,10 @@ def show_quarantined(object_key: str, *, as_json: bool) -> None:
 @click.option("--all", "everything", is_flag=True, help="Every object in quarantine.")
 @printing.as_json
 def retry_quarantined(object_keys: tuple[str, ...], *, everything: bool, as_json: bool) -> None:
-    """Place objects in the index if that is possible now, and say of each other why not."""
+    """Place objects in the index, if that is possible now.
+
+    Of each other one the reason is printed.
+    """
     if everything == bool(object_keys):
         raise OperatorError("name objects as `lenticular quarantine list` does, or say --all")
     index, archive, client = stores.index(), stores.archive(), s3_client()

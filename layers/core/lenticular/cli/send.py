@@ -225,7 +225,7 @@ class Checks:
 
 def send_files(  # noqa: PLR0913, PLR0917 - what, where to, and how patiently
     peer: Peer,
-    paths: Iterable[Path],
+    paths: Sequence[Path],
     checks: Checks,
     state_file: Path | None,
     retries: int,
@@ -236,6 +236,7 @@ def send_files(  # noqa: PLR0913, PLR0917 - what, where to, and how patiently
     """Check files, send those that may be sent, and return what became of each.
 
     Raises:
+        OperatorError: there is nothing of DICOM to send.
         PeerFailed: the peer could not be reached at all.
     """
     outcome = Outcome()
@@ -249,6 +250,9 @@ def send_files(  # noqa: PLR0913, PLR0917 - what, where to, and how patiently
                 outcome.before += 1
             elif checks.conforms(file, outcome):
                 waiting.append(file)
+        if not (waiting or outcome.before or outcome.problems):
+            names = " ".join(map(str, paths))
+            raise OperatorError(f"there is no DICOM file in {names}: {outcome.others} other files")
         if only_check:
             outcome.fit = len(waiting)
             return outcome

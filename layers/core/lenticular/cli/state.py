@@ -14,6 +14,8 @@ import click
 
 from lenticular.errors import OperatorError
 
+from .disk import naming
+
 Facts = Mapping[str, Any]
 
 #: The option of commands that can be resumed.
@@ -82,9 +84,10 @@ class State:
             self._path.unlink(missing_ok=True)
 
     def _write(self, facts: Facts) -> None:
-        if self._file is not None:
-            self._file.write(json.dumps(facts) + "\n")
-            self._file.flush()
+        if self._file is not None and self._path is not None:
+            with naming(self._path):
+                self._file.write(json.dumps(facts) + "\n")
+                self._file.flush()
 
     def __exit__(
         self,

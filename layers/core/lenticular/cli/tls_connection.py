@@ -8,6 +8,8 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
+from lenticular.requesting import UNREACHED
+
 from .peers import Peer
 from .tls import Tls
 
@@ -29,7 +31,7 @@ class TlsConnection(AssociationSocket):
     ) -> None:
         """Prepare to connect to `peer`."""
         super().__init__(association, address=bind)
-        self.problem = "cannot be reached"
+        self.problem = UNREACHED
         self.version: str | None = None
         self._peer = peer
         self._tls = tls
