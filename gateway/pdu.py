@@ -156,6 +156,8 @@ PDV_HEADER: Final = struct.Struct(">IBB")
 _P_DATA_HEADER: Final = struct.Struct(">BxIIBB")
 _SHORT_PDU: Final = struct.Struct(">BxIxxBB")
 
+_PADDING: Final = memoryview(b"\0")
+
 #: Length field of RJ, RELEASE and ABORT PDUs, PS3.8 9.3.4 and 9.3.6 to 9.3.8.
 SHORT_PDU_BYTES: Final = 4
 #: Context ID and control header, which a PDV's length counts, PS3.8 9.3.5.1.
@@ -181,7 +183,11 @@ def release_pdu(pdu: Pdu) -> bytes:
 def p_data_pdus(
     context_id: int, kind: int, chunks: Iterable[bytes | memoryview], size: int
 ) -> Iterator[list[bytes | memoryview]]:
-    """Yield the P-DATA-TF PDUs of one command or data set, one PDV each, as pieces to be joined."""
+    """Yield the P-DATA-TF PDUs of one command or data set, one PDV each, as pieces to be joined.
+
+    `size` is even. A data set is odd where it was stored with a value of odd length; a fragment
+    must not be (PS3.8 E.1), and DCMTK breaks off. So a zero byte follows, which it lets pass.
+    """
     pending: list[memoryview] = []
     pending_bytes = 0
     for chunk in chunks:
@@ -195,6 +201,9 @@ def p_data_pdus(
             pending.append(piece)
             pending_bytes += len(piece)
             rest = rest[len(piece) :]
+    if pending_bytes % 2:
+        pending.append(_PADDING)
+        pending_bytes += len(_PADDING)
     yield [p_data_header(context_id, kind | LAST_FRAGMENT, pending_bytes), *pending]
 
 

@@ -558,7 +558,7 @@ class Wire:
         pieces: list[bytes | memoryview] = []
         for data in data_sets:
             pieces.append(commands)
-            if len(data) <= size:
+            if len(data) <= size and len(data) % 2 == 0:
                 header = p_data_header(context_id, DATA_SET_FRAGMENT | LAST_FRAGMENT, len(data))
                 pieces += (header, data)
             else:

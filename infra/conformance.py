@@ -132,7 +132,8 @@ the delimiter of a value of undefined length, is answered C000; zeros behind the
 {statuses(StoreStatus)}
 
 As SCU (sub-operation of C-MOVE and C-GET) an instance is sent in the transfer syntax it came in if the receiver accepts that,
-else in that of a lossless form of it that the archive keeps, else uncompressed with every value as it was. 0000 and
+else in that of a lossless form of it that the archive keeps, else uncompressed with every value as it was. Behind a data set of
+an odd number of bytes, which a value of odd length makes, a zero byte is sent (PS3.8 E.1). 0000 and
 the warnings (Bxxx, 0107, 0116, 0001) count as completed, anything else as failed; of a C-MOVE it is tried once more on a fresh association,
 and so is what S3 did not give. A destination that refuses for the moment or does not listen is asked again for some seconds.
 

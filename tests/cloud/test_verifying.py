@@ -195,9 +195,15 @@ def test_a_form_of_a_content_that_is_not_shown_is_indexed_once(store: Store) -> 
     )
     assert index_objects(store.archive, store.index(), [first, last]) == []
     form = transcoded(store, first)
-    assert verified(store, "1.2.62") == [Finding(Kind.FORM_NOT_INDEXED, form, repaired=True)]
     assert verified(store, "1.2.62") == []
     found = items(store, "1.2.62")
+    item = found["INSTANCE#1.2.62.1#1.2.62.1.1"]
+    assert item["object_key"] == last
+    without = {name: value for name, value in item.items() if name != "forms"}
+    assert store.index().replace(without, item)
+    assert verified(store, "1.2.62") == [Finding(Kind.FORM_NOT_INDEXED, form, repaired=True)]
+    assert verified(store, "1.2.62") == []
+    assert items(store, "1.2.62") == found
     rebuild_study(store.archive, store.index(), "1.2.62")
     assert items(store, "1.2.62") == found
 

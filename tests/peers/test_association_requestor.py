@@ -104,6 +104,25 @@ def test_dcmtk_receives_stored_bytes_as_they_are(tmp_path: Path, max_pdu: str) -
 
 
 @pytest.mark.peers
+@pytest.mark.parametrize("max_pdu", ["4096", "131072"])
+def test_dcmtk_receives_a_data_set_of_odd_length_with_a_zero_behind_it(
+    tmp_path: Path, max_pdu: str
+) -> None:
+    _, even = ct_file(tmp_path, 1)
+    odd = even + struct.pack("<HH2sH", 0x7FE1, 0x0010, b"LO", 3) + b"ODD"
+    with storescp(tmp_path / "received", "-pdu", max_pdu) as port, ask(port) as association:
+        response = association.store(
+            association.accepted[CT, EXPLICIT],
+            sop_class_uid=CT,
+            sop_instance_uid="1.2.3.1",
+            data=odd,
+        )
+        assert response.status == 0
+    [received] = (tmp_path / "received").iterdir()
+    assert received.read_bytes().endswith(odd + b"\0")
+
+
+@pytest.mark.peers
 def test_pynetdicom_receives_the_move_originator() -> None:
     requests: list[Any] = []
 

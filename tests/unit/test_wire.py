@@ -129,7 +129,7 @@ def test_pdus_are_no_longer_than_the_peer_takes_nor_than_is_good(limit: int, mos
     with left, right:
         ours = wire(left, State.DATA_TRANSFER)
         ours.set_peer_max_pdu(limit)
-        thread = threading.Thread(target=ours.send_message, args=(1, b"c", [bytes(300_000)]))
+        thread = threading.Thread(target=ours.send_message, args=(1, b"co", [bytes(300_000)]))
         thread.start()
         lengths: list[int] = []
         control = 0
@@ -140,12 +140,12 @@ def test_pdus_are_no_longer_than_the_peer_takes_nor_than_is_good(limit: int, mos
                 lengths.append(length)
         thread.join()
         assert max(lengths) == most
-        assert sum(lengths) - 6 * len(lengths) == 300_001
+        assert sum(lengths) - 6 * len(lengths) == 300_002
 
 
 @pytest.mark.parametrize("limit", [0, 4096, 7])
 def test_messages_that_are_sent_together_come_as_if_sent_one_by_one(limit: int) -> None:
-    data_sets = [bytes([number]) * length for number, length in enumerate((300, 2, 4090, 9000, 64))]
+    data_sets = [bytes([number]) * length for number, length in enumerate((300, 2, 4090, 9001, 63))]
     received = []
     for together in (True, False):
         left, right = socket.socketpair()

@@ -131,8 +131,9 @@ class Transcoder:
             form = self._form(original, stored, file)
         except LeftAlone as left_alone:
             return self._left_alone(original, stored, left_alone.reason)
-        shown = self._index.record_converted(original, Converted((form,)))
-        retired = self._retire_originals and shown and self._retire(original, form)
+        # Also that of a content that is not shown, as in a rebuild: `verify` would miss it.
+        known = self._index.record_converted(original, Converted((form,)), shown=False)
+        retired = self._retire_originals and known and self._retire(original, form)
         return Outcome(
             form.transfer_syntax_uid, None, stored.size, form.size, retired=bool(retired)
         )
