@@ -136,7 +136,7 @@ def test_a_key_is_used_by_way_of_the_services_that_hold_the_data_only(
         if isinstance(part, dict) and part.get("Effect") == "Allow"
         if any(action.startswith("kms:") for action in listed(part["Action"]))
     ]
-    assert len(allowed) == 5
+    assert len(allowed) == 6
     for statement in allowed:
         assert statement["Resource"] != "*"
         for service in listed(statement["Condition"]["StringEquals"]["kms:ViaService"]):

@@ -7,7 +7,15 @@ from typing import get_args
 import click
 
 from lenticular.errors import OperatorError
-from lenticular.nodes import PERMISSIONS, Associations, Node, entry_of, node_of, read_nodes_file
+from lenticular.nodes import (
+    PERMISSIONS,
+    Associations,
+    Node,
+    TlsUse,
+    entry_of,
+    node_of,
+    read_nodes_file,
+)
 from lenticular.status import Status
 
 from . import printing, stores
@@ -24,7 +32,7 @@ def nodes() -> None:
 @nodes.command("list")
 @printing.as_json
 def list_nodes(*, as_json: bool) -> None:
-    """Print AE title, address, port, permissions and associations of every node."""
+    """Print AE title, address, port, permissions, associations and TLS of every node."""
     printing.print_rows(map(_facts, stores.node_table().all()), as_json=as_json)
 
 
@@ -45,11 +53,18 @@ def list_nodes(*, as_json: bool) -> None:
     show_default=True,
     help="How it is sent to.",
 )
-def add_node(
-    aet: str, address: str, port: int | None, *, may: tuple[str, ...], associations: str
+@click.option(
+    "--tls",
+    type=click.Choice(get_args(TlsUse)),
+    default="none",
+    show_default=True,
+    help="Whether we call it by TLS; its certificate must be for ADDRESS (host), or need not be.",
+)
+def add_node(  # noqa: PLR0913 - what there is to know of a node
+    aet: str, address: str, port: int | None, *, may: tuple[str, ...], associations: str, tls: str
 ) -> None:
     """Add the node AET at ADDRESS, or change it; without PORT we never send to it."""
-    entry = {"aet": aet, "address": address, "port": port, "associations": associations}
+    entry = {"aet": aet, "address": address, "port": port, "associations": associations, "tls": tls}
     try:
         node = node_of({**entry, "may": list(may or PERMISSIONS)})
     except ValueError as error:
@@ -76,7 +91,8 @@ def remove_node(aet: str) -> None:
 def echo_nodes(aets: tuple[str, ...], *, tls: TlsOptions, as_json: bool) -> None:
     """Send C-ECHO to nodes, all that have a port by default; print status and milliseconds.
 
-    AET@address:port is a peer that is no node. The echo goes out from this machine.
+    AET@address:port is a peer that is no node. The echo goes out from this machine, by TLS to a
+    node that is called so.
     """
     from .service_user import echo
 
