@@ -14,6 +14,7 @@ from lenticular.aws import Patience, dynamodb_client, s3_client
 from lenticular.index import Index
 from lenticular.nodes import NodeTable
 from lenticular.settings import GatewaySettings
+from lenticular.tls_calling import CallingFiles
 from lenticular.transactions import Transactions
 from lenticular.validation import Validator
 
@@ -35,7 +36,7 @@ from .retrieval import Memory
 from .server import Server, Slots
 from .spool import Spool
 from .storage import StorageService
-from .tls import Certificates, TlsFiles
+from .tls import Calling, Certificates, TlsFiles
 from .verification import VerificationService
 
 if TYPE_CHECKING:
@@ -171,6 +172,7 @@ def _services(  # noqa: PLR0913 - what they look into, and who hears of them
             custody,
             nodes.find,
             memory,
+            tls_with=_calling(settings).with_node,
             ae_title=settings.ae_title,
             max_pdu_bytes=settings.max_pdu_bytes,
             dimse_seconds=settings.dimse_seconds,
@@ -198,3 +200,10 @@ def _tls_context(settings: GatewaySettings) -> Callable[[], ssl.SSLContext] | No
         settings.tls_profile,
     )
     return certificates.context
+
+
+def _calling(settings: GatewaySettings) -> Calling:
+    files = CallingFiles(
+        authority=settings.tls_ca, certificate=settings.tls_certificate, key=settings.tls_key
+    )
+    return Calling(files, settings.tls_profile)

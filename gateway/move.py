@@ -23,6 +23,7 @@ from lenticular.errors import StoreUnavailable
 from lenticular.index import Index
 from lenticular.nodes import Node
 from lenticular.status import MoveStatus, Status
+from lenticular.tls_calling import Tls
 from lenticular.transfer_syntaxes import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 
 from .association import Association
@@ -76,16 +77,21 @@ class MoveService:
         find_node: Callable[[str], Node | None],
         memory: Memory,
         *,
+        tls_with: Callable[[Node], Tls | None],
         ae_title: str,
         max_pdu_bytes: int,
         dimse_seconds: float,
         audit: AuditTrail | None = None,
     ) -> None:
-        """Send from `custody` what `index` names, as `ae_title`, to nodes `find_node` knows."""
+        """Send from `custody` what `index` names, as `ae_title`, to nodes `find_node` knows.
+
+        `tls_with` says how TLS is spoken with a node, `None` where it is called without.
+        """
         self._index = index
         self._custody = custody
         self._find_node = find_node
         self._memory = memory
+        self._tls_with = tls_with
         self._ae_title = ae_title
         self._max_pdu_bytes = max_pdu_bytes
         self._dimse_seconds = dimse_seconds
@@ -136,6 +142,7 @@ class MoveService:
             contexts=contexts,
             max_pdu_bytes=self._max_pdu_bytes,
             dimse_seconds=self._dimse_seconds,
+            tls=self._tls_with(node),
             interrupted=interrupted,
         )
 

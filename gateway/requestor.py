@@ -13,6 +13,7 @@ from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
 from lenticular.sop_classes import VERIFICATION
+from lenticular.tls_calling import Tls
 
 from .abandoned import ABANDONED
 from .command_set import CommandField, CommandSet, Priority
@@ -207,7 +208,7 @@ def open_association(  # noqa: PLR0913 - each is negotiated or limits what a pee
     artim_seconds: float = 30,
     dimse_seconds: float = 60,
     roles: Mapping[str, Roles] = _NO_ROLES,
-    tls: ssl.SSLContext | None = None,
+    tls: Tls | None = None,
     interrupted: Callable[[], bool] | None = None,
 ) -> RequestedAssociation:
     """Connect, negotiate `contexts`: pairs of abstract syntax and transfer syntaxes, 128 at most.
@@ -217,7 +218,7 @@ def open_association(  # noqa: PLR0913 - each is negotiated or limits what a pee
     whenever the peer keeps us waiting, now and later, whether the association is wanted no more.
 
     Raises:
-        ConnectionFailed: nobody listens there, or TLS failed.
+        ConnectionFailed: nobody listens there, or there is no TLS session with who does.
         AssociationRefused: the peer rejected it; the sentence names the reason.
         AssociationAborted: it ended instead of being answered.
         PeerTimeout: there was no answer in `artim_seconds`.
@@ -250,6 +251,14 @@ def open_association(  # noqa: PLR0913 - each is negotiated or limits what a pee
             ),
         )
         answer = _answer(wire, peer_name)
+    except AssociationAborted as error:
+        wire.close()
+        if tls is None or error.outcome is not Outcome.CONNECTION_LOST:
+            raise
+        # In TLS 1.3 a client has shaken hands before the server has seen its certificate.
+        lost = error.__cause__
+        why = tls.problem(lost, address) if isinstance(lost, ssl.SSLError) else tls.silence()
+        raise ConnectionFailed(f"{peer_name} {why}") from error
     except BaseException:
         wire.close()
         raise
@@ -265,31 +274,36 @@ def _connect(  # noqa: PLR0913, PLR0917 - what `open_association` was given
     port: int,
     peer_name: str,
     connect_seconds: float,
-    tls: ssl.SSLContext | None,
+    tls: Tls | None,
     interrupted: Callable[[], bool] | None,
 ) -> socket.socket:
-    try:
-        if interrupted is None:
-            sock = socket.create_connection((address, port), timeout=connect_seconds)
-        else:
-            sock = _connected(address, port, connect_seconds, interrupted)
+    def connect() -> socket.socket:
+        sock = socket.create_connection((address, port), timeout=connect_seconds)
         try:
             tune(sock)
-            return sock if tls is None else tls.wrap_socket(sock, server_hostname=address)
+            return sock if tls is None else _shake_hands(sock, address, peer_name, tls)
         except BaseException:
             sock.close()
             raise
+
+    try:
+        return connect() if interrupted is None else _unless(interrupted, connect)
     except OSError as error:
         reason = "no answer in time" if isinstance(error, TimeoutError) else error.strerror or error
         raise ConnectionFailed(f"{peer_name} cannot be reached: {reason}") from error
 
 
-def _connected(
-    address: str, port: int, connect_seconds: float, interrupted: Callable[[], bool]
-) -> socket.socket:
+def _shake_hands(sock: socket.socket, address: str, peer_name: str, tls: Tls) -> socket.socket:
+    try:
+        return tls.context.wrap_socket(sock, server_hostname=address)
+    except OSError as error:
+        raise ConnectionFailed(f"{peer_name} {tls.problem(error, address)}") from error
+
+
+def _unless(interrupted: Callable[[], bool], connect: Callable[[], socket.socket]) -> socket.socket:
     """Connect in another thread, and look meanwhile whether that is still wanted."""
     pool = ThreadPoolExecutor(1, "connect")
-    connecting = pool.submit(socket.create_connection, (address, port), timeout=connect_seconds)
+    connecting = pool.submit(connect)
     pool.shutdown(wait=False)
     with contextlib.ExitStack() as giving_up:
         giving_up.callback(connecting.add_done_callback, _close_at_once)

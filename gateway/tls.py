@@ -1,7 +1,7 @@
-"""TLS behind the DICOM port, with certificates that change while we serve.
+"""TLS behind the DICOM port and towards nodes, with certificates that change while we serve.
 
 The context that a connection gets stays its own for as long as it lives. Whoever renews a
-certificate replaces its files; connections that arrive a few seconds later see the new one. Files
+certificate replaces its files; connections made a few seconds later have the new one. Files
 that do not fit together (a new certificate beside the key of the old one, for a moment or for good)
 change nothing but the log.
 """
@@ -10,21 +10,31 @@ import contextlib
 import logging
 import socket
 import ssl
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 from typing import Final
 
 from lenticular.errors import OperatorError
+from lenticular.nodes import Node
 from lenticular.settings import TlsProfile
 from lenticular.tls import keep_to, why
+from lenticular.tls_calling import CallingFiles, Remedies, Tls
 
 _log: Final = logging.getLogger(__name__)
 
-#: How old a look at the files may be when a connection arrives.
+#: How old a look at the files may be when a connection is made.
 _LOOK_SECONDS: Final = 2.0
+
+_REMEDIES: Final = Remedies(
+    authority="LENTICULAR_TLS_CA must name the PEM file of who issued it",
+    any_host="let the node say `tls: any-host`, which takes LENTICULAR_TLS_CA",
+    certificate="LENTICULAR_TLS_CERTIFICATE and LENTICULAR_TLS_KEY must name it",
+    plain="let the node say `tls: none`",
+)
 
 _PEM_BEGIN: Final = "-----BEGIN CERTIFICATE-----"
 _PEM_END: Final = "-----END CERTIFICATE-----"
@@ -42,55 +52,97 @@ class TlsFiles:
     key: Path
     client_ca: Path | None = None
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Every file that is read."""
+        files = (self.certificate, self.key, self.client_ca)
+        return tuple(path for path in files if path is not None)
+
+    def context(self, profile: TlsProfile) -> ssl.SSLContext:
+        """Make the context of an acceptor, or raise `OperatorError` when the files do not do."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        keep_to(context, profile)
+        try:
+            # Without this OpenSSL would ask on the terminal for a password.
+            context.load_cert_chain(self.certificate, self.key, password="")
+            if self.client_ca is not None:
+                context.load_verify_locations(self.client_ca)
+                context.verify_mode = ssl.CERT_REQUIRED
+        except OSError as error:
+            raise OperatorError(
+                f"TLS cannot be spoken with the certificate {self.certificate}: {why(error)}"
+            ) from error
+        return context
+
 
 class Certificates:
-    """The TLS context for a connection that arrives now. Used by one thread."""
+    """The TLS context for a connection that is made now. Safe to share between threads."""
 
     def __init__(
-        self, files: TlsFiles, profile: TlsProfile, *, clock: Callable[[], float] = monotonic
+        self,
+        files: TlsFiles | CallingFiles,
+        profile: TlsProfile,
+        *,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         """Read the files, or raise `OperatorError`."""
         self._files = files
         self._profile: TlsProfile = profile
         self._clock = clock
+        self._lock = threading.Lock()
         self._seen = self._stamps()
         self._looked = clock()
-        try:
-            self._context = make_context(files, profile)
-        except OSError as error:
-            raise OperatorError(
-                f"TLS cannot be spoken with the certificate {files.certificate}: {why(error)}"
-            ) from error
+        self._context = files.context(profile)
 
     def context(self) -> ssl.SSLContext:
         """Return the context of the newest files that could be used."""
-        now = self._clock()
-        if now >= self._looked + _LOOK_SECONDS:
-            self._looked = now
-            # Looked at before they are read: what changes meanwhile is seen the next time.
-            stamps = self._stamps()
-            if stamps != self._seen:
-                self._seen = stamps
-                self._reload()
-        return self._context
+        with self._lock:
+            now = self._clock()
+            if now >= self._looked + _LOOK_SECONDS:
+                self._looked = now
+                # Looked at before they are read: what changes meanwhile is seen the next time.
+                stamps = self._stamps()
+                if stamps != self._seen:
+                    self._seen = stamps
+                    self._reload()
+            return self._context
 
     def _reload(self) -> None:
+        facts = {"files": [str(path) for path in self._files.paths]}
         try:
-            self._context = make_context(self._files, self._profile)
-        except OSError as error:
+            self._context = self._files.context(self._profile)
+        except OperatorError as error:
             _log.warning(
                 "the new certificate cannot be used, the old one stays",
-                extra={"certificate": str(self._files.certificate), "reason": why(error)},
+                extra={**facts, "reason": str(error)},
             )
         else:
-            _log.info("certificate reloaded", extra={"certificate": str(self._files.certificate)})
+            _log.info("certificate reloaded", extra=facts)
 
     def _stamps(self) -> list[tuple[int, int, int] | None]:
-        return [
-            _stamp(path)
-            for path in (self._files.certificate, self._files.key, self._files.client_ca)
-            if path is not None
-        ]
+        return [_stamp(path) for path in self._files.paths]
+
+
+class Calling:
+    """How TLS is spoken with the nodes that we call. Safe to share between threads."""
+
+    def __init__(self, files: CallingFiles, profile: TlsProfile) -> None:
+        """Read the files, or raise `OperatorError`."""
+        self._shows_certificate = files.certificate is not None
+        self._to_host = Certificates(files, profile)
+        # Of those whom the system trusts, anybody may have a certificate.
+        self._to_any_host = (
+            self._to_host
+            if files.authority is None
+            else Certificates(replace(files, any_host=True), profile)
+        )
+
+    def with_node(self, node: Node) -> Tls | None:
+        """Return how TLS is spoken with a node, `None` where it is called without."""
+        if node.tls == "none":
+            return None
+        certificates = self._to_any_host if node.tls == "any-host" else self._to_host
+        return Tls(certificates.context(), self._shows_certificate, _REMEDIES)
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
@@ -135,18 +187,6 @@ def _members(encoded: bytes) -> list[tuple[int, bytes]]:
         found.append((tag, encoded[at : at + length]))
         at += length
     return found
-
-
-def make_context(files: TlsFiles, profile: TlsProfile) -> ssl.SSLContext:
-    """Make the context of an acceptor; raises `OSError` when the files do not do."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    keep_to(context, profile)
-    # Without this OpenSSL would ask on the terminal for a password.
-    context.load_cert_chain(files.certificate, files.key, password="")
-    if files.client_ca is not None:
-        context.load_verify_locations(files.client_ca)
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
 
 
 def beneath(sock: ssl.SSLSocket) -> socket.socket:

@@ -223,7 +223,8 @@ Those of the commands ({COMMANDS}) are variables where a command runs:
 {command_parameters()}
 
 **Table 6-2. Remote application entities**: AE title, address (IP address, host name, or CIDR of one that is never sent to), port, what it may
-(`store`, `find`, `move`, `commit`, `mpps`), and whether instances are sent to it over one association or one by one."""
+(`store`, `find`, `move`, `commit`, `mpps`), whether instances are sent to it over one association or one by one, and whether it is called by TLS,
+with a certificate for its address or for any host."""
 
 
 def _communication() -> str:
@@ -296,7 +297,9 @@ def _security() -> str:
 {tls_profiles()}
 
 TLS 1.3 is preferred, with OpenSSL's suites for it. Certificate files that are replaced are used without a restart; tasks on AWS read the secret of theirs when they start. Associations that this
-node opens are without TLS. The operator's commands speak it where they are told to (`--tls`), by B.12, and verify the peer's certificate and its host name.
+node opens (C-MOVE sub-operations, reports of storage commitment) are by TLS of the same profile to each remote application entity that is configured so, and to such a one never without:
+its certificate is verified, and its host name unless any host was configured; ours is shown where it is asked for. The operator's commands speak TLS with these, and where they are told to (`--tls`),
+by B.12, and verify the peer's certificate and its host name.
 
 **Audit trail** (PS3.15 A.5, A.6). Application Activity, Begin Transferring DICOM Instances, DICOM Instances Accessed, DICOM Instances Transferred, DICOM Study Deleted, Export,
 Procedure Record, Query and Security Alert messages in the standard's XML, one for an association (or retrieval, or request) and study; by syslog over TLS where the operator names a repository. The UserID of an

@@ -23,7 +23,7 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from lenticular.archive import Archive
-from lenticular.aws import dynamodb_client, s3_client, sqs_client
+from lenticular.aws import dynamodb_client, s3_client, secrets_client, sqs_client
 from lenticular.commitment import Patience, State
 from lenticular.committing import Committing, Progress, turns
 from lenticular.event_report import Reporter
@@ -32,6 +32,7 @@ from lenticular.index import Index
 from lenticular.nodes import NodeTable
 from lenticular.settings import CommitSettings, warn_of_unknown_variables
 from lenticular.status import CommitmentFailure
+from lenticular.tls_secret import TlsSecret
 from lenticular.tracing import trace_calls
 from lenticular.transactions import Transactions
 
@@ -59,6 +60,12 @@ def _committing() -> Committing:
     archive = Archive(s3_client(), settings.bucket)
     # Read for each report: an operator who mends a node's address is heard at once.
     nodes = NodeTable(dynamodb, settings.table, cache_seconds=0)
+    secret = TlsSecret(
+        client=secrets_client,
+        arn=settings.tls_secret,
+        trusts_client_ca=settings.mutual_tls == "yes",
+        profile=settings.tls_profile,
+    )
 
     def send(body: str, seconds: int) -> None:
         sqs.send_message(QueueUrl=settings.queue, MessageBody=body, DelaySeconds=seconds)
@@ -67,7 +74,7 @@ def _committing() -> Committing:
         archive=archive,
         index=Index(dynamodb, settings.table),
         transactions=Transactions(archive, dynamodb, settings.table),
-        reporter=Reporter(settings.answer_seconds),
+        reporter=Reporter(settings.answer_seconds, secret.with_node),
         patience=Patience(
             grace=timedelta(seconds=settings.grace_seconds),
             report=timedelta(hours=settings.report_hours),

@@ -4,14 +4,19 @@ import base64
 import hashlib
 import json
 import re
+import ssl
+import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import boto3
 import pytest
 
+from gateway.tls import TlsFiles
 from lenticular.archive import Form, FormKey, InstanceKey, TransactionKey
 from lenticular.commitment import Patience, Reference, Request, State
 from lenticular.committing import Committing, Turn, turns
@@ -23,12 +28,15 @@ from lenticular.indexing import index_objects
 from lenticular.nodes import PERMISSIONS, Node
 from lenticular.safekeeping import check
 from lenticular.status import CommitmentFailure
+from lenticular.tls_calling import Tls
+from lenticular.tls_secret import TlsSecret
 from lenticular.transactions import Transactions
 from tests.bench.committing import counted, put_series
 from tests.cloud.standin import OfflineCloud
 from tests.cloud.stored_instances import CT, Store, study
 from tests.commands import lenticular
 from tests.peers.commitment_requester import Oddity, Requester, requester
+from tests.peers.pki import Authority, Identity
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
 LEASE = timedelta(seconds=180)
@@ -57,11 +65,10 @@ class Site:
     now: datetime = START
     sent: list[tuple[str, int]] = field(default_factory=list)
     nodes: dict[str, Node] = field(default_factory=dict)
+    secret: TlsSecret | None = None
 
     def __post_init__(self) -> None:
-        self.nodes["MODALITY"] = Node(
-            "MODALITY", "127.0.0.1", self.modality.port, frozenset(PERMISSIONS)
-        )
+        self.call(self.modality)
         dynamodb: Any = self.store.cloud.clients.dynamodb
         self.transactions = Transactions(
             self.store.archive, dynamodb, self.store.table, clock=lambda: self.now
@@ -70,7 +77,7 @@ class Site:
             archive=self.store.archive,
             index=self.store.index(),
             transactions=self.transactions,
-            reporter=Reporter(answer_seconds=2),
+            reporter=Reporter(answer_seconds=2, tls_with=self.tls_with),
             patience=Patience(
                 grace=timedelta(minutes=10), report=timedelta(hours=6), first_pause_seconds=30
             ),
@@ -78,6 +85,21 @@ class Site:
             send=lambda body, seconds: self.sent.append((body, seconds)),
             clock=lambda: self.now,
         )
+
+    def call(self, modality: Requester, secret: TlsSecret | None = None) -> None:
+        """Have a requester be the node, called by TLS where there is a secret for that."""
+        self.secret = secret
+        self.nodes["MODALITY"] = Node(
+            "MODALITY",
+            "127.0.0.1",
+            modality.port,
+            frozenset(PERMISSIONS),
+            tls="none" if secret is None else "host",
+        )
+
+    def tls_with(self, node: Node) -> Tls | None:
+        """Say how TLS is spoken with a node."""
+        return None if self.secret is None else self.secret.with_node(node)
 
     def ask(self, uid: str, references: Sequence[Reference]) -> TransactionKey:
         """Have a request kept as the gateway does."""
@@ -483,6 +505,110 @@ def test_a_requester_that_cannot_be_told_is_tried_again_with_growing_pauses(
     site.modality.oddity = None
     site.follow()
     [report] = site.modality.reports
+    assert report.committed == frozenset(references)
+    assert site.state(key) is State.REPORTED
+
+
+@dataclass
+class Trust:
+    """Who trusts whom in a clinic with an authority of its own, and the node's secret."""
+
+    cloud: OfflineCloud
+    authority: Authority
+    ours: Identity
+    right: Identity
+    expired: Identity
+    stranger: Identity
+
+    def called(self, identity: Identity) -> ssl.SSLContext:
+        """Make the context of a requester, which wants to see a certificate of the authority."""
+        return TlsFiles(
+            certificate=identity.certificate,
+            key=identity.key,
+            client_ca=self.authority.certificate,
+        ).context("bcp195")
+
+    def secret(self, shown: Identity, **instead: str) -> TlsSecret:
+        """Put the secret of a node with mutual TLS into the cloud."""
+        value = {
+            "certificate": shown.certificate.read_text(),
+            "key": shown.key.read_text(),
+            "client_ca": self.authority.certificate.read_text(),
+            **instead,
+        }
+        name = f"tls-{uuid.uuid4().hex}"
+        made = self.client().create_secret(Name=name, SecretString=json.dumps(value))
+        return self.kept(made["ARN"])
+
+    def kept(self, arn: str) -> TlsSecret:
+        """Return what reads a secret."""
+        return TlsSecret(client=self.client, arn=arn, trusts_client_ca=True, profile="bcp195")
+
+    def client(self) -> Any:
+        """Make a client of Secrets Manager."""
+        return boto3.client(
+            "secretsmanager",
+            endpoint_url=self.cloud.endpoint,
+            region_name="eu-central-1",
+            aws_access_key_id="offline",
+            aws_secret_access_key="offline",
+        )
+
+
+@pytest.fixture(scope="module")
+def trust(cloud: OfflineCloud, tmp_path_factory: pytest.TempPathFactory) -> Trust:
+    folder = tmp_path_factory.mktemp("pki")
+    authority, other = Authority.create(folder), Authority.create(folder, "other")
+    return Trust(
+        cloud,
+        authority,
+        authority.issue("ours"),
+        authority.issue("right"),
+        authority.issue("expired", days=-1),
+        other.issue("stranger"),
+    )
+
+
+def test_a_requester_is_told_by_tls_alone_and_when_both_trust_each_other(
+    store: Store, trust: Trust
+) -> None:
+    """Whatever does not do is told, tried again, and heard of when it is mended."""
+    _, references = _stored(store, 1)
+    good = trust.secret(trust.ours)
+    gone = trust.kept("arn:aws:secretsmanager:eu-central-1:123456789012:secret:gone-abcdef")
+    none = TlsSecret(client=trust.client, arn="", trusts_client_ca=False, profile="bcp195")
+    ports = {}
+    with ExitStack() as running:
+        for name, context in {
+            "right": trust.called(trust.right),
+            "expired": trust.called(trust.expired),
+            "stranger": trust.called(trust.stranger),
+            "plain": None,
+        }.items():
+            ports[name] = running.enter_context(requester("MODALITY", tls=context))
+        site = Site(store, ports["right"])
+        key = site.ask("1.2.3", references)
+        site.event(key)
+        for name, secret, told in (
+            ("right", None, "ended the connection, or did not answer the association request"),
+            ("plain", good, "speaks no TLS on this port"),
+            ("expired", good, "shows a certificate that has expired"),
+            ("stranger", good, "of nobody that is trusted here: the stack must have MutualTls"),
+            ("right", none, "of nobody that is trusted here: the stack must have MutualTls"),
+            ("right", trust.secret(trust.stranger), "does not take the certificate that we show"),
+            ("right", gone, "cannot be read: ResourceNotFoundException"),
+            ("right", trust.secret(trust.ours, key="no key"), "cannot be used"),
+        ):
+            site.call(ports[name], secret)
+            site.follow()
+            found = site.transactions.find(key)
+            assert found is not None
+            assert found.state is State.REPORTING
+            assert told in (found.problem or ""), name
+        assert not any(each.attempts for each in ports.values())
+        site.call(ports["right"], good)
+        site.follow()
+    [report] = ports["right"].reports
     assert report.committed == frozenset(references)
     assert site.state(key) is State.REPORTED
 

@@ -38,6 +38,7 @@ NOT_ASKED_FOR: Final = {
     ("*", "kms:*"): "S3, SQS and DynamoDB use the key for whom they serve",
     ("CommitFunctionRole", "dynamodb:Scan"): "when a request names thousands of instances",
     ("CommitFunctionRole", "ec2:*"): "Lambda puts the function into the VPC",
+    ("CommitFunctionRole", "secretsmanager:*"): "when there is a secret and a requester takes TLS",
     ("ExecutionRole", "*"): "ECS starts the task",
     ("IndexFunctionRole", "s3:ListBucket"): "lets S3 say that an object is missing",
     ("TranscodeFunctionRole", "s3:ListBucket"): "lets S3 say that an object is missing",

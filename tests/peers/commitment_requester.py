@@ -1,5 +1,6 @@
 """pynetdicom as a requester of storage commitment that takes its reports, or behaves oddly."""
 
+import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -123,15 +124,16 @@ def _report(event: evt.Event) -> Report:
 
 
 @contextmanager
-def requester(
+def requester(  # noqa: PLR0913 - a peer and how it differs from others
     aet: str,
     *,
     port: int = 0,
     transfer_syntaxes: Sequence[str] = (ExplicitVRLittleEndian, ImplicitVRLittleEndian),
     answers_role: bool = True,
     oddity: Oddity | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[Requester]:
-    """Listen for reports.
+    """Listen for reports, with `tls` by TLS alone.
 
     One that does not answer the role takes what comes, as many in the field do.
     """
@@ -143,6 +145,7 @@ def requester(
     server = ae.start_server(
         ("127.0.0.1", port),
         block=False,
+        ssl_context=tls,
         evt_handlers=[
             (evt.EVT_N_EVENT_REPORT, running.take),
             (evt.EVT_REQUESTED, running.requested),

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -19,11 +20,14 @@ from gateway.requestor import (
     AssociationAborted,
     AssociationRefused,
     ConnectionFailed,
+    Interrupted,
     PeerTimeout,
     RequestedAssociation,
     open_association,
 )
+from gateway.tls import TlsFiles
 from gateway.wire import Outcome
+from lenticular.tls_calling import CallingFiles, Remedies, Tls
 from tests.peers.dimse import (
     ABORT,
     CT,
@@ -40,6 +44,7 @@ from tests.peers.dimse import (
     raw_acceptor,
     serving,
 )
+from tests.peers.pki import Authority, Identity
 from tests.peers.test_association_with_clients import ct_file
 from tests.ports import free_port
 
@@ -153,19 +158,26 @@ def test_pynetdicom_receives_the_move_originator() -> None:
     assert request.AffectedSOPInstanceUID == "1.2.3"
 
 
+def tls(authority: Path | None, shown: Identity | None = None, *, any_host: bool = False) -> Tls:
+    """Speak TLS with peers of an authority; show a certificate, if there is one to be shown."""
+    files = CallingFiles(
+        authority=authority,
+        certificate=None if shown is None else shown.certificate,
+        key=None if shown is None else shown.key,
+        any_host=any_host,
+    )
+    remedies = Remedies(authority="AUTHORITY", any_host="ANY", certificate="SHOW", plain="PLAIN")
+    return Tls(files.context("bcp195"), shown is not None, remedies)
+
+
 @pytest.mark.peers
 def test_tls_is_spoken_with_dcmtk(tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
-         "/CN=localhost", "-addext", "subjectAltName=DNS:localhost",
-         "-keyout", str(key), "-out", str(certificate)],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    trusting = ssl.create_default_context(cafile=certificate)
+    authority = Authority.create(tmp_path)
+    peer = authority.issue("peer")
     _, data_set = ct_file(tmp_path, 1)
-    with storescp(tmp_path / "received", "+tls", str(key), str(certificate), "-ic") as port:
-        with ask(port, address="localhost", tls=trusting) as association:
+    options = ("+tls", str(peer.key), str(peer.certificate), "-ic")
+    with storescp(tmp_path / "received", *options) as port:
+        with ask(port, address="localhost", tls=tls(authority.certificate)) as association:
             response = association.store(
                 association.accepted[CT, EXPLICIT],
                 sop_class_uid=CT,
@@ -173,8 +185,49 @@ def test_tls_is_spoken_with_dcmtk(tmp_path: Path) -> None:
                 data=data_set,
             )
         assert response.status == 0
-        with pytest.raises(ConnectionFailed, match="cannot be reached"):
-            ask(port, address="localhost", tls=ssl.create_default_context())
+        with pytest.raises(ConnectionFailed, match="nobody that is trusted here: AUTHORITY"):
+            ask(port, address="localhost", tls=tls(None))
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_an_acceptor_that_wants_a_certificate_and_sees_none_is_told_of(
+    tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    authority = Authority.create(tmp_path)
+    peer, ours = authority.issue("peer"), authority.issue("ours")
+    files = TlsFiles(certificate=peer.certificate, key=peer.key, client_ca=authority.certificate)
+    context = files.context("bcp195")
+    context.minimum_version = context.maximum_version = version
+    with serving(tls_context=lambda: context) as server:
+        port = server.tls_address[1]
+        called: dict[str, Any] = {
+            "called_aet": "LENTICULAR",
+            "contexts": [(VERIFICATION, [IMPLICIT])],
+        }
+        with ask(port, tls=tls(authority.certificate, ours), **called) as association:
+            assert association.echo().status == 0
+        # Whether we read its alert or find the connection gone is a matter of time.
+        with pytest.raises(ConnectionFailed, match="asks for a certificate of ours: SHOW"):
+            ask(port, tls=tls(authority.certificate), **called)
+
+
+def test_a_handshake_that_is_not_answered_ends_when_it_is_not_wanted_any_more(
+    tmp_path: Path,
+) -> None:
+    authority = Authority.create(tmp_path)
+    began = monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(Interrupted):
+        ask(
+            silent.getsockname()[1],
+            tls=tls(authority.certificate),
+            interrupted=lambda: monotonic() > began + 0.5,
+        )
+    assert monotonic() - began < 5
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(ConnectionFailed, match="does not answer the TLS handshake"),
+    ):
+        ask(silent.getsockname()[1], tls=tls(authority.certificate), connect_seconds=0.5)
 
 
 def test_our_own_acceptor_gives_the_roles_and_contexts_we_ask_for() -> None:

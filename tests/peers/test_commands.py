@@ -69,8 +69,9 @@ def test_nodes_are_added_exported_imported_and_removed(clinic: Clinic, tmp_path:
     environment = clinic.node.environment()
     before = lenticular(environment, "nodes", "export").stdout
     added = lenticular(
-        environment, "nodes", "add", "CT 7", "10.0.0.7", "104", "--may", "store", "--may", "mpps"
-    )
+        environment, "nodes", "add", "CT 7", "10.0.0.7", "104", "--may", "store", "--may", "mpps",
+        "--tls", "any-host",
+    )  # fmt: skip
     assert added.returncode == 0, added.stderr
     listed = lenticular(environment, "nodes", "list", "--json").stdout
     [node] = [each for each in map(json.loads, listed.splitlines()) if each["aet"] == "CT 7"]
@@ -80,6 +81,7 @@ def test_nodes_are_added_exported_imported_and_removed(clinic: Clinic, tmp_path:
         "port": 104,
         "may": ["mpps", "store"],
         "associations": "one-per-retrieval",
+        "tls": "any-host",
     }
     file = tmp_path / "nodes.yaml"
     file.write_text(lenticular(environment, "nodes", "export").stdout)

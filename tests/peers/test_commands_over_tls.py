@@ -236,6 +236,24 @@ def test_a_certificate_for_another_host_is_taken_where_that_is_said(trust: Trust
     assert row["status"] == "0000"
 
 
+def test_a_node_that_is_called_by_tls_needs_no_option(clinic: Clinic, trust: Trust) -> None:
+    environment = clinic.by_settings()
+
+    def echoed(port: int, use: str) -> dict[str, Any]:
+        added = run(environment, "nodes", "add", "LENTICULAR", "127.0.0.1", str(port), "--tls", use)
+        assert added.exit_code == 0, added.stderr
+        done = run(environment, "nodes", "echo", "LENTICULAR", "--json")
+        [row] = map(json.loads, done.stdout.splitlines())
+        return dict(row)
+
+    with server(trust, trust.server, mutual=True) as port:
+        assert echoed(port, "host")["tls"] == "TLSv1.3"
+    with server(trust, trust.elsewhere) as port:
+        assert "is not for 127.0.0.1" in echoed(port, "host")["problem"]
+        assert echoed(port, "any-host")["status"] == "0000"
+    assert run(environment, "nodes", "remove", "LENTICULAR").exit_code == 0
+
+
 # What does not
 
 

@@ -1,6 +1,7 @@
 """Storage commitment with dcmjs-dimse, Orthanc and pynetdicom as requesters, against a node."""
 
 import contextlib
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,8 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from gateway.tls import TlsFiles
+from infra.local import REGION
 from lenticular.archive import TransactionKey
 from lenticular.commitment import MOST_REFERENCES, Request
 from tests.cloud.deadline import eventually
@@ -32,6 +35,7 @@ from tests.peers.commitment_requester import (
 from tests.peers.instances import Instance, study
 from tests.peers.node_process import Node, running_node
 from tests.peers.nodes_file import nodes_file
+from tests.peers.pki import Authority
 from tests.ports import free_port
 
 pytestmark = pytest.mark.peers
@@ -39,6 +43,8 @@ pytestmark = pytest.mark.peers
 #: On a loaded machine a report may be a while in coming.
 _SECONDS = 120
 _AETS = ("CT1", "MR1", "DCMJS", orthanc.AET)
+_BY_TLS = "CT2"
+_SECRET = "lenticular-tls"
 
 
 @dataclass(frozen=True)
@@ -51,9 +57,10 @@ class Site:
 
 @contextlib.contextmanager
 def _site(folder: Path, *parameters: str) -> Iterator[Site]:
-    ports = {aet: free_port() for aet in _AETS}
+    ports = {aet: free_port() for aet in (*_AETS, _BY_TLS)}
     no_right = {"port": 4, "may": ["store", "find"]}
-    nodes = nodes_file(folder, {**ports, "NO_PORT": {}, "NO_RIGHT": no_right})
+    by_tls = {"port": ports[_BY_TLS], "tls": "host"}
+    nodes = nodes_file(folder, {**ports, _BY_TLS: by_tls, "NO_PORT": {}, "NO_RIGHT": no_right})
     settings = [argument for each in parameters for argument in ("--set", each)]
     with running_node(folder / "node.log", "--nodes", str(nodes), *settings) as node:
         yield Site(node, ports)
@@ -62,7 +69,11 @@ def _site(folder: Path, *parameters: str) -> Iterator[Site]:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Run a node that waits for what is not indexed as long as it does by default."""
-    with _site(tmp_path_factory.mktemp("patient"), "CommitPauseSeconds=1") as running:
+    with _site(
+        tmp_path_factory.mktemp("patient"),
+        "CommitPauseSeconds=1", "MutualTls=yes",
+        f"TlsSecretArn=arn:aws:secretsmanager:{REGION}:123456789012:secret:{_SECRET}",
+    ) as running:  # fmt: skip
         yield running
 
 
@@ -94,9 +105,9 @@ def _indexed(node: Node, study_instance_uid: str) -> int:
     return 0 if item is None else int(item["instances"]["N"])
 
 
-def _problem(node: Node, transaction_uid: str) -> str:
-    """Return why CT1 has not been told yet, as the table has it."""
-    key = {"pk": {"S": "COMMITMENT"}, "sk": {"S": f"CT1/{transaction_uid}"}}
+def _problem(node: Node, transaction_uid: str, aet: str = "CT1") -> str:
+    """Return why a requester has not been told yet, as the table has it."""
+    key = {"pk": {"S": "COMMITMENT"}, "sk": {"S": f"{aet}/{transaction_uid}"}}
     item = node.client("dynamodb").get_item(TableName=node.table, Key=key).get("Item", {})
     return str(item.get("problem", {}).get("S", ""))
 
@@ -185,6 +196,37 @@ def test_dcmjs_dimse_is_told_what_is_not_committed_to_and_why(hasty: Site, tmp_p
         for each in report["data"]["FailedSOPSequence"]
     }
     assert reasons == {second[1]: 0x0119, unknown[1]: 0x0112}
+
+
+def test_a_requester_that_is_called_by_tls_is_shown_the_certificate_of_the_secret(
+    site: Site, tmp_path: Path
+) -> None:
+    references = _references(_stored_and_indexed(site.node, tmp_path, 2))
+    authority = Authority.create(tmp_path)
+    ours, theirs = authority.issue("ours"), authority.issue("theirs")
+    secret = {
+        "certificate": ours.certificate.read_text(),
+        "key": ours.key.read_text(),
+        "client_ca": authority.certificate.read_text(),
+    }
+    context = TlsFiles(
+        certificate=theirs.certificate, key=theirs.key, client_ca=authority.certificate
+    ).context("bcp195")
+    transaction_uid = generate_uid()
+    with requester(_BY_TLS, port=site.ports[_BY_TLS], tls=context) as peer:
+        assert ask(site.node, _BY_TLS, transaction_uid, references).Status == 0
+        # There is no secret yet, and plain text is no way out.
+        eventually(
+            lambda: _problem(site.node, transaction_uid, _BY_TLS),
+            until=lambda told: "cannot be read: ResourceNotFoundException" in told,
+            within=_SECONDS,
+        )
+        assert peer.attempts == 0
+        site.node.client("secretsmanager").create_secret(
+            Name=_SECRET, SecretString=json.dumps(secret)
+        )
+        [report] = eventually(lambda: peer.reports, within=_SECONDS)
+    assert report.committed == frozenset(references)
 
 
 def test_orthanc_stores_with_commitment_and_is_told_of_success(site: Site, tmp_path: Path) -> None:

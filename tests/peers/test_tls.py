@@ -22,6 +22,7 @@ from gateway.messages import BufferSink, DataSetSink, Message
 from gateway.tls import Certificates, TlsFiles
 from lenticular.errors import OperatorError
 from lenticular.settings import TlsProfile
+from lenticular.tls_calling import CallingFiles
 from tests.cloud.deadline import eventually
 from tests.peers import dcmtk
 from tests.peers.dimse import (
@@ -581,6 +582,27 @@ def test_a_new_certificate_is_used_without_a_restart_and_open_associations_go_on
     said = [line.getMessage() for line in caplog.records if line.name == "gateway.tls"]
     kept = "the new certificate cannot be used, the old one stays"
     assert said == [kept, "certificate reloaded", kept]
+
+
+def test_a_new_certificate_is_shown_to_nodes_without_a_restart(
+    clinic: Clinic, tmp_path: Path
+) -> None:
+    authority = Authority.create(tmp_path, "newcomer")
+    ours = authority.issue("ours")
+    now = 0.0
+    files = CallingFiles(
+        authority=clinic.authority.certificate, certificate=ours.certificate, key=ours.key
+    )
+    calling = Certificates(files, "bcp195", clock=lambda: now)
+    with serving(tls_context=clinic.acceptor(mutual=True)) as server:
+        with pytest.raises(OSError, match=r"alert|reset|[Bb]roken pipe|EOF"):
+            _talk(server.tls_address, calling.context())
+        shutil.copy(clinic.peer.certificate, ours.certificate)
+        shutil.copy(clinic.peer.key, ours.key)
+        now += 5
+        with RawPeer.associate(server, tls=calling.context()) as peer:
+            echo(peer)
+            peer.release()
 
 
 # Foreign clients

@@ -139,7 +139,7 @@ def test_a_key_is_used_by_way_of_the_services_that_hold_the_data_only(
         if isinstance(part, dict) and part.get("Effect") == "Allow"
         if any(action.startswith("kms:") for action in listed(part["Action"]))
     ]
-    assert len(allowed) == 9
+    assert len(allowed) == 10
     for statement in allowed:
         assert statement["Resource"] != "*"
         for service in listed(statement["Condition"]["StringEquals"]["kms:ViaService"]):

@@ -10,7 +10,14 @@ import pytest
 
 from lenticular.aws import dynamodb_client
 from lenticular.errors import NodesFileError, StoreUnavailable
-from lenticular.nodes import PERMISSIONS, Node, NodeTable, read_nodes_file
+from lenticular.nodes import (
+    PERMISSIONS,
+    Node,
+    NodeTable,
+    entry_of,
+    node_of,
+    read_nodes_file,
+)
 from tests.cloud.deadline import eventually
 
 
@@ -33,6 +40,13 @@ def test_a_node_gets_one_association_for_a_retrieval_unless_it_takes_single_inst
     text = "nodes: [{aet: A, address: a}, {aet: B, address: b, associations: one-per-instance}]"
     nodes = read_nodes_file(_file(tmp_path, text))
     assert [node.associations for node in nodes] == ["one-per-retrieval", "one-per-instance"]
+
+
+def test_a_node_is_called_without_tls_unless_it_says_so(tmp_path: Path) -> None:
+    text = "nodes: [{aet: A, address: a}, {aet: B, address: b, tls: host}]"
+    nodes = read_nodes_file(_file(tmp_path, text))
+    assert [node.tls for node in nodes] == ["none", "host"]
+    assert [node_of(entry_of(node)) for node in nodes] == nodes
 
 
 def test_a_cidr_is_for_receiving_only(tmp_path: Path) -> None:
@@ -63,6 +77,7 @@ def test_an_empty_file_has_no_nodes(tmp_path: Path) -> None:
         ("nodes: [{aet: CT, address: 10.0.0.0/8, port: 104}]\n", "leave out port"),
         ("nodes: [{aet: CT, address: a, may: [print]}]\n", "may must be"),
         ("nodes: [{aet: CT, address: a, associations: 1}]\n", "one-per-instance"),
+        ("nodes: [{aet: CT, address: a, tls: yes}]\n", "tls must be one of none, host, any-host"),
         ("nodes: [{aet: CT, address: a}, {aet: CT, address: b}]\n", "node 2: CT is there twice"),
     ],
 )

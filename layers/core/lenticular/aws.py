@@ -121,6 +121,12 @@ def logs_client() -> Any:  # noqa: ANN401 - no stubs for the two calls that are 
         return boto3.client("logs", config=_CONFIGS[Patience.LOOK])
 
 
+def secrets_client() -> Any:  # noqa: ANN401 - no stubs for the one call that is made of it
+    """Make a Secrets Manager client whose caller tries again. Raises `OperatorError`."""
+    with _configured():
+        return boto3.client("secretsmanager", config=_CONFIGS[Patience.LOOK])
+
+
 def error_code(error: Exception) -> str:
     """Name what AWS refused by its error code, and what never reached it by the exception's name.
 

@@ -6,6 +6,7 @@ without answering the proposed role; a context they accepted is used all the sam
 that we may not be the SCP is believed.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,9 +22,12 @@ from pynetdicom.status import (
 
 from . import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from .commitment import Reference, Request, Verdict
+from .errors import OperatorError
 from .nodes import Node
-from .requesting import NotEstablished, establish
+from .requesting import NotEstablished, Unanswered, establish
 from .sop_classes import STORAGE_COMMITMENT_PUSH, STORAGE_COMMITMENT_PUSH_INSTANCE
+from .tls_calling import Tls
+from .tls_connection import TlsAE
 
 _CONNECT_SECONDS: Final = 5.0
 #: Two, so that a peer may choose; some take only the first of them.
@@ -64,19 +68,31 @@ def _item(reference: Reference) -> Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Reporter:
-    """Reports to requesters; each has `answer_seconds` to answer, as often as it is asked."""
+    """Reports to requesters.
+
+    Attributes:
+        answer_seconds: what each has to answer, as often as it is asked
+        tls_with: says how TLS is spoken with a node, `None` where it is called without
+    """
 
     answer_seconds: float
+    tls_with: Callable[[Node], Tls | None]
 
     def report(self, node: Node | None, request: Request, verdict: Verdict) -> None:
         """Tell `node` the verdict, and return when it has taken it.
 
         Raises:
             NotDelivered: it could not be reached, refused, broke off, failed or did not answer.
+            StoreUnavailable: what TLS takes cannot be read now.
         """
         if node is None or node.port is None:
             raise NotDelivered("the requester is not a node with a port to report to")
-        ae = AE(ae_title=request.called)
+        try:
+            tls = self.tls_with(node)
+        except OperatorError as error:
+            raise NotDelivered(str(error)) from error
+        called = request.called
+        ae = AE(ae_title=called) if tls is None else TlsAE(called, node.address, tls)
         ae.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
         ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         ae.connection_timeout = _CONNECT_SECONDS
@@ -91,7 +107,10 @@ class Reporter:
                 roles=[build_role(STORAGE_COMMITMENT_PUSH, scu_role=False, scp_role=True)],
             )
         except NotEstablished as error:
-            raise NotDelivered(f"the requester {error}") from error
+            problem = str(error)
+            if isinstance(error, Unanswered) and isinstance(ae, TlsAE):
+                problem = ae.connection.problem
+            raise NotDelivered(f"the requester {problem}") from error
         try:
             _tell(association, event_information(request, verdict), verdict)
         finally:

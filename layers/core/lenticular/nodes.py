@@ -28,7 +28,11 @@ PERMISSIONS: Final = ("store", "find", "move", "commit", "mpps")
 #: receivers that take one storage class or one instance at a time, a single one.
 Associations = Literal["one-per-retrieval", "one-per-instance"]
 _ONE_PER_RETRIEVAL: Final = "one-per-retrieval"
-_FIELDS: Final = ("aet", "address", "port", "may", "associations")
+#: Whether we call a node by TLS, and then whether its certificate must be for the host that is
+#: called. Modalities are called by address and often come with a certificate that has none.
+TlsUse = Literal["none", "host", "any-host"]
+_PLAIN: Final = "none"
+_FIELDS: Final = ("aet", "address", "port", "may", "associations", "tls")
 _PARTITION: Final = "NODE"
 _log: Final = logging.getLogger(__name__)
 
@@ -47,6 +51,7 @@ class Node:
     port: int | None
     may: frozenset[str]
     associations: Associations = _ONE_PER_RETRIEVAL
+    tls: TlsUse = _PLAIN
 
     @property
     def addresses(self) -> tuple[Network | str, ...]:
@@ -118,15 +123,18 @@ def node_of(entry: object) -> Node:
     return Node(aet, address, port, *_policies(entry))
 
 
-def _policies(entry: Mapping[str, Any]) -> tuple[frozenset[str], Associations]:
-    """Return what a node may do, and how it is sent to."""
+def _policies(entry: Mapping[str, Any]) -> tuple[frozenset[str], Associations, TlsUse]:
+    """Return what a node may do, how it is sent to, and whether by TLS."""
     may = entry.get("may", list(PERMISSIONS))
     if not isinstance(may, list) or not set(may) <= set(PERMISSIONS):
         raise ValueError(f"may must be a list out of {', '.join(PERMISSIONS)}")
     associations = entry.get("associations", _ONE_PER_RETRIEVAL)
     if associations not in get_args(Associations):
         raise ValueError(f"associations must be {' or '.join(get_args(Associations))}")
-    return frozenset(may), associations
+    tls = entry.get("tls", _PLAIN)
+    if tls not in get_args(TlsUse):
+        raise ValueError(f"tls must be one of {', '.join(get_args(TlsUse))}")
+    return frozenset(may), associations, tls
 
 
 def entry_of(node: Node) -> dict[str, Any]:
@@ -137,6 +145,7 @@ def entry_of(node: Node) -> dict[str, Any]:
         **({} if node.port is None else {"port": node.port}),
         "may": [each for each in PERMISSIONS if each in node.may],
         "associations": node.associations,
+        "tls": node.tls,
     }
 
 
@@ -252,6 +261,7 @@ def _to_json(node: Node) -> str:
         "port": node.port,
         "may": sorted(node.may),
         "associations": node.associations,
+        "tls": node.tls,
     }
     return json.dumps(fields, sort_keys=True)
 
@@ -265,4 +275,5 @@ def _from_item(item: Mapping[str, Any]) -> Node:
         frozenset(fields["may"]),
         # Nodes loaded by an earlier version do not say.
         fields.get("associations", _ONE_PER_RETRIEVAL),
+        fields.get("tls", _PLAIN),
     )

@@ -177,6 +177,15 @@ def _audit_syslog_ca() -> Any:  # noqa: ANN401 - as _setting
     )
 
 
+def _tls_profile() -> Any:  # noqa: ANN401 - as _setting
+    return _setting(
+        "LENTICULAR_TLS_PROFILE",
+        _one_of("bcp195", "bcp195-extended"),
+        "TLS profile of PS3.15: B.12 (TLS 1.2 and 1.3) or the stricter B.13 (AEAD suites only)",
+        "bcp195",
+    )
+
+
 class _FromEnvironment:
     """The reading shared by the settings of the gateway and of the functions."""
 
@@ -264,6 +273,21 @@ class CommitSettings(_Shared):
         "time a requester has to answer an association request, and a report",
         30,
     )
+    tls_secret: str = _setting(
+        "LENTICULAR_TLS_SECRET",
+        str,
+        "ARN of the secret of the gateway's certificate, which requesters that are called by TLS "
+        "are shown, too",
+        "",
+    )
+    mutual_tls: Literal["yes", "no"] = _setting(
+        "LENTICULAR_MUTUAL_TLS",
+        _one_of("yes", "no"),
+        "whether the secret's `client_ca` is who issued the certificates of requesters; otherwise "
+        "those are trusted whom the system trusts",
+        "no",
+    )
+    tls_profile: TlsProfile = _tls_profile()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -457,12 +481,14 @@ class GatewaySettings(_Shared):
         "PEM file of who issues our peers' certificates; with it a peer without one is refused",
         None,
     )
-    tls_profile: TlsProfile = _setting(
-        "LENTICULAR_TLS_PROFILE",
-        _one_of("bcp195", "bcp195-extended"),
-        "TLS profile of PS3.15: B.12 (TLS 1.2 and 1.3) or the stricter B.13 (AEAD suites only)",
-        "bcp195",
+    tls_ca: Path | None = _setting(
+        "LENTICULAR_TLS_CA",
+        _file,
+        "PEM file of who issued the certificates of nodes that we call by TLS; default whom the "
+        "system trusts",
+        None,
     )
+    tls_profile: TlsProfile = _tls_profile()
     health_port: int | None = _setting(
         "LENTICULAR_HEALTH_PORT",
         _port_or_off(0),

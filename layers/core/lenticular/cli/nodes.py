@@ -7,7 +7,15 @@ from typing import get_args
 import click
 
 from lenticular.errors import OperatorError
-from lenticular.nodes import PERMISSIONS, Associations, Node, entry_of, node_of, read_nodes_file
+from lenticular.nodes import (
+    PERMISSIONS,
+    Associations,
+    Node,
+    TlsUse,
+    entry_of,
+    node_of,
+    read_nodes_file,
+)
 from lenticular.status import Status
 
 from . import printing, stores
@@ -24,7 +32,7 @@ def nodes() -> None:
 @nodes.command("list")
 @printing.as_json
 def list_nodes(*, as_json: bool) -> None:
-    """Print every node: AE title, address, port, what it may."""
+    """Print every node: AE title, address, port, what it may, associations, TLS."""
     printing.print_rows(map(_facts, stores.node_table().all()), as_json=as_json)
 
 
@@ -45,14 +53,21 @@ def list_nodes(*, as_json: bool) -> None:
     show_default=True,
     help="How it is sent to.",
 )
-def add_node(
-    aet: str, address: str, port: int | None, *, may: tuple[str, ...], associations: str
+@click.option(
+    "--tls",
+    type=click.Choice(get_args(TlsUse)),
+    default="none",
+    show_default=True,
+    help="Whether we call it by TLS; its certificate must be for ADDRESS (host), or need not be.",
+)
+def add_node(  # noqa: PLR0913 - what there is to know of a node
+    aet: str, address: str, port: int | None, *, may: tuple[str, ...], associations: str, tls: str
 ) -> None:
     """Add the node AET at ADDRESS, or change it.
 
     Without PORT we never send to it.
     """
-    entry = {"aet": aet, "address": address, "port": port, "associations": associations}
+    entry = {"aet": aet, "address": address, "port": port, "associations": associations, "tls": tls}
     try:
         node = node_of({**entry, "may": list(may or PERMISSIONS)})
     except ValueError as error:
@@ -80,7 +95,7 @@ def echo_nodes(aets: tuple[str, ...], *, tls: TlsOptions, as_json: bool) -> None
     """Send C-ECHO to nodes, to all that have a port by default.
 
     Status and milliseconds are printed. AET@address:port is a peer that is no node. The echo goes
-    out from this machine.
+    out from this machine, by TLS to a node that is called so.
     """
     from .service_user import echo
 

@@ -6,10 +6,12 @@ from typing import Final
 
 from lenticular.errors import OperatorError
 from lenticular.identifiers import is_ae_title
+from lenticular.nodes import TlsUse
 from lenticular.settings import PeerSettings
+from lenticular.tls_calling import Tls
 
 from . import stores
-from .tls import Tls, TlsOptions
+from .tls import TlsOptions, tls_with
 
 _PLAIN: Final = TlsOptions()
 
@@ -38,7 +40,7 @@ def this_node(tls: TlsOptions = _PLAIN) -> Peer:
     if tls.wanted or settings.port is None:
         if not settings.tls_port:
             raise OperatorError("LENTICULAR_TLS_PORT names no port that a command could call")
-        return Peer(settings.ae_title, settings.host, settings.tls_port, Tls.of(tls, settings))
+        return Peer(settings.ae_title, settings.host, settings.tls_port, tls_with(tls, settings))
     return Peer(settings.ae_title, settings.host, settings.port)
 
 
@@ -55,22 +57,30 @@ def calling_ae_title() -> str:
 def peer_named(text: str, tls: TlsOptions = _PLAIN) -> Peer:
     """Return the peer that a person names: AET of the nodes, or AET@address:port.
 
+    A node that is called by TLS needs no option for it.
+
     Raises:
         OperatorError: there is no such node, or it has no port, or TLS is not set up.
     """
-    peer = _named(text)
+    peer, use = _named(text)
+    if use != "none":
+        tls = replace(tls, wanted=True)
     if not tls.wanted:
         return peer
-    return replace(peer, tls=Tls.of(tls, PeerSettings.from_environment(environ)))
+    settings = PeerSettings.from_environment(environ)
+    if use == "any-host" and (tls.ca or settings.calling_tls_ca):
+        tls = replace(tls, any_host=True)
+    return replace(peer, tls=tls_with(tls, settings))
 
 
-def _named(text: str) -> Peer:
+def _named(text: str) -> tuple[Peer, TlsUse]:
+    """Return who is called, and whether the nodes say that it is by TLS."""
     aet, at, place = text.rpartition("@")
     if at:
         address, _, port = place.rpartition(":")
         if not (is_ae_title(aet) and address and port.isdecimal() and 0 < int(port) < 1 << 16):
             raise OperatorError(f"{text!r} is not AET@address:port")
-        return Peer(aet, address.strip("[]"), int(port))
+        return Peer(aet, address.strip("[]"), int(port)), "none"
     found = {node.aet: node for node in stores.node_table().all()}.get(text)
     if found is None:
         raise OperatorError(
@@ -79,4 +89,4 @@ def _named(text: str) -> Peer:
         )
     if found.port is None:
         raise OperatorError(f"the node {text} has no port, so it cannot be called")
-    return Peer(found.aet, found.address, found.port)
+    return Peer(found.aet, found.address, found.port), found.tls

@@ -19,6 +19,7 @@ from lenticular import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from lenticular.requesting import NotEstablished, Unanswered, establish
 from lenticular.sop_classes import STUDY_ROOT_GET, STUDY_ROOT_MOVE, VERIFICATION
 from lenticular.status import MoveStatus, Status
+from lenticular.tls_connection import TlsAE, tls_version
 
 from .association_requests import (
     ANSWER_SECONDS,
@@ -31,7 +32,6 @@ from .association_requests import (
 )
 from .exit_codes import PeerFailed
 from .peers import Peer, calling_ae_title
-from .tls_connection import TlsAE, tls_version
 
 # What a peer answers may break rules of the standard, and pydicom's warnings would quote it.
 config.settings.reading_validation_mode = config.IGNORE
@@ -54,7 +54,7 @@ def association(
     ae = (
         AE(ae_title=calling_ae_title())
         if peer.tls is None
-        else TlsAE(calling_ae_title(), peer, peer.tls)
+        else TlsAE(calling_ae_title(), peer.address, peer.tls)
     )
     ae.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
     ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME

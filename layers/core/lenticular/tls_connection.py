@@ -8,10 +8,8 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
-from lenticular.requesting import UNREACHED
-
-from .peers import Peer
-from .tls import Tls
+from .requesting import UNREACHED
+from .tls_calling import Tls
 
 
 class TlsConnection(AssociationSocket):
@@ -27,13 +25,13 @@ class TlsConnection(AssociationSocket):
     """
 
     def __init__(
-        self, association: Association, bind: AddressInformation, peer: Peer, tls: Tls
+        self, association: Association, bind: AddressInformation, host: str, tls: Tls
     ) -> None:
-        """Prepare to connect to `peer`."""
+        """Prepare to connect to `host`."""
         super().__init__(association, address=bind)
         self.problem = UNREACHED
         self.version: str | None = None
-        self._peer = peer
+        self._host = host
         self._tls = tls
         self._heard = b""
         self._failure: OSError | None = None
@@ -57,9 +55,9 @@ class TlsConnection(AssociationSocket):
 
     def _shake_hands(self, sock: socket.socket) -> None:
         try:
-            session = self._tls.context.wrap_socket(sock, server_hostname=self._peer.address)
+            session = self._tls.context.wrap_socket(sock, server_hostname=self._host)
         except OSError as error:
-            self.problem = self._tls.problem(error, self._peer.address)
+            self.problem = self._tls.problem(error, self._host)
             raise
         session.settimeout(None)
         self.socket = session
@@ -90,7 +88,7 @@ class TlsConnection(AssociationSocket):
             self._failure = error
             if isinstance(error, ssl.SSLError):
                 # In TLS 1.3 a client has shaken hands before the server has seen its certificate.
-                self.problem = self._tls.problem(error, self._peer.address)
+                self.problem = self._tls.problem(error, self._host)
         finally:
             session.settimeout(None)
         return True
@@ -112,10 +110,10 @@ class TlsAE(AE):
 
     connection: TlsConnection
 
-    def __init__(self, ae_title: str, peer: Peer, tls: Tls) -> None:
-        """Call `peer`."""
+    def __init__(self, ae_title: str, host: str, tls: Tls) -> None:
+        """Call `host`."""
         super().__init__(ae_title=ae_title)
-        self._peer = peer
+        self._host = host
         self._tls = tls
 
     def _create_socket(
@@ -124,7 +122,7 @@ class TlsAE(AE):
         address: AddressInformation,
         tls_args: Any,  # noqa: ANN401, ARG002 - what it is made of has it
     ) -> AssociationSocket:
-        self.connection = TlsConnection(assoc, address, self._peer, self._tls)
+        self.connection = TlsConnection(assoc, address, self._host, self._tls)
         return self.connection
 
 
