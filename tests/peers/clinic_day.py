@@ -50,9 +50,19 @@ class DayInstance:
     @property
     def key(self) -> str:
         """The object that must keep it."""
+        return self._key(self.sha256)
+
+    @property
+    def sent_on(self) -> tuple[str, str]:
+        """The object that keeps it where we send it, and its SHA-256: none goes odd, PS3.8 E.1."""
+        padding = bytes(len(self.data_set) % 2)
+        sha256 = hashlib.sha256(self.path.read_bytes() + padding).hexdigest()
+        return self._key(sha256), sha256
+
+    def _key(self, sha256: str) -> str:
         return (
             f"instances/{self.study_instance_uid}/{self.series_instance_uid}/"
-            f"{self.sop_instance_uid}/{self.sha256}.dcm"
+            f"{self.sop_instance_uid}/{sha256}.dcm"
         )
 
 
