@@ -4,6 +4,7 @@ It is acknowledged when its turn has been done: the transaction has ended, or th
 next turn is in the queue. What fails comes again, and ends in the dead-letter queue.
 """
 
+import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -38,6 +39,8 @@ from lenticular.transactions import Transactions
 
 logger = Logger()
 metrics = Metrics()
+# A batch whose work was done before has nothing to count.
+warnings.filterwarnings("ignore", "No application metrics to publish")
 # By ourselves: as the tracer would do it, traces have what AWS says, which quotes values.
 tracer = Tracer(auto_patch=False)
 trace_calls(tracer)

@@ -4,6 +4,7 @@ A message is acknowledged when the index names a proven form of its original, or
 there is none; the others are reported as failed, come again, and end in the dead-letter queue.
 """
 
+import warnings
 from functools import cache
 from os import environ
 
@@ -32,6 +33,8 @@ from lenticular.transcoding_queue import object_key
 
 logger = Logger()
 metrics = Metrics()
+# A batch whose work was done before has nothing to count.
+warnings.filterwarnings("ignore", "No application metrics to publish")
 # By ourselves: as the tracer would do it, traces have what AWS says, which quotes values.
 tracer = Tracer(auto_patch=False)
 trace_calls(tracer)
