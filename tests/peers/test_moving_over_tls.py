@@ -138,10 +138,11 @@ def test_no_other_gets_anything_and_the_log_says_what_to_do(
         "ELSEWHERE": ("is not for 127.0.0.1", "let the node say `tls: any-host`"),
         "STRANGER": ("of nobody that is trusted here", "LENTICULAR_TLS_CA must name"),
         "EXPIRED": ("has expired", "it needs a new one"),
-        # What they dislike storescp keeps to itself.
-        "REFUSES": ("ended the connection in the TLS handshake", "does not take the certificate"),
-        "NOTLS": ("ended the connection in the TLS handshake", "speaks no TLS on this port"),
-        "TLSALONE": ("the peer is gone",),
+        # Whether we read an alert or find the connection gone is a matter of time.
+        "REFUSES": ("does not take the certificate that we show",),
+        "NOTLS": ("speaks no TLS on this port",),
+        # It closes or resets the connection.
+        "TLSALONE": ("the peer ",),
     }
     # Each is tried a few times, with pauses.
     with ThreadPoolExecutor(len(told)) as pool:
@@ -151,5 +152,5 @@ def test_no_other_gets_anything_and_the_log_says_what_to_do(
         lines = site.gateway.lines(message="destination failed", destination=aet)
         assert lines
         for line in lines:
-            assert all(part in line["reason"] for part in parts), line
+            assert [part for part in parts if part not in line["reason"]] == [], line["reason"]
         assert list(destinations[aet].iterdir()) == []
