@@ -27,22 +27,29 @@ pytestmark = pytest.mark.peers
 
 STUDY = "1.2.826.0.1.80.1"
 INSTANCES = 20
+LONG_STUDY = "1.2.826.0.1.80.2"
+MANY_INSTANCES = 90
 MESSAGE_ID = 9
+
+
+def stored(node: Node, folder: Path, study: str, patient_id: str, instances: int) -> None:
+    """Store a study and wait until it can be found."""
+    files = [
+        ct_file(folder, study, f"{study}.1", f"{study}.1.{number}", PatientID=patient_id)
+        for number in range(instances)
+    ]
+    assert dcmtk.store(node, *files) == [0] * instances
+    keys = (f"PatientID={patient_id}", "NumberOfStudyRelatedInstances")
+    eventually(
+        lambda: dcmtk.find(node, "STUDY", *keys),
+        until=lambda answers: [each["0020,1208"] for each in answers] == [str(instances)],
+    )
 
 
 @pytest.fixture(scope="module")
 def node(clinic: Clinic, tmp_path_factory: pytest.TempPathFactory) -> Node:
     """Store a study and wait until it can be found."""
-    folder = tmp_path_factory.mktemp("study")
-    files = [
-        ct_file(folder, STUDY, f"{STUDY}.1", f"{STUDY}.1.{number}", PatientID="P80")
-        for number in range(INSTANCES)
-    ]
-    assert dcmtk.store(clinic.node, *files) == [0] * INSTANCES
-    eventually(
-        lambda: dcmtk.find(clinic.node, "STUDY", "PatientID=P80", "NumberOfStudyRelatedInstances"),
-        until=lambda answers: [each["0020,1208"] for each in answers] == [str(INSTANCES)],
-    )
+    stored(clinic.node, tmp_path_factory.mktemp("study"), STUDY, "P80", INSTANCES)
     return clinic.node
 
 
@@ -68,11 +75,11 @@ def destination(clinic: Clinic, on_store: Callable[[C_STORE], int]) -> Iterator[
         server.shutdown()
 
 
-def responses(association: Association) -> Iterator[Dataset]:
-    """Move the study to the workstation; yield each response's status and counts."""
+def responses(association: Association, study: str = STUDY) -> Iterator[Dataset]:
+    """Move a study to the workstation; yield each response's status and counts."""
     identifier = Dataset()
     identifier.QueryRetrieveLevel = "STUDY"
-    identifier.StudyInstanceUID = STUDY
+    identifier.StudyInstanceUID = study
     for status, _ in association.send_c_move(identifier, WORKSTATION, StudyRootMove, MESSAGE_ID):
         yield status
 
@@ -110,6 +117,19 @@ def test_every_response_counts_and_each_sub_operation_names_who_asked(
     assert (final.Status, counts(final)) == (0xB000, (-1, INSTANCES - 2, 1, 1))
     assert asked_by == [("COUNTER", MESSAGE_ID)] * (INSTANCES + 1)
     assert uids[-1] == uids[0]
+
+
+def test_of_a_long_retrieval_not_each_sub_operation_is_told_of_once_it_goes_fast(
+    clinic: Clinic, tmp_path: Path
+) -> None:
+    stored(clinic.node, tmp_path, LONG_STUDY, "P81", MANY_INSTANCES)
+    with destination(clinic, lambda _: 0), requestor(clinic.node, "COUNTER") as association:
+        *pending, final = responses(association, LONG_STUDY)
+    remaining = [counts(each)[0] for each in pending]
+    assert remaining[:50] == list(range(MANY_INSTANCES, MANY_INSTANCES - 50, -1))
+    assert sorted(set(remaining), reverse=True) == remaining
+    assert len(remaining) < MANY_INSTANCES
+    assert (final.Status, counts(final)) == (0x0000, (-1, MANY_INSTANCES, 0, 0))
 
 
 def test_a_cancelled_retrieval_stops_and_says_what_remains(clinic: Clinic, node: Node) -> None:
