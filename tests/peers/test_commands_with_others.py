@@ -2,6 +2,7 @@
 
 import json
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -199,6 +200,28 @@ def test_a_peer_that_breaks_off_each_time_is_given_up(clinic: Clinic, tmp_path: 
         )
     assert (done.returncode, json.loads(done.stdout)["not_sent"]) == (4, 2)
     assert all(str(file) in done.stderr for file in files)
+
+
+def test_a_file_of_odd_length_is_sent_with_a_zero_behind_it(
+    clinic: Clinic, workstation: Path, tmp_path: Path
+) -> None:
+    [file] = study(tmp_path, "1.2.3.406", 1)
+    odd = file.read_bytes() + struct.pack("<HH2sH", 0x7FE1, 0x0010, b"LO", 3) + b"ODD"
+    file.write_bytes(odd)
+    facts(clinic.node.environment(), "send", WORKSTATION, file, "--iod", "none")
+    [received] = workstation.iterdir()
+    assert received.read_bytes().endswith(odd[data_set_offset(odd) :] + b"\0")
+    assert file.read_bytes() == odd
+
+
+def test_a_file_of_odd_length_is_imported_as_it_is(clinic: Clinic, tmp_path: Path) -> None:
+    [file] = study(tmp_path, "1.2.3.407", 1)
+    odd = file.read_bytes() + struct.pack("<HH2sH", 0x7FE1, 0x0010, b"LO", 3) + b"ODD"
+    file.write_bytes(odd)
+    facts(clinic.node.environment(), "import", "folder", file)
+    [key] = clinic.node.object_keys("instances/1.2.3.407/")
+    stored = clinic.node.client("s3").get_object(Bucket=clinic.node.bucket, Key=key)
+    assert stored["Body"].read().endswith(odd[data_set_offset(odd) :])
 
 
 def test_a_receiver_of_implicit_vr_alone_gets_the_same_values(

@@ -3,17 +3,20 @@
 Every failure is `PeerFailed`, a sentence that names the peer; a status is returned as it is.
 """
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from pydicom import config, dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom import AE, _config, build_context, build_role, evt
 from pynetdicom.association import Association
+from pynetdicom.dsutils import split_dataset
 
 from lenticular import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from lenticular.requesting import NotEstablished, Unanswered, establish
@@ -158,12 +161,36 @@ def store(opened: Association, peer: Peer, path: Path, context: tuple[str, str])
             f"{peer} takes no {UID(sop_class_uid).name} as {UID(transfer_syntax_uid).name}"
         )
     try:
-        answer = opened.send_c_store(path if as_it_is else dcmread(path), priority=0)
+        if as_it_is:
+            # A node of ours takes what is odd, and is to keep the very same.
+            is_ours = opened.acceptor.implementation_class_uid == IMPLEMENTATION_CLASS_UID
+            with nullcontext(path) if is_ours else _even(path) as file:
+                answer = opened.send_c_store(file, priority=0)
+        else:
+            answer = opened.send_c_store(dcmread(path), priority=0)
     except (RuntimeError, ValueError, AttributeError) as error:
         raise Broken(f"{peer} ended the association") from error
     if "Status" not in answer:
         raise Broken(f"{peer} did not answer C-STORE")
     return int(answer.Status)
+
+
+@contextmanager
+def _even(path: Path) -> Iterator[Path]:
+    """Yield a file, or a copy with a zero byte behind it where its data set has an odd length.
+
+    A fragment must have an even one (PS3.8 E.1), and DCMTK breaks off.
+    """
+    _, offset = split_dataset(path)
+    if (path.stat().st_size - offset) % 2 == 0:
+        yield path
+        return
+    with TemporaryDirectory() as folder:
+        copied = Path(folder, path.name)
+        shutil.copyfile(path, copied)
+        with copied.open("ab") as end:
+            end.write(b"\0")
+        yield copied
 
 
 def find(peer: Peer, model_uid: str, identifier: Dataset) -> Iterator[Dataset]:
