@@ -32,7 +32,7 @@ def nodes() -> None:
 @nodes.command("list")
 @printing.as_json
 def list_nodes(*, as_json: bool) -> None:
-    """Print every node: AE title, address, port, what it may, associations, TLS."""
+    """Print every node: address, port, what it may, and how it is sent to."""
     printing.print_rows(map(_facts, stores.node_table().all()), as_json=as_json)
 
 
