@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Final
 
 from lenticular.archive import Archive
-from lenticular.aws import Patience, dynamodb_client, s3_client
+from lenticular.aws import Patience, dynamodb_client, error_code, s3_client
 from lenticular.deletion import BrokenOff
 from lenticular.errors import LenticularError, OperatorError, StoreUnavailable
 from lenticular.nodes import Node, NodeTable, read_nodes_file
@@ -35,10 +35,12 @@ _log: Final = logging.getLogger(__name__)
 
 #: No later than processes read the table's nodes anew.
 _LOAD_AGAIN_SECONDS: Final = 5.0
+#: What DynamoDB says where the table is not away, but there is none of this name.
+_NO_TABLE: Final = "ResourceNotFoundException"
 
 
 def load_nodes(settings: GatewaySettings) -> None:
-    """Make the table's nodes equal to the nodes file, if there is one; raises `OperatorError`.
+    """Make the table's nodes equal to the nodes file, if there is one; raises `LenticularError`.
 
     Where the table is away that is done when it is back: until then nobody can look nodes up
     anyway, but instances can be taken of whom is not to be looked up.
@@ -47,23 +49,29 @@ def load_nodes(settings: GatewaySettings) -> None:
         return
     nodes = read_nodes_file(settings.nodes_file)
     table = NodeTable(dynamodb_client(Patience.LOOK), settings.table)
-    if not _is_loaded(table, nodes):
+    try:
+        table.replace_all(nodes)
+    except StoreUnavailable as error:
+        if isinstance(error.__cause__, Exception) and error_code(error.__cause__) == _NO_TABLE:
+            raise
+        _not_loaded(error)
         threading.Thread(target=_keep_loading, args=(table, nodes), daemon=True).start()
 
 
 def _keep_loading(table: NodeTable, nodes: list[Node]) -> None:
-    while not _is_loaded(table, nodes):
+    while True:
         sleep(_LOAD_AGAIN_SECONDS)
-    _log.info("nodes file loaded")
+        try:
+            table.replace_all(nodes)
+        except StoreUnavailable as error:
+            _not_loaded(error)
+        else:
+            _log.info("nodes file loaded")
+            return
 
 
-def _is_loaded(table: NodeTable, nodes: list[Node]) -> bool:
-    try:
-        table.replace_all(nodes)
-    except StoreUnavailable as error:
-        _log.warning("nodes file not loaded yet", extra={"reason": str(error)})
-        return False
-    return True
+def _not_loaded(error: StoreUnavailable) -> None:
+    _log.warning("nodes file not loaded yet", extra={"reason": str(error)})
 
 
 def open_ports(settings: GatewaySettings) -> Ports:

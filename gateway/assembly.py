@@ -95,6 +95,8 @@ def build_server(  # noqa: PLR0913 - each is there or not, by the settings and t
     """
     if audit is not None and not audit.has_outlets:
         audit = None
+    # First: what is wrong with its files is told of the port, not of calling nodes by them.
+    tls_context = _tls_context(settings)
     dynamodb = dynamodb_client(Patience.PEER)
     nodes = NodeTable(dynamodb, settings.table)
     return Server(
@@ -118,7 +120,7 @@ def build_server(  # noqa: PLR0913 - each is there or not, by the settings and t
             idle_end=settings.idle_end,
             dimse_seconds=settings.dimse_seconds,
         ),
-        tls_context=_tls_context(settings),
+        tls_context=tls_context,
         slots=slots,
         report=None if metrics is None else metrics.association_ended,
         on_refusal=None if audit is None else audit.turned_away,

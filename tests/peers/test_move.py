@@ -122,7 +122,7 @@ def test_every_response_counts_and_each_sub_operation_names_who_asked(
 def test_of_a_long_retrieval_not_each_sub_operation_is_told_of_once_it_goes_fast(
     clinic: Clinic, tmp_path: Path
 ) -> None:
-    stored(clinic.node, tmp_path, LONG_STUDY, "P81", MANY_INSTANCES)
+    stored(clinic.node, tmp_path, LONG_STUDY, "P80-LONG", MANY_INSTANCES)
     with destination(clinic, lambda _: 0), requestor(clinic.node, "COUNTER") as association:
         *pending, final = responses(association, LONG_STUDY)
     remaining = [counts(each)[0] for each in pending]

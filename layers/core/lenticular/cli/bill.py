@@ -82,7 +82,7 @@ class Clinic:
     infrequent_days: int = 0
     glacier_days: int = 120
     kms_key: bool = False
-    alarms: int = 38
+    alarms: int = 39
     metrics: int = 20
     traced: float = 0.1
     dashboard: bool = True
