@@ -26,6 +26,7 @@ from infra.local.template import Site, Stack, read_template
 from lenticular.index import Index
 from lenticular.index_items import Item, to_dynamodb
 from tests.cloud.deadline import eventually
+from tests.ports import free_port
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 _FOLDER: Final = ROOT / ".lenticular/dynamodb-local"
@@ -125,9 +126,7 @@ def running_dynamodb_local() -> Iterator[DynamoDBLocal]:
     found = sorted((ROOT / ".venv-peers").glob(_JAVA))
     assert found, "Java is not installed: run infra/setup.sh dynamodb"
     assert (_FOLDER / "DynamoDBLocal.jar").is_file(), "run infra/setup.sh dynamodb"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         [
             str(found[0]), "-Xmx2g", "-Djava.library.path=DynamoDBLocal_lib", "-jar",

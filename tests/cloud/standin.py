@@ -107,7 +107,9 @@ class RecorderStack:
         """Return what the functions wrote down, one entry a call."""
         if not self.journal.exists():
             return []
-        return [json.loads(line) for line in self.journal.read_text("utf-8").splitlines()]
+        lines = self.journal.read_text("utf-8").splitlines(keepends=True)
+        # The last one may be half written.
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def records(self) -> list[dict[str, Any]]:
         """Return every record of every call."""
